@@ -1,0 +1,440 @@
+"""The block against the equations of its papers, and what it promises of its start, memory and numbers."""
+
+import copy
+import doctest
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from yolo_wnlb import wnlb
+from yolo_wnlb.wnlb import OPERATIONS, WNLB, dot_product_response, to_tokens
+
+SCALES = [(o, s) for o in OPERATIONS for s in ((1.0, None, 0.3) if "gaussian" in o else (1.0,))]
+MAPLESS = [o for o in OPERATIONS if o != "concatenation"]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def randomised(block):
+    """Give every number of a block a value that is neither 0 nor 1; w becomes 0.3."""
+    with torch.no_grad():
+        for name, tensor in block.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 2)
+            elif name == "w":
+                tensor.fill_(0.3)
+            elif tensor.is_floating_point():
+                tensor.normal_(0, 0.5)
+    return block
+
+
+def equations(block, x):
+    """Compute z of both papers one step after the other, with plain products and loops over windows."""
+
+    def project(conv, of):
+        if not isinstance(conv, nn.Conv2d):
+            return of
+        out = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], of)
+        return out if conv.bias is None else out + conv.bias[None, :, None, None]
+
+    def keys(of):  # the largest of each k x k window; those at the far edges may be cut off
+        k, (height, width) = block.sub_sample, of.shape[2:]
+        windows = [of[:, :, i : i + k, j : j + k] for i in range(0, height, k) for j in range(0, width, k)]
+        return torch.stack([window.amax((2, 3)) for window in windows], 2)  # (B, channels, M)
+
+    batch, _, height, width = x.shape
+    theta, phi, g = project(block.theta, x).flatten(2), keys(project(block.phi, x)), keys(project(block.g, x))
+    n, m = theta.shape[2], phi.shape[2]
+    if block.operation == "concatenation":
+        pair = torch.cat([theta[..., None].expand(-1, -1, n, m), phi[:, :, None].expand(-1, -1, n, m)], 1)
+        f = project(block.W_f[0], pair)[:, 0].clamp(min=0)
+    else:
+        f = torch.einsum("bdi,bdj->bij", theta, phi)
+    if "gaussian" in block.operation:
+        f = torch.exp(f * (theta.shape[1] ** -0.5 if block.scale is None else block.scale))
+        total = f.sum(2, keepdim=True)
+    else:
+        total = m
+    y = torch.einsum("bij,bej->bei", f / total, g).reshape(batch, -1, height, width)
+    u, norm = project(block.W_z[0], y), block.W_z[1]
+    if block.training:
+        mean = u.mean((0, 2, 3))
+        var = ((u - mean[None, :, None, None]) ** 2).mean((0, 2, 3))
+    else:
+        mean, var = norm.running_mean, norm.running_var
+    gain = norm.weight / torch.sqrt(var + norm.eps)
+    u = (u - mean[None, :, None, None]) * gain[None, :, None, None] + norm.bias[None, :, None, None]
+    return block.w * u + (1 - block.w) * x if block.weighted else u + x
+
+
+# ---- the function ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 5, 1, 1), (3, 1, 4, 2), (2, 7, 6, 6)], ids=str)
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
+@pytest.mark.parametrize("sub_sample", [1, 2, 3])
+@pytest.mark.parametrize(("operation", "scale"), SCALES)
+def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_sample, weighted, shape, training):
+    block = WNLB(shape[1], operation=operation, sub_sample=sub_sample, weighted=weighted, scale=scale)
+    block = randomised(block).double().train(training)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn_like(x)
+    leaves = {"x": x, **dict(block.named_parameters())}
+    wanted, found = equations(block, x), block(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    gradients = [torch.autograd.grad((z * direction).sum(), list(leaves.values())) for z in (found, wanted)]
+    for name, ours, theirs in zip(leaves, *gradients):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_permuted_pixels_permute_the_output(operation):
+    block = randomised(WNLB(6, operation=operation)).double().eval()
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    order = torch.randperm(35)
+
+    def permuted(t):
+        return t.flatten(2)[:, :, order].reshape(t.shape)
+
+    assert not torch.allclose(permuted(x), x)
+    torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
+
+
+@pytest.mark.parametrize("sub_sample", [1, 2])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_constant_field_stays_constant(operation, sub_sample):
+    block = randomised(WNLB(6, operation=operation, sub_sample=sub_sample)).double().eval()
+    x = torch.randn(1, 6, 1, 1, dtype=torch.float64).expand(1, 6, 5, 7)
+    z = block(x)
+    torch.testing.assert_close(z, z[:, :, :1, :1].expand_as(z))
+    assert not torch.allclose(z, x)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_output_has_the_memory_format_of_the_input(operation):
+    block = randomised(WNLB(6, operation=operation)).eval()
+    x = torch.randn(2, 6, 5, 7)
+    usual, last = block(x), block(x.to(memory_format=torch.channels_last))
+    assert usual.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, usual)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_copies_and_pickles_compute_the_same(operation):
+    block = randomised(WNLB(6, operation=operation, sub_sample=2)).eval()
+    x = torch.randn(2, 6, 5, 7)
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(twin(x), block(x))
+        assert str(twin) == str(block)
+
+
+# ---- the start -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize("sub_sample", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"weighted": False}, {"init": "released"}, {"w_learnable": False}], ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_new_block_is_the_exact_identity(operation, options, sub_sample, training):
+    block = WNLB(8, operation=operation, sub_sample=sub_sample, **options).train(training)
+    x = torch.randn(2, 8, 5, 7) * 10
+    assert torch.equal(block(x), x)
+
+
+def descend(block, steps=3):
+    """Take steps of gradient descent in float64; returns the gradients of every step by parameter."""
+    block = block.double().train()
+    x, target = torch.randn(2, 2, 8, 5, 7, dtype=torch.float64)
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.001)
+    gradients = {name: [] for name, _ in block.named_parameters()}
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (block(x) - target).square().sum().div(len(x)).backward()
+        for name, parameter in block.named_parameters():
+            gradients[name].append(parameter.grad.clone())
+        optimizer.step()
+    return gradients
+
+
+@pytest.mark.parametrize("sub_sample", [1, 2])
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_parameter_learns_within_three_steps(operation, weighted, sub_sample):
+    block = WNLB(8, operation=operation, weighted=weighted, sub_sample=sub_sample)
+    start = copy.deepcopy(block).double().state_dict()
+    gradients = descend(block)
+    assert len(gradients) == len(list(block.parameters()))
+    for name, steps in gradients.items():
+        assert max(g.abs().max() for g in steps) > 1e-4, name  # a bias that cannot act gets about 1e-17
+        assert (block.state_dict()[name] - start[name]).abs().max() > 1e-6, name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_released_start_never_learns_its_attention(operation):
+    gradients = descend(WNLB(8, operation=operation, init="released"), steps=10)
+    for name in ("w", "W_z.1.bias"):
+        assert gradients.pop(name)[-1].abs().max() > 0.01, name
+    assert {"g.weight", "W_z.0.weight", "W_z.1.weight"} <= set(gradients)
+    for name, steps in gradients.items():
+        assert all(g.count_nonzero() == 0 for g in steps), name
+
+
+def test_w_is_one_number_without_dimensions():
+    assert WNLB(8).w.shape == ()
+    assert isinstance(WNLB(8, w_init=0.25).w, nn.Parameter)
+    assert WNLB(8, w_init=0.25).w.item() == 0.25
+
+
+def test_a_fixed_w_is_stored_but_no_parameter():
+    block = WNLB(8, w_init=0.5, w_learnable=False)
+    assert block.w.shape == ()
+    assert block.w.item() == block.state_dict()["w"].item() == 0.5
+    assert "w" not in dict(block.named_parameters())
+    block.requires_grad_(True)  # as Ultralytics does with frozen parameters
+    assert not block.w.requires_grad
+    assert "w" not in WNLB(8, weighted=False).state_dict()
+
+
+# ---- the authors' checkpoints ----------------------------------------------------------------------
+
+
+class Released(nn.Module):
+    """The layout of the authors' file: biases everywhere, w of shape (1,)."""
+
+    def __init__(self, channels, embed_dim, operation):
+        super().__init__()
+        self.operation = operation
+        self.g = nn.Conv2d(channels, embed_dim, 1)
+        if operation != "gaussian":
+            self.theta, self.phi = nn.Conv2d(channels, embed_dim, 1), nn.Conv2d(channels, embed_dim, 1)
+        if operation == "concatenation":
+            self.W_f = nn.Sequential(nn.Conv2d(2 * embed_dim, 1, 1), nn.ReLU())
+        self.W_z = nn.Sequential(nn.Conv2d(embed_dim, channels, 1), nn.BatchNorm2d(channels))
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        g = self.g(x).flatten(2)
+        theta, phi = (x, x) if self.operation == "gaussian" else (self.theta(x), self.phi(x))
+        theta, phi, n = theta.flatten(2), phi.flatten(2), g.shape[2]
+        if self.operation == "concatenation":
+            pair = torch.cat([theta[..., None].expand(-1, -1, n, n), phi[:, :, None].expand(-1, -1, n, n)], 1)
+            f = self.W_f(pair)[:, 0] / n
+        else:
+            f = theta.transpose(1, 2) @ phi
+            f = f / n if self.operation == "dot_product" else f.softmax(-1)
+        y = (f @ g.transpose(1, 2)).transpose(1, 2).reshape(len(x), -1, *x.shape[2:])
+        return self.w * self.W_z(y) + (1 - self.w) * x
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_released_checkpoints_load_strictly_and_compute_the_same(operation):
+    released = randomised(Released(8, 4, operation)).double().eval()
+    block = WNLB(8, operation=operation).double().eval()
+    state = released.state_dict()
+    before = copy.deepcopy(state)
+    block.load_state_dict(state, strict=True)
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(block(x), released(x))
+    assert not torch.allclose(block(x), x)
+    assert list(state) == list(before)
+    assert all(torch.equal(state[name], before[name]) and state[name].shape == before[name].shape for name in state)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_released_checkpoints_load_as_part_of_a_larger_model_too(operation):
+    released = nn.Sequential(nn.ReLU(), randomised(Released(8, 4, operation)).double()).eval()
+    model = nn.Sequential(nn.ReLU(), WNLB(8, operation=operation).double()).eval()
+    model.load_state_dict(released.state_dict(), strict=True)
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(model(x), released(x))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_its_own_state_loads_back_exactly(operation):
+    block, twin = randomised(WNLB(8, operation=operation)), WNLB(8, operation=operation)
+    twin.load_state_dict(block.state_dict(), strict=True)
+    assert all(torch.equal(a, b) for a, b in zip(block.state_dict().values(), twin.state_dict().values()))
+
+
+# ---- memory and numbers ----------------------------------------------------------------------------
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor held that any operator made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, (tuple, list)) else [out]
+        self.numbers = max([self.numbers, *(t.numel() for t in made if isinstance(t, torch.Tensor))])
+        return out
+
+
+def largest(operation):
+    block, x = randomised(WNLB(16, operation=operation)), torch.randn(1, 16, 64, 64, requires_grad=True)
+    with Largest() as mode:
+        block(x).sum().backward()
+    return mode.numbers
+
+
+@pytest.mark.parametrize("operation", MAPLESS)
+def test_no_map_of_all_pairs_is_made_in_either_direction(operation):
+    assert largest(operation) <= 4 * 16 * 64 * 64  # the map of all pairs would hold 4096 * 4096
+
+
+def test_concatenation_alone_makes_the_map_of_all_pairs():
+    assert largest("concatenation") == 4096 * 4096
+
+
+def test_concatenation_refuses_a_map_that_fits_no_memory():
+    x = torch.zeros(1, 2, 256, 256, device="meta")  # of no memory, should the refusal fail
+    with torch.device("meta"):
+        block, fewer_keys = WNLB(2, operation="concatenation"), WNLB(2, operation="concatenation", sub_sample=4)
+    with pytest.raises(MemoryError, match=r"1 x 65536 x 65536 numbers = 16\.0 GiB \(limit 2 GiB\).*sub_sample"):
+        block(x)
+    with pytest.raises(MemoryError, match=r"= 8\.0 GiB"):
+        block.bfloat16()(x.bfloat16())
+    assert fewer_keys(x).shape == x.shape
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+@pytest.mark.parametrize("sub_sample", [1, 2])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_half_precision_stays_half_and_close_to_single(operation, sub_sample, dtype, tolerance):
+    block = WNLB(16, operation=operation, sub_sample=sub_sample, w_init=0.5).eval()
+    x = torch.randn(2, 16, 9, 7)
+    wanted = block(x)
+    found = block.to(dtype)(x.to(dtype))
+    assert found.dtype == dtype
+    assert (found.float() - wanted).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_autocast_keeps_the_type_of_the_map_and_trains(operation):
+    block = WNLB(16, operation=operation, w_init=0.5)
+    x = torch.randn(2, 16, 9, 7)
+    wanted = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = block(x)
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().max() < 0.1
+    found.square().sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.count_nonzero() > 0 for p in block.parameters())
+
+
+def test_the_dot_product_of_many_large_numbers_fits_float16():
+    q, k, v = (torch.full((1, n, 4), 8.0, dtype=torch.float16) for n in (1, 16384, 16384))
+    assert (k.transpose(1, 2) @ v).isinf().all()
+    torch.testing.assert_close(dot_product_response(q, k, v), torch.full_like(q, 4 * 8 * 8 * 8))
+
+
+def test_small_numbers_survive_the_dot_product_in_float16():
+    q, k, v = (torch.full((1, 16384, 4), x, dtype=torch.float16) for x in (1, 2**-12, 1))
+    assert ((k / k.shape[1]) == 0).all()
+    torch.testing.assert_close(dot_product_response(q, k, v), torch.full_like(q, 4 * 2**-12))
+
+
+def test_logits_beyond_float16_stay_finite_and_right():
+    block = WNLB(64, operation="gaussian", w_init=0.5).eval()
+    x = torch.randn(1, 64, 4, 4) * 100
+    tokens = to_tokens(x.half())
+    assert (tokens @ tokens.transpose(1, 2)).isinf().any()
+    torch.testing.assert_close(block.half()(x.half()).float(), block.float()(x), rtol=1e-2, atol=1)
+
+
+# ---- the arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_channels": 0}, "in_channels must be a whole number of at least 1; got 0"),
+        ({"in_channels": 8.0}, "in_channels must be a whole number of at least 1; got 8.0"),
+        ({"embed_dim": 0}, "embed_dim must be a whole number of at least 1; got 0"),
+        ({"embed_dim": True}, "embed_dim must be a whole number of at least 1; got True"),
+        ({"embed_dim": "4"}, "embed_dim must be a whole number of at least 1; got '4'"),
+        ({"sub_sample": 0}, "sub_sample must be a whole number of at least 1; got 0"),
+        ({"sub_sample": 1.5}, "sub_sample must be a whole number of at least 1; got 1.5"),
+        ({"operation": "cosine"}, f"operation must be one of {', '.join(OPERATIONS)}; got 'cosine'"),
+        ({"operation": None}, "operation must be one of"),
+        ({"init": "zero"}, "init must be one of identity, released; got 'zero'"),
+        ({"weighted": 1}, "weighted must be True or False; got 1"),
+        ({"w_learnable": "no"}, "w_learnable must be True or False; got 'no'"),
+        ({"w_init": None}, "w_init must be a finite number; got None"),
+        ({"w_init": True}, "w_init must be a finite number; got True"),
+        ({"scale": "auto"}, "scale must be a finite number; got 'auto'"),
+        ({"w_lr": 0}, "w_lr must be above 0; got 0 (to fix w use w_learnable=False)"),
+        ({"w_lr": -1.0}, "w_lr must be above 0; got -1.0"),
+        ({"scale": None, "operation": "dot_product"}, "scale acts on the softmax forms only"),
+        ({"scale": 0.5, "operation": "concatenation"}, "change operation='concatenation'"),
+        ({"weighted": False, "w_init": 0.5}, "weighted=False has no w; remove w_init, w_learnable and w_lr"),
+        ({"weighted": False, "w_learnable": False}, "weighted=False has no w"),
+        ({"weighted": False, "w_lr": 10.0}, "weighted=False has no w"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused_with_name_value_and_choices(options, message):
+    with pytest.raises(ValueError) as refused:
+        WNLB(**{"in_channels": 8, **options})
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(("channels", "width"), [(1, 1), (2, 1), (5, 2), (8, 4)])
+def test_the_embedding_has_half_the_channels_and_at_least_one(channels, width):
+    assert WNLB(channels).embed_dim == WNLB(channels).g.out_channels == width
+
+
+def test_the_text_of_a_block_tells_its_form_and_its_present_w():
+    assert "8, embed_dim=4, operation=embedded_gaussian, sub_sample=1, w=0\n" in str(WNLB(8))
+    block = WNLB(8, embed_dim=3, operation="dot_product", sub_sample=2)
+    nn.init.constant_(block.w, 0.125)
+    assert "8, embed_dim=3, operation=dot_product, sub_sample=2, w=0.125\n" in str(block)
+    assert "sub_sample=1, weighted=False\n" in str(WNLB(8, weighted=False))
+
+
+def test_the_examples_of_the_docstrings_run():
+    assert doctest.testmod(wnlb) == (0, 1)
+
+
+def test_an_empty_batch_and_a_block_on_meta_are_no_surprise():
+    assert WNLB(8)(torch.zeros(0, 8, 4, 4)).shape == (0, 8, 4, 4)
+    assert "embed_dim=4" in str(WNLB(8).to("meta"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"w_init": float("nan")}, {"w_lr": float("inf")}, {"scale": 0}, {"scale": -1.0}], ids=str
+)
+def test_numbers_without_a_meaning_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        WNLB(8, **wrong)
+
+
+@pytest.mark.parametrize("channels", ["8", None, 0, 2.0])
+def test_channels_that_are_no_number_are_refused(channels):
+    with pytest.raises(ValueError, match="in_channels must be a whole number"):
+        WNLB(channels)
+
+
+def test_what_a_checkpoint_pickles_of_a_block_is_public_and_stays():
+    """A checkpoint holds these attributes: one more, or one less, and old ones no longer run."""
+    held = {name for name in vars(WNLB(8)) if not name.startswith("_")} - {"training"}
+    assert held == {
+        "in_channels",
+        "embed_dim",
+        "operation",
+        "sub_sample",
+        "weighted",
+        "scale",
+        "w_init",
+        "w_lr",
+        "init",
+    }

@@ -1,0 +1,234 @@
+"""WNLB: the weighted non-local block, a learnable denoiser for feature maps. Torch only.
+
+    z = w * W_z(y) + (1 - w) * x          y_i = sum_j f(x_i, x_j) g(x_j) / C(x)
+
+Lin, Anantrasirichai, Bull, "Multi-Scale Denoising in the Feature Space for Low-Light Instance
+Segmentation", ICASSP 2025, https://arxiv.org/abs/2402.18307 (the weight w).
+Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018,
+https://arxiv.org/abs/1711.07971 (y, the four forms of f, sub-sampling, W_z).
+
+The import path `yolo_wnlb.wnlb.WNLB` is written into every checkpoint: it never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+INITS = ("identity", "released")
+MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` has to build
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Turn a map (B, C, H, W) into contiguous tokens (B, H*W, C): strided ones miss the fused kernels."""
+    return x.flatten(2).transpose(1, 2).contiguous()
+
+
+def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """y = softmax(scale * q k^T) v, without the N x M map outside of ONNX graphs.
+
+    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). The fused kernels want d = e.
+    """
+    if torch.onnx.is_in_onnx_export():  # the operators every opset and runtime has
+        return (q @ k.transpose(1, 2) * scale).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]
+
+
+def dot_product_response(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """y = (q k^T / M) v, computed as q (k^T v / M): exact, and d x e numbers instead of N x M.
+
+    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). 1/M is shared by both factors so that
+    neither the sum over M overflows float16 nor the terms underflow.
+    """
+    share = k.shape[1] ** -0.5
+    return q @ ((k * share).transpose(1, 2) @ (v * share))
+
+
+def concatenation_response(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """y = (relu(w_f . [q_i, k_j] + b) / M) v.
+
+    q (B, N, d), k (B, M, d), v (B, M, e), weight (1, 2d, 1, 1), bias (1,) -> (B, N, e). The inner
+    product splits into one number a position, but the ReLU of their sums is an N x M map.
+
+    Raises:
+        MemoryError: the map would need more than MAX_MAP_BYTES.
+    """
+    (batch, n, _), m = q.shape, k.shape[1]
+    if not torch.onnx.is_in_onnx_export() and (need := batch * n * m * q.element_size()) > MAX_MAP_BYTES:
+        raise MemoryError(
+            f"operation 'concatenation' needs a map of {batch} x {n} x {m} numbers = {need / 2**30:.1f} GiB "
+            f"(limit {MAX_MAP_BYTES / 2**30:.0f} GiB); use it on smaller maps, raise sub_sample, or choose "
+            "'embedded_gaussian' or 'dot_product', which build no map"
+        )
+    w_q, w_k = weight.reshape(2, -1, 1)
+    pairs = torch.relu(q @ w_q + (k @ w_k).transpose(1, 2) + bias)  # (B, N, 1) + (B, 1, M)
+    return (pairs / m) @ v
+
+
+class WNLB(nn.Module):
+    """Weighted non-local block: every position is mixed with the mean of the positions alike.
+
+    At the start w = 0, so the block is the exact identity and inserting it changes no output;
+    everything else starts non-zero, so that every parameter learns as soon as w has moved (the
+    authors' released file also zeroes W_z and its norm, a saddle point: see `init`).
+
+    Args:
+        in_channels: Channels C of the input and the output, >= 1.
+        embed_dim: Channels of theta, phi and g, >= 1. Default C // 2 (at least 1).
+        operation: Pairwise function f. 'embedded_gaussian' softmax_j(theta_i . phi_j);
+            'gaussian' softmax_j(x_i . x_j), which on real feature maps picks nearly one position
+            unless `scale` is small; 'dot_product' theta_i . phi_j / M, linear in the number of
+            positions; 'concatenation' relu(W_f [theta_i, phi_j]) / M, for small maps only.
+        sub_sample: Side of the max-pooling of phi and g, >= 1: M = ceil(H/k) * ceil(W/k) keys. It
+            is part of the trained function, not a switch for inference.
+        weighted: False gives the plain non-local block z = W_z(y) + x, without w, which starts as
+            the identity because the norm of W_z starts at weight 0 (Wang et al., section 4.1).
+        scale: Factor of the logits of the softmax forms, > 0. 1.0 is both papers' formula; None is
+            1/sqrt(d) of attention (d = embed_dim, or C for 'gaussian').
+        w_init: Start of w. Anything but 0 gives up the identity start.
+        w_learnable: False fixes w at `w_init` (the paper's ablation fixes 0.5).
+        w_lr: Learning rate of w as a multiple of the other layers', > 0, applied by the
+            Ultralytics trainer. w is one number and moves about one learning rate a step.
+        init: 'identity', or 'released', the start of the authors' file (W_z and its norm zero
+            too), where theta, phi, g and W_z never receive a gradient. For comparison only.
+
+    Attributes:
+        w: 0-dimensional (a 1-dimensional float32 would promote float16 maps). Not bounded.
+
+    Shape: (B, C, H, W) -> (B, C, H, W). No N x M map is kept, except by 'concatenation'.
+
+    Biases that cannot act are left out: that of phi in front of a softmax, that of g whose mean
+    only shifts a normalised map, that of W_z before its norm. Released checkpoints, which hold
+    them, load without loss: what they add is folded into the norm.
+
+    Raises:
+        ValueError: an argument is out of its range; the message lists the choices.
+
+    Example:
+        >>> WNLB(8)(torch.rand(1, 8, 5, 7)).shape
+        torch.Size([1, 8, 5, 7])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dim: int | None = None,
+        operation: str = "embedded_gaussian",
+        sub_sample: int = 1,
+        weighted: bool = True,
+        scale: float | None = 1.0,
+        w_init: float = 0.0,
+        w_learnable: bool = True,
+        w_lr: float = 1.0,
+        init: str = "identity",
+    ) -> None:
+        super().__init__()
+        softmax = operation in ("embedded_gaussian", "gaussian")
+        for name, value, choices in (("operation", operation, OPERATIONS), ("init", init, INITS)):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        sizes = {"in_channels": in_channels, "sub_sample": sub_sample}
+        for name, size in (sizes if embed_dim is None else {**sizes, "embed_dim": embed_dim}).items():
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1; got {size!r}")
+        for name, flag in (("weighted", weighted), ("w_learnable", w_learnable)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{name} must be True or False; got {flag!r}")
+        for name, number in (("w_init", w_init), ("w_lr", w_lr), ("scale", 1.0 if scale is None else scale)):
+            if not isinstance(number, (int, float)) or isinstance(number, bool) or not math.isfinite(number):
+                raise ValueError(f"{name} must be a finite number; got {number!r}")
+        if w_lr <= 0:
+            raise ValueError(f"w_lr must be above 0; got {w_lr!r} (to fix w use w_learnable=False)")
+        if scale is not None and scale <= 0:
+            raise ValueError(f"scale must be above 0, or None for 1/sqrt(d); got {scale!r}")
+        if scale != 1.0 and not softmax:
+            raise ValueError(f"scale acts on the softmax forms only; remove it or change operation={operation!r}")
+        if not weighted and (w_init, w_learnable, w_lr) != (0.0, True, 1.0):
+            raise ValueError("weighted=False has no w; remove w_init, w_learnable and w_lr")
+        embed_dim = max(in_channels // 2, 1) if embed_dim is None else embed_dim
+
+        self.in_channels, self.embed_dim, self.operation = in_channels, embed_dim, operation
+        self.sub_sample, self.weighted, self.scale = sub_sample, weighted, scale
+        self.w_init, self.w_lr, self.init = float(w_init), float(w_lr), init
+
+        self.g = nn.Conv2d(in_channels, embed_dim, 1, bias=not softmax)
+        self.theta: nn.Module = nn.Identity()
+        self.phi: nn.Module = nn.Identity()
+        if operation != "gaussian":
+            self.theta = nn.Conv2d(in_channels, embed_dim, 1)
+            self.phi = nn.Conv2d(in_channels, embed_dim, 1, bias=not softmax)
+        if operation == "concatenation":
+            self.W_f = nn.Sequential(nn.Conv2d(2 * embed_dim, 1, 1), nn.ReLU())
+        self.pool = nn.MaxPool2d(sub_sample, ceil_mode=True) if sub_sample > 1 else nn.Identity()
+        self.W_z = nn.Sequential(nn.Conv2d(embed_dim, in_channels, 1, bias=False), nn.BatchNorm2d(in_channels))
+        if weighted and w_learnable:
+            self.w = nn.Parameter(torch.empty(()))
+        elif weighted:  # a buffer: Ultralytics switches frozen parameters back on
+            self.register_buffer("w", torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew; the identity start rests on ONE zero (w, or the norm of W_z)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+                module.reset_parameters()
+        conv: Any = self.W_z[0]
+        norm: Any = self.W_z[1]
+        if self.weighted:
+            nn.init.constant_(self.w, self.w_init)
+        if self.init == "released":
+            nn.init.zeros_(conv.weight)
+        if self.init == "released" or not self.weighted:
+            nn.init.zeros_(norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x."""
+        q = to_tokens(self.theta(x))  # (B, N, d)
+        k = to_tokens(self.pool(self.phi(x)))  # (B, M, d)
+        v = to_tokens(self.pool(self.g(x)))  # (B, M, e)
+        if self.operation == "dot_product":
+            y = dot_product_response(q, k, v)
+        elif self.operation == "concatenation":
+            w_f: Any = self.W_f[0]
+            y = concatenation_response(q, k, v, w_f.weight, w_f.bias)
+        else:
+            # one width for all three; zeros change neither the products nor the values
+            d = self.in_channels if self.operation == "gaussian" else self.embed_dim
+            width = max(d, self.embed_dim)
+            q, k, v = F.pad(q, (0, width - d)), F.pad(k, (0, width - d)), F.pad(v, (0, width - self.embed_dim))
+            scale = d**-0.5 if self.scale is None else self.scale
+            y = softmax_response(q, k, v, scale)[..., : self.embed_dim]
+        y = self.W_z(y.transpose(1, 2).reshape(x.shape[0], self.embed_dim, *x.shape[2:]))
+        # x first: its memory format is the one the sum takes, and the rest of the network keeps
+        return (1 - self.w) * x + self.w * y if self.weighted else x + y
+
+    def extra_repr(self) -> str:
+        """Name the form of the block and, if it has one, its present w."""
+        text = f"{self.in_channels}, embed_dim={self.embed_dim}, operation={self.operation}"
+        text += f", sub_sample={self.sub_sample}"
+        if not self.weighted:
+            return f"{text}, weighted=False"
+        return text if self.w.is_meta else f"{text}, w={self.w.item():.4g}"
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Read the authors' released files too: w of shape (1,), and the biases left out here."""
+        w = state_dict.get(f"{prefix}w")
+        if w is not None and w.ndim == 1:
+            state_dict[f"{prefix}w"] = w.reshape(())
+        if self.operation in ("embedded_gaussian", "gaussian"):
+            state_dict.pop(f"{prefix}phi.bias", None)  # adds theta_i . b to all logits of a row
+            shift = state_dict.pop(f"{prefix}g.bias", None)  # the mean of g + b is the mean + b
+        else:
+            shift = None
+        bias = state_dict.pop(f"{prefix}W_z.0.bias", None)
+        mean = state_dict.get(f"{prefix}W_z.1.running_mean")
+        if mean is not None:
+            if shift is not None:
+                mean = mean - state_dict[f"{prefix}W_z.0.weight"].flatten(1) @ shift
+            state_dict[f"{prefix}W_z.1.running_mean"] = mean if bias is None else mean - bias
+        super()._load_from_state_dict(state_dict, prefix, *args)
