@@ -1,0 +1,373 @@
+"""Rows of blocks in a model YAML: where they go, what is renumbered, what is refused."""
+
+import doctest
+import shlex
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import tensors
+
+from yolo_wnlb import grafting
+from yolo_wnlb.cli import main
+from yolo_wnlb.grafting import complete, graft, load_yaml, stage_ends, to_yaml
+from yolo_wnlb.wnlb import OPERATIONS, WNLB
+
+SHIPPED = sorted((Path(__file__).parents[1] / "cfg").glob("*.yaml"))
+
+# Every way to name a layer. Behind each row: the layers that it reads.
+SMALL = {
+    "nc": 2,
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],  # 0
+        [-1, 1, "Conv", [16, 3, 2]],  # 1: 0
+        [-1, 1, "Conv", [16, 3, 1]],  # 2: 1
+        [-2, 1, "Conv", [16, 3, 1]],  # 3: 1
+    ],
+    "head": [
+        [[-1, 2], 1, "Concat", [1]],  # 4: 3, 2
+        [1, 1, "Conv", [16, 3, 1]],  # 5: 1
+        [[-1, -2, -3], 1, "Concat", [1]],  # 6: 5, 4, 3
+        [[1, 4, 6], 1, "Detect", ["nc"]],  # 7: 1, 4, 6
+    ],
+}
+
+
+def froms(model):
+    """The `from` of every row, with the name of the block in front of it where there is one."""
+    return [(row[2], row[0]) if row[2] == "wNLB" else row[0] for row in [*model["backbone"], *model["head"]]]
+
+
+BLOCK = ("wNLB", -1)
+
+
+# ---- renumbering -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "rows", "backbone", "numbers"),
+    [
+        ([], [-1, -1, -1, -2, [-1, 2], 1, [-1, -2, -3], [1, 4, 6]], 4, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([0], [-1, BLOCK, -1, -1, -2, [-1, 3], 2, [-1, -2, -3], [2, 5, 7]], 5, [0, 2, 3, 4, 5, 6, 7, 8]),
+        # row 3 was two behind row 1 and now reads the block two in front of it
+        ([1], [-1, -1, BLOCK, -1, -2, [-1, 3], 2, [-1, -2, -3], [2, 5, 7]], 5, [0, 1, 3, 4, 5, 6, 7, 8]),
+        # the block stands between row 3 and what it reads
+        ([2], [-1, -1, -1, BLOCK, -3, [-1, 3], 1, [-1, -2, -3], [1, 5, 7]], 5, [0, 1, 2, 4, 5, 6, 7, 8]),
+        # the last row of the backbone: the block belongs to the backbone
+        ([3], [-1, -1, -1, -2, BLOCK, [-1, 2], 1, [-1, -2, -3], [1, 5, 7]], 5, [0, 1, 2, 3, 5, 6, 7, 8]),
+        # in the head
+        ([4], [-1, -1, -1, -2, [-1, 2], BLOCK, 1, [-1, -2, -4], [1, 5, 7]], 4, [0, 1, 2, 3, 4, 6, 7, 8]),
+        ([6], [-1, -1, -1, -2, [-1, 2], 1, [-1, -2, -3], BLOCK, [1, 4, 7]], 4, [0, 1, 2, 3, 4, 5, 6, 8]),
+        # several, in any order
+        (
+            [3, 1],
+            [-1, -1, BLOCK, -1, -2, BLOCK, [-1, 3], 2, [-1, -2, -3], [2, 6, 8]],
+            6,
+            [0, 1, 3, 4, 6, 7, 8, 9],
+        ),
+        (
+            [1, 2, 4],
+            [-1, -1, BLOCK, -1, BLOCK, -3, [-1, 4], BLOCK, 2, [-1, -2, -4], [2, 7, 9]],
+            6,
+            [0, 1, 3, 5, 6, 8, 9, 10],
+        ),
+    ],
+    ids=str,
+)
+def test_every_row_reads_what_it_read_or_the_block_behind_it(after, rows, backbone, numbers):
+    before = deepcopy(SMALL)
+    model, new = graft(SMALL, after)
+    assert froms(model) == rows
+    assert len(model["backbone"]) == backbone
+    assert new == dict(enumerate(numbers))
+    assert before == SMALL
+    kept = [row[1:] for row in [*model["backbone"], *model["head"]] if row[2] != "wNLB"]
+    assert kept == [row[1:] for row in [*SMALL["backbone"], *SMALL["head"]]]
+
+
+def test_the_new_model_shares_nothing_with_the_old_one():
+    before, options = deepcopy(SMALL), {"sub_sample": 2}
+    model, _ = graft(SMALL, [1, 3], options)
+    for row in [*model["backbone"], *model["head"]]:
+        row[3].append("changed")
+        if row[2] == "wNLB":
+            row[3][0]["sub_sample"] = 9
+    assert before == SMALL
+    assert options == {"sub_sample": 2}
+
+
+def test_options_are_for_all_blocks_or_one_mapping_for_each():
+    def args(options):
+        return [row[3] for row in graft(SMALL, [3, 1], options)[0]["backbone"] if row[2] == "wNLB"]
+
+    assert args(None) == args({}) == [[], []]
+    assert args({"sub_sample": 2}) == [[{"sub_sample": 2}], [{"sub_sample": 2}]]
+    assert args([{"sub_sample": 2}, {}]) == [[], [{"sub_sample": 2}]]  # in the order of `after`: 3, then 1
+
+
+@pytest.mark.parametrize(
+    ("after", "options", "error", "fragments"),
+    [
+        (["P9"], None, ValueError, ["no stage 'P9'", "it has P1, P2", "row number"]),
+        ([8], None, ValueError, ["no place after row 8", "rows 0 to 7"]),
+        ([-1], None, ValueError, ["no place after row -1"]),
+        ([7], None, ValueError, ["no place after row 7", "the last is its head"]),
+        ([1, 1], None, ValueError, ["after row 1 already", "once"]),
+        ([3, "P2"], None, ValueError, ["after row 3 already"]),
+        ([1, 2], [{}], ValueError, ["1 mappings of options for 2 places"]),
+        ([1], {"subsample": 2}, TypeError, ["row 2", "no option subsample", "sub_sample"]),
+        ([1, 3], [{}, {"operation": "dot"}], ValueError, ["row 5", "'dot'", *OPERATIONS]),
+    ],
+    ids=str,
+)
+def test_places_and_options_that_do_not_exist_are_refused_by_name(after, options, error, fragments):
+    before = deepcopy(SMALL)
+    with pytest.raises(error) as refused:
+        graft(SMALL, after, options)
+    for fragment in fragments:
+        assert fragment in str(refused.value)
+    assert before == SMALL
+
+
+@pytest.mark.parametrize("after", [1, 2, "P2"])
+def test_a_place_that_has_a_block_takes_no_second_one(after):
+    model, _ = graft(SMALL, [1, 3])
+    with pytest.raises(ValueError, match=r"a wNLB after row \d already"):
+        graft(model, [after])
+
+
+# ---- the model that a grafted YAML makes -----------------------------------------------------------
+
+
+def built(model, scale="n"):
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    return DetectionModel({**deepcopy(model), "scale": scale}, verbose=False).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("yolov8-seg.yaml", ("P2", "P3", "P4", "P5")),
+        ("yolo11.yaml", ("P3", 9, 10, 13, 19)),  # behind SPPF and attention, and in the head
+        ("yolo26.yaml", ("P3", "P4", "P5")),
+        ("yolov10n.yaml", (0, 2, 3, 4, 8, 12)),
+    ],
+    ids=str,
+)
+def test_a_grafted_model_computes_what_the_stock_model_computes(name, after):
+    stock = load_yaml(name)
+    grafted, new = graft(stock, after)
+    ours, theirs = built(grafted), built(stock)
+    assert [i for i, layer in enumerate(ours.model) if isinstance(layer, WNLB)] == sorted(
+        set(range(len(ours.model))) - set(new.values())
+    )
+    for old, number in new.items():
+        ours.model[number].load_state_dict(theirs.model[old].state_dict())
+    x = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        found, wanted = tensors(ours(x)), tensors(theirs(x))
+    assert len(found) == len(wanted) > 0
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted))
+    with torch.inference_mode():  # equal because w is 0, and not because nobody reads the blocks
+        for layer in ours.model:
+            if isinstance(layer, WNLB):
+                layer.w.fill_(2.0)
+                changed = tensors(ours(x))
+                layer.w.zero_()
+                assert not all(torch.equal(a, b) for a, b in zip(changed, wanted))
+
+
+@pytest.mark.parametrize(
+    ("scale", "channels"),
+    [
+        ("n", [64, 128, 256]),
+        ("s", [128, 256, 512]),
+        ("m", [192, 384, 576]),
+        ("l", [256, 512, 512]),
+        ("x", [320, 640, 640]),
+    ],
+)
+@pytest.mark.parametrize("word", ["wNLB", "WNLB"])
+def test_blocks_take_their_channels_from_the_layer_in_front_at_every_scale(scale, channels, word):
+    from ultralytics.nn.tasks import parse_model
+
+    model = {**load_yaml("yolov8-seg-wnlb.yaml"), "scale": scale}
+    model["backbone"] = [[*row[:2], word, row[3]] if row[2] == "wNLB" else row for row in model["backbone"]]
+    with torch.device("meta"):
+        layers, _ = parse_model(model, 3, verbose=False)
+    blocks = [i for i, layer in enumerate(layers) if isinstance(layer, WNLB)]
+    assert blocks == [5, 8, 11]
+    assert [layers[i].in_channels for i in blocks] == channels
+    assert [layers[i - 1].cv2.conv.out_channels for i in blocks] == channels
+
+
+def test_the_options_of_a_row_reach_the_block():
+    options = {
+        "embed_dim": 3,
+        "operation": "gaussian",
+        "sub_sample": 2,
+        "scale": None,
+        "w_init": 0.5,
+        "w_learnable": False,
+        "w_lr": 4.0,
+        "init": "released",
+    }
+    block = built(graft(SMALL, [1], options)[0]).model[2]
+    assert {name: getattr(block, name) for name in options if name != "w_learnable"} == {
+        name: value for name, value in options.items() if name != "w_learnable"
+    }
+    assert "w" in dict(block.named_buffers())
+    assert built(graft(SMALL, [1], {"weighted": False})[0]).model[2].weighted is False
+    assert built(graft(SMALL, [1])[0]).model[2].extra_repr() == WNLB(16).extra_repr()
+
+
+def test_the_table_of_layers_shows_only_what_differs_from_the_defaults():
+    assert complete(5, [-1, 1, "wNLB", []]) == [-1, 1, "wNLB", ["c2"]]
+    options = {"sub_sample": 2, "weighted": True}
+    assert complete(5, [-1, 1, "wNLB", [options]]) == [-1, 1, "wNLB", ["c2", None, "embedded_gaussian", 2]]
+
+
+def test_parsing_does_not_change_the_definition():
+    from ultralytics.nn.tasks import parse_model
+
+    model = {**graft(SMALL, [1], {"sub_sample": 2})[0], "scale": ""}
+    parse_model(model, 3, verbose=False)
+    assert model["backbone"][2] == [-1, 1, "wNLB", [{"sub_sample": 2}]]
+
+
+@pytest.mark.parametrize("word", ["wNLB", "WNLB"])
+@pytest.mark.parametrize(
+    ("source", "repeats", "args", "error", "fragments"),
+    [
+        (0, 1, [], ValueError, ["from = 0", "from = -1", "[0, 1, nn.Identity, []]"]),
+        ([-1, 0], 1, [], ValueError, ["from = [-1, 0]", "from = -1"]),
+        (-1, 3, [], ValueError, ["repeats = 1; found 3"]),
+        (-1, 1, [256], TypeError, ["[256]", "one mapping of options", "[{operation: dot_product, sub_sample: 2}]"]),
+        (-1, 1, [{}, {}], TypeError, ["one mapping of options"]),
+        (-1, 1, [{"sub_samples": 2}], TypeError, ["no option sub_samples", "embed_dim, operation, sub_sample"]),
+        (-1, 1, [{"in_channels": 64}], TypeError, ["no option in_channels"]),
+        (-1, 1, [{"operation": "cosine"}], ValueError, ["got 'cosine'", *OPERATIONS]),
+        (-1, 1, [{"operation": "f"}], ValueError, ["got 'f'", *OPERATIONS]),  # `f` is a variable of the parser
+        (-1, 1, [{"embed_dim": "nc"}], ValueError, ["embed_dim", "got 'nc'"]),  # and so is `nc`
+        (-1, 1, [{"sub_sample": 0}], ValueError, ["sub_sample", "at least 1; got 0"]),
+    ],
+    ids=str,
+)
+def test_a_wrong_row_is_refused_with_its_number_and_what_to_write(source, repeats, args, error, fragments, word):
+    rows = [*SMALL["backbone"][:2], [source, repeats, word, args]]
+    with pytest.raises(error) as refused:
+        built({**SMALL, "backbone": rows, "head": [[[2], 1, "Detect", ["nc"]]]}, scale="")
+    for fragment in ["row 2 of the model YAML", word, *fragments]:
+        assert fragment in str(refused.value)
+
+
+# ---- stages ----------------------------------------------------------------------------------------
+
+FIVE = {"P1": 0, "P2": 2, "P3": 4, "P4": 6, "P5": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("yolov8.yaml", FIVE),
+        ("yolo11.yaml", FIVE),
+        ("yolo26.yaml", FIVE),
+        ("yolov8-p6.yaml", {**FIVE, "P6": 10}),  # row 11 is SPPF
+        ("yolov10n.yaml", FIVE),  # rows 9 and 10 are SPPF and PSA
+        ("yolov9t.yaml", FIVE),  # row 9 is SPPELAN
+        ("rtdetr-l.yaml", {"P2": 1, "P3": 3, "P4": 7, "P5": 9}),  # its stem has stride 4
+        ("yolov8-seg-wnlb4.yaml", {"P1": 0, "P2": 3, "P3": 6, "P4": 9, "P5": 12}),
+    ],
+)
+def test_stages_end_with_the_last_block_of_their_stride(name, stages):
+    assert stage_ends(load_yaml(name)) == stages
+
+
+# ---- files -----------------------------------------------------------------------------------------
+
+
+def test_models_are_shipped():
+    assert len(SHIPPED) >= 8
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_file_is_what_the_command_in_its_header_writes(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    word, *arguments = shlex.split(file.read_text().splitlines()[1].removeprefix("# "))
+    assert word == "yolo-wnlb"
+    assert main(arguments) == 0
+    assert (tmp_path / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["yolov8-seg.yaml", "yolo26.yaml", "yolov10n.yaml", "yolov9t.yaml", "rtdetr-l.yaml"])
+def test_a_written_definition_reads_back_the_same(name):
+    model, _ = graft(load_yaml(name), [1, 3], [{"scale": None, "w_init": 0.5}, {"operation": "dot_product"}])
+    text = to_yaml(model, "a title\nof two lines")
+    assert yaml.safe_load(text) == model
+    assert text.startswith("# a title\n# of two lines\n\n")
+    lines = [line for line in text.splitlines() if line.startswith("  - ")]
+    assert [line.rsplit("# ", 1)[1] for line in lines] == [str(i) for i in range(len(lines))]
+
+
+@pytest.mark.parametrize(
+    "text", ["yes", "Off", "null", "3", "1e3", "a: b", 'a "b"', "-", "", "a\\b", "~", "# no", "nan"]
+)
+def test_strings_that_yaml_would_take_for_something_else_read_back_as_strings(text):
+    model = {**SMALL, "activation": text}
+    assert yaml.safe_load(to_yaml(model, "t"))["activation"] == text
+
+
+def test_a_data_set_is_no_model(tmp_path):
+    file = tmp_path / "data.yaml"
+    file.write_text("names: [a]")
+    with pytest.raises(ValueError, match="no model definition"):
+        load_yaml(file)
+
+
+def test_the_examples_of_the_docstrings_run():
+    assert doctest.testmod(grafting) == (0, 2)
+
+
+# ---- writing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [1e-5, 0.5, True, None, "a\nb", "yes", "nn.LeakyReLU(0.1)", [1, [2]], {"a": 1}], ids=repr
+)
+def test_what_is_written_is_read_back_as_it_was(value):
+    model = {"nc": 1, "extra": value, "backbone": [[-1, 1, "Conv", [value]]], "head": [[[0], 1, "Detect", ["nc"]]]}
+    assert yaml.safe_load(to_yaml(model, "title")) == model
+
+
+def test_small_numbers_reach_the_block_from_the_command_line(tmp_path):
+    assert main(["graft", "yolov8-seg.yaml", "after=P3", "w_lr=1e-5", f"out={tmp_path / 'yolov8-small-seg.yaml'}"]) == 0
+    assert load_yaml(tmp_path / "yolov8-small-seg.yaml")["backbone"][5][3] == [{"w_lr": 1e-5}]
+
+
+def test_a_model_of_one_channel_has_the_same_stages():
+    assert stage_ends({**load_yaml("yolov8.yaml"), "channels": 1})["P5"] == 8
+
+
+def test_grafting_draws_no_random_numbers():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    graft(load_yaml("yolov8.yaml"))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_one_place_needs_no_list():
+    assert graft(load_yaml("yolov8.yaml"), "P3")[1] == graft(load_yaml("yolov8.yaml"), 4)[1]
+
+
+def test_a_wrong_option_names_the_row_of_its_own_place():
+    with pytest.raises(TypeError, match="row 1 of"):
+        graft(load_yaml("yolov8.yaml"), [1, 0], [{}, {"foo": 1}])
+
+
+def test_a_short_row_is_named():
+    with pytest.raises(ValueError, match=r"row 7 .*wanted \[from, repeats, module"):
+        complete(7, [-1, 1, "wNLB"])

@@ -1,0 +1,131 @@
+"""`yolo-wnlb`: graft | export-check | doctor. Parse, call, print; arguments as `yolo` takes them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+USAGE = """\
+yolo-wnlb COMMAND [FILE ...] [key=value ...]
+
+  graft MODEL.yaml [after=P3,P4,P5] [option=value ...] [out=FILE] [exist_ok=True]
+      Insert wNLB rows into a stock model YAML. Options are those of the block (operation,
+      sub_sample, weighted, ...): one value for all places, or one each: sub_sample=8,4,2,1
+  export-check BEST.pt BEST.onnx [images=FOLDER] [sizes=160,320] [tolerance=0.001]
+      Compare an exported model with its checkpoint; exit status 1 past the tolerance
+  doctor
+      Versions, devices, whether activation works, and what to do about each problem
+
+Training, validation, prediction and export stay with the `yolo` command:
+  yolo segment train model=yolov8m-seg-wnlb.yaml pretrained=yolov8m-seg.pt data=shapes-dark.yaml"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 for a check that failed, 2 for a mistake."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
+    if command in ("help", "-h", "--help"):
+        print(USAGE)
+        return 0
+    if command not in COMMANDS:
+        print(f"yolo-wnlb: no command {command!r}; choose from {', '.join(COMMANDS)}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[command](*parse(rest))
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"yolo-wnlb {command}: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(words: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Split into files and key=value pairs; values as `yolo` reads them, commas make lists."""
+    files, options = [], {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign:
+            files.append(word)
+        elif not key or not value:
+            raise ValueError(f"{word!r} is no key=value pair; write {key or 'key'}=value, without spaces around '='")
+        else:
+            values = [scalar(part) for part in value.split(",")]
+            options[key] = values if len(values) > 1 else values[0]
+    return files, options
+
+
+def scalar(text: str) -> Any:
+    """Read None, a truth value, a number, or else the text itself."""
+    if text.lower() in ("none", "null", "true", "false"):
+        return {"t": True, "f": False}.get(text[0].lower())
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def take(options: dict[str, Any], known: dict[str, Any]) -> list[Any]:
+    """Return the values of the known options (or their defaults), refusing any other."""
+    if unknown := [key for key in options if key not in known]:
+        raise ValueError(f"no option {', '.join(unknown)}; choose from {', '.join(known) or 'none'}")
+    return [options.get(key, default) for key, default in known.items()]
+
+
+def run_graft(files: list[str], options: dict[str, Any]) -> int:
+    """Write the grafted YAML next to where the user stands."""
+    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+
+    if len(files) != 1:
+        raise ValueError(f"wants one model YAML, found {len(files)}: yolo-wnlb graft yolo11-seg.yaml after=P3,P4,P5")
+    stem = re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", Path(files[0]).stem)  # a YAML holds all scales
+    after = options.pop("after", ["P3", "P4", "P5"])
+    after = after if isinstance(after, list) else [after]
+    out = Path(str(options.pop("out", f"{stem}-wnlb.yaml")))
+    if out.exists() and not options.pop("exist_ok", False):
+        raise ValueError(f"{out} exists; choose another out=, or overwrite it with exist_ok=True")
+    options.pop("exist_ok", None)
+
+    for key, value in options.items():
+        if isinstance(value, list) and len(value) != len(after):
+            raise ValueError(f"{key} has {len(value)} values for {len(after)} places; give one, or one for each")
+    each = [{k: v[i] if isinstance(v, list) else v for k, v in options.items()} for i in range(len(after))]
+    model, _ = graft(load_yaml(files[0]), after, each)
+    told = {"after": after, **options, "out": out.name}
+    words = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in told.items()]
+    title = f"{stem} with wNLB blocks. AGPL-3.0. Written by\nyolo-wnlb graft {stem}.yaml {' '.join(words)}"
+    out.write_text(to_yaml(model, title), encoding="utf-8")
+    print(f"wrote {out}: {len(after)} blocks after {', '.join(map(str, after))}")
+    return 0
+
+
+def run_export_check(files: list[str], options: dict[str, Any]) -> int:
+    """Print how far an exported model is from its checkpoint."""
+    from yolo_wnlb.parity import check_export
+
+    if len(files) != 2:
+        raise ValueError(f"wants a checkpoint and its export, found {len(files)} files: export-check best.pt best.onnx")
+    images, sizes, tolerance = take(options, {"images": None, "sizes": None, "tolerance": None})
+    sizes = [sizes] if isinstance(sizes, int) else sizes
+    result = check_export(files[0], files[1], images, sizes, tolerance)
+    print(result)
+    return 0 if result.ok else 1
+
+
+def run_doctor(files: list[str], options: dict[str, Any]) -> int:
+    """Print the state of the installation; 1 if something needs mending."""
+    from yolo_wnlb.doctor import examine
+
+    if files:
+        raise ValueError(f"takes no file, found {files[0]}")
+    take(options, {})
+    findings = examine()
+    print("\n".join(map(str, findings)))
+    return int(any(finding.problem for finding in findings))
+
+
+COMMANDS: dict[str, Callable[[list[str], dict[str, Any]], int]] = {
+    "graft": run_graft,
+    "export-check": run_export_check,
+    "doctor": run_doctor,
+}
