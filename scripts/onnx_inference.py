@@ -1,0 +1,192 @@
+"""Run an exported YOLO model with numpy, OpenCV and onnxruntime only, as on a device without torch.
+
+    python onnx_inference.py best.onnx street.jpg night.png --conf 0.25 --out annotated
+
+Detection and segmentation models, static or dynamic, with a classical head (boxes that still need
+NMS) or an end-to-end one (YOLO26 exported with nms=False). For float32 and fp16 ONNX files written
+by `yolo export format=onnx`, whose metadata hold the class names and the input size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+MAX_DET = 300
+
+
+@dataclass
+class Detections:
+    """What was found in one picture (height, width), best first.
+
+    Attributes:
+        boxes: float32 (N, 4), x1 y1 x2 y2 in pixels of the picture.
+        scores: float32 (N,), in [0, 1].
+        classes: int (N,).
+        masks: bool (N, height, width), or None for detection models.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray | None
+
+
+@dataclass
+class Letterbox:
+    """Where a picture lies in the input: its resized size and the grey border before it."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+class Model:
+    """An ONNX model and what its metadata say.
+
+    Raises:
+        ValueError: the file holds no detection or segmentation model of Ultralytics.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"model {path} does not exist")
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if metadata.get("task") not in ("detect", "segment"):
+            raise ValueError(
+                f"{path} has task {metadata.get('task')!r} in its metadata, wanted 'detect' or "
+                "'segment'; write it with `yolo export format=onnx`"
+            )
+        self.names: dict[int, str] = ast.literal_eval(metadata["names"])
+        self.size: tuple[int, int] = tuple(ast.literal_eval(metadata["imgsz"]))  # height, width
+        args = ast.literal_eval(metadata.get("args", "{}"))
+        self.end2end = metadata.get("end2end") == "True" or bool(args.get("nms"))
+        node = self.session.get_inputs()[0]
+        self.input, self.dtype = node.name, np.float16 if "16" in node.type else np.float32
+        self.batch = node.shape[0] if isinstance(node.shape[0], int) else 1
+
+    def __call__(self, picture: np.ndarray, conf: float = 0.25, iou: float = 0.7) -> Detections:
+        """Find objects in a picture, uint8 BGR (H, W, 3)."""
+        x, place = letterbox(picture, self.size)
+        x = np.repeat(x, self.batch, axis=0).astype(self.dtype)  # static batches must be full
+        outputs = [y[0].astype(np.float32) for y in self.session.run(None, {self.input: x})]
+        rows = decode(outputs[0], len(self.names), conf, iou, self.end2end)
+        masks = None
+        if len(outputs) == 2:
+            masks = assemble_masks(rows[:, 6:], outputs[1], rows[:, :4], self.size)
+            full = masks.any((1, 2))
+            rows, masks = rows[full], masks[full]
+            masks = np.array([to_picture(m, place, picture.shape) for m in masks], bool)
+            masks = masks.reshape(-1, *picture.shape[:2])
+        boxes = rows[:, :4] - (place.left, place.top, place.left, place.top)
+        h, w = picture.shape[:2]
+        boxes *= np.array([w / place.width, h / place.height] * 2, np.float32)
+        boxes = boxes.clip(0, (w, h, w, h))
+        return Detections(boxes, rows[:, 4], rows[:, 5].astype(int), masks)
+
+
+def letterbox(picture: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
+    """Fit a uint8 BGR picture into size (height, width): float32 RGB (1, 3, H, W) in [0, 1]."""
+    h, w = picture.shape[:2]
+    gain = min(size[0] / h, size[1] / w)
+    height, width = max(round(h * gain), 1), max(round(w * gain), 1)
+    top, left = round((size[0] - height) / 2 - 0.1), round((size[1] - width) / 2 - 0.1)
+    canvas = np.full((*size, 3), 114, np.uint8)
+    canvas[top : top + height, left : left + width] = cv2.resize(picture, (width, height))
+    x = canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    return x, Letterbox(height, width, top, left)
+
+
+def decode(output: np.ndarray, nc: int, conf: float, iou: float, end2end: bool) -> np.ndarray:
+    """Turn an output into rows (N, 6 + M): x1 y1 x2 y2 score class coefficients, best first.
+
+    End-to-end output is such rows already. A classical one is (4 + nc + M, anchors) with boxes
+    x y w h and one score a class; the best class counts, and NMS runs within each class.
+    """
+    if end2end:
+        return output[output[:, 4] > conf]
+    output = output.T
+    classes = output[:, 4 : 4 + nc].argmax(1)
+    scores = output[:, 4 : 4 + nc].max(1)
+    good = scores > conf
+    output, classes, scores = output[good], classes[good], scores[good]
+    centre, half = output[:, :2], output[:, 2:4] / 2
+    boxes = np.concatenate([centre - half, centre + half], axis=1)
+    keep: list[int] = []
+    for c in np.unique(classes):
+        own = np.flatnonzero(classes == c)
+        corner_size = np.concatenate([boxes[own, :2], 2 * half[own]], axis=1)
+        kept = cv2.dnn.NMSBoxes(corner_size.tolist(), scores[own].tolist(), conf, iou)
+        keep += own[np.array(kept, int).ravel()].tolist()
+    keep = sorted(keep, key=lambda i: -scores[i])[:MAX_DET]
+    columns = [boxes, scores[:, None], classes[:, None], output[:, 4 + nc :]]
+    return np.concatenate(columns, axis=1)[keep].astype(np.float32)
+
+
+def assemble_masks(
+    coefficients: np.ndarray, prototypes: np.ndarray, boxes: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Mix prototypes (M, h, w) by coefficients (N, M): bool masks (N, *size) cut to their boxes."""
+    logits = np.tensordot(coefficients, prototypes, axes=1)
+    y, x = np.mgrid[: size[0], : size[1]]
+    masks = np.zeros((len(boxes), *size), bool)
+    for mask, logit, (x1, y1, x2, y2) in zip(masks, logits, boxes, strict=True):
+        large = cv2.resize(logit, size[::-1], interpolation=cv2.INTER_LINEAR)
+        mask[:] = (large > 0) & (x >= x1) & (x < x2) & (y >= y1) & (y < y2)
+    return masks
+
+
+def to_picture(mask: np.ndarray, place: Letterbox, shape: tuple[int, ...]) -> np.ndarray:
+    """Bring a mask of the input back to a picture of this shape (height, width, ...)."""
+    inside = mask[place.top : place.top + place.height, place.left : place.left + place.width]
+    resized = cv2.resize(inside.astype(np.float32), shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return resized > 0.5
+
+
+def draw(picture: np.ndarray, found: Detections, names: dict[int, str]) -> np.ndarray:
+    """Return a copy of a BGR picture with masks, boxes and labels on it."""
+    picture = picture.copy()
+    for i, (x1, y1, x2, y2) in enumerate(found.boxes.round().astype(int).tolist()):
+        c = int(found.classes[i])
+        color = tuple(int(v) for v in np.random.default_rng(c).integers(64, 256, 3))
+        if found.masks is not None:
+            mask = found.masks[i]
+            picture[mask] = (0.6 * picture[mask] + 0.4 * np.array(color)).astype(np.uint8)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), color, 2)
+        label = f"{names[c]} {found.scores[i]:.2f}"
+        cv2.putText(picture, label, (x1, max(y1 - 4, 12)), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color)
+    return picture
+
+
+def main() -> None:
+    """Annotate the pictures named on the command line."""
+    parser = argparse.ArgumentParser(description="Run a YOLO .onnx file with onnxruntime only.")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("images", type=Path, nargs="+")
+    parser.add_argument("--conf", type=float, default=0.25, help="lowest confidence, 0 to 1")
+    parser.add_argument("--iou", type=float, default=0.7, help="largest overlap in NMS, 0 to 1")
+    parser.add_argument("--out", type=Path, default=Path("annotated"), help="folder to write to")
+    args = parser.parse_args()
+    model = Model(args.model)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in args.images:
+        picture = cv2.imread(str(path))
+        if picture is None:
+            parser.error(f"{path} is missing or not a readable picture")
+        found = model(picture, args.conf, args.iou)
+        target = args.out / f"{path.stem}.png"
+        cv2.imwrite(str(target), draw(picture, found, model.names))
+        counts = ", ".join(f"{(found.classes == c).sum()} {model.names[c]}" for c in np.unique(found.classes))
+        print(f"{path}: {counts or 'nothing found'} -> {target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""Exports agree with their checkpoint, broken ones are caught, the deployment example agrees."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from ultralytics import YOLO
+
+from yolo_wnlb.parity import check_export, draw_pictures, to_input
+
+ROOT = Path(__file__).parents[1]
+OUTPUTS = ["boxes", "scores", "coefficients", "prototypes"]
+
+
+@torch.no_grad()
+def build(config, path, classes=8):
+    """Save a random model that finds something: norms fitted to pictures, outputs of the head spread."""
+    torch.manual_seed(0)
+    model = YOLO(config)
+    net = model.model = type(model.model)(config, nc=classes, verbose=False)
+    net.task, net.args, net.names = model.task, {"task": model.task}, {i: f"thing{i}" for i in range(classes)}
+    x = to_input(draw_pictures(), (160, 160))
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.0)
+        nn.init.normal_(norm.bias, std=0.2)
+        norm.momentum = 1.0
+    net.train()(x)
+    for norm in norms:
+        norm.momentum = 0.03
+        norm.running_var.clamp_(min=norm.running_var.mean() / 2)  # dividing by almost nothing amplifies rounding
+    for block in (m for m in net.modules() if type(m).__name__ == "WNLB"):
+        block.w.fill_(0.3)
+    net.eval()
+    head = net.model[-1]
+    near = 2.0 if head.reg_max == 1 else -0.7 * torch.arange(float(head.reg_max)).repeat(4)
+    for side in ("", "one2one_"):
+        for name, mean, std in (("cv2", near, 0.1), ("cv3", -4.0, 1.5), ("cv4", 0.0, 0.5)):
+            for branch in getattr(head, side + name, None) or []:
+                spread(net, branch[-1], x, mean, std)
+    model.save(path)
+    return path
+
+
+def spread(net, layer, x, mean, std):
+    """Scale a convolution so that its outputs on x have this mean and standard deviation."""
+    seen = []
+    hook = layer.register_forward_hook(lambda m, i, y: seen.append(y))
+    net(x)
+    hook.remove()
+    scale = std / seen[0].std((0, 2, 3))
+    layer.weight.mul_(scale[:, None, None, None])
+    layer.bias.copy_((layer.bias - seen[0].mean((0, 2, 3))) * scale + mean)
+
+
+def export(weights, name, **options):
+    """Export a copy of the checkpoint at 160 pixels; each has its own name."""
+    copy = shutil.copy(weights, weights.with_name(f"{name}.pt"))
+    return Path(YOLO(copy).export(**{"format": "onnx", "imgsz": 160, "verbose": False, **options}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("parity")
+
+
+@pytest.fixture(scope="module")
+def segment(folder):
+    return build("yolov8n-seg-wnlb4.yaml", folder / "segment.pt")
+
+
+@pytest.fixture(scope="module")
+def static(segment):
+    return export(segment, "static")
+
+
+@pytest.fixture(scope="module")
+def dynamic(segment):
+    return export(segment, "dynamic", dynamic=True)
+
+
+@pytest.fixture(scope="module")
+def detect(folder):
+    return build("yolov8n-wnlb.yaml", folder / "detect.pt")
+
+
+@pytest.fixture(scope="module")
+def detect_onnx(detect):
+    return export(detect, "detect_static")
+
+
+@pytest.fixture(scope="module")
+def end2end(folder):
+    weights = build("yolo26n-seg-wnlb.yaml", folder / "end2end.pt")
+    return weights, export(weights, "end2end_static", nms=False)
+
+
+def test_a_static_export_matches_its_checkpoint(segment, static):
+    parity = check_export(segment, static)
+    assert parity.ok, parity
+    assert parity.detections > 20 and parity.mask_ious
+    assert list(parity.difference) == OUTPUTS
+    assert "static export" in str(parity) and "identity" not in str(parity)
+
+
+def test_a_dynamic_export_matches_at_other_sizes_and_batches(segment, dynamic):
+    parity = check_export(segment, dynamic, sizes=[160, (128, 192), (96, 224)])
+    assert parity.ok, parity
+    assert set(parity.inputs) == {"2x3x160x160", "2x3x128x192", "2x3x96x224"}
+
+
+@pytest.mark.parametrize("options", [{"opset": 12}, {"simplify": False}, {"format": "torchscript"}], ids=str)
+def test_every_way_of_exporting_matches(segment, options):
+    name = "_".join(map(str, *options.items()))
+    parity = check_export(segment, export(segment, name, **options))
+    assert parity.ok, parity
+    assert parity.precision == "float32"
+
+
+@pytest.mark.parametrize("options", [{"half": True}, {"format": "openvino"}], ids=str)
+def test_exports_in_fewer_digits_are_held_to_what_those_can_do(segment, options):
+    """A random model amplifies rounding, so the limits here are wider than those for trained ones."""
+    if "format" in options:
+        pytest.importorskip("openvino")
+    parity = check_export(segment, export(segment, "fewer_" + "".join(options), **options))
+    assert parity.precision == "float16" if "half" in options else parity.precision in ("float32", "bfloat16")
+    assert parity.difference["scores"] < {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}[parity.precision], parity
+    assert np.mean(parity.mask_ious) > 0.8, parity
+
+
+@pytest.mark.parametrize("operation", ["gaussian", "dot_product", "concatenation"])
+def test_the_other_operations_export_too(operation, folder):
+    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+
+    definition, _ = graft(load_yaml("yolov8-seg.yaml"), ["P4", "P5"], {"operation": operation, "sub_sample": 2})
+    (folder / f"yolov8-{operation}-seg.yaml").write_text(to_yaml(definition, operation))
+    weights = build(str(folder / f"yolov8n-{operation}-seg.yaml"), folder / f"{operation}.pt")
+    parity = check_export(weights, export(weights, f"{operation}_export", dynamic=True), sizes=[160, (96, 128)])
+    assert parity.ok, parity
+
+
+def test_a_detection_export_has_no_mask_figures(detect, detect_onnx):
+    parity = check_export(detect, detect_onnx)
+    assert parity.ok, parity
+    assert list(parity.difference) == OUTPUTS[:2] and not parity.mask_ious
+    assert "mask" not in str(parity)
+
+
+def test_an_end_to_end_export_is_compared_row_by_row(end2end):
+    parity = check_export(*end2end)
+    assert parity.ok, parity
+    assert list(parity.difference) == OUTPUTS and "closest row" in str(parity)
+
+
+@pytest.mark.parametrize("layer", ["cv2", "cv3", "cv4", "proto"])
+def test_a_checkpoint_changed_after_export_is_caught(layer, segment, static, folder):
+    model = YOLO(segment)
+    part = getattr(model.model.model[-1], layer)
+    last = part.cv3.conv if layer == "proto" else part[0][-1]
+    last.weight.data *= 1.02
+    model.save(folder / "changed.pt")
+    parity = check_export(folder / "changed.pt", static)
+    output = {"cv2": "boxes", "cv3": "scores", "cv4": "coefficients", "proto": "prototypes"}[layer]
+    assert not parity.ok
+    assert [name for name, d in parity.difference.items() if d > parity.limit(name)] == [output]
+    assert str(parity).splitlines()[-1].startswith("FAILED")
+
+
+def test_a_changed_w_is_caught_and_an_inactive_block_is_mentioned(segment, static, folder):
+    model = YOLO(segment)
+    for block in (m for m in model.model.modules() if type(m).__name__ == "WNLB"):
+        block.w.data.zero_()
+    model.save(folder / "identity.pt")
+    parity = check_export(folder / "identity.pt", static)
+    assert not parity.ok and "still the identity" in str(parity)
+
+
+def test_missing_detections_are_caught(segment, static, folder):
+    model = YOLO(segment)
+    for branch in model.model.model[-1].cv3:
+        branch[-1].bias.data[:4] -= 10
+    model.save(folder / "blind.pt")
+    assert check_export(folder / "blind.pt", static).unmatched > 0
+
+
+def test_unlike_files_are_refused(segment, static, detect_onnx, folder):
+    with pytest.raises(ValueError, match="differ in task: segment against detect"):
+        check_export(segment, detect_onnx)
+    other = build("yolov8n.yaml", folder / "five.pt", classes=5)
+    with pytest.raises(ValueError, match=r"differ in classes: 5 .*against 8"):
+        check_export(other, detect_onnx)
+    with pytest.raises(ValueError, match=r"static and takes \(160, 160\)"):
+        check_export(segment, static, sizes=[192])
+
+
+def test_unreadable_files_are_named(segment, static, folder):
+    broken = folder / "broken.onnx"
+    broken.write_bytes(static.read_bytes()[:5000])
+    (folder / "text.png").write_text("no picture")
+    for error, files, images, fragment in (
+        (ValueError, (segment, broken), None, r"broken\.onnx cannot be loaded; export it again"),
+        (FileNotFoundError, (segment, folder / "none.onnx"), None, r"none\.onnx does not exist"),
+        (FileNotFoundError, (folder / "none.pt", static), None, r"none\.pt does not exist"),
+        (ValueError, (static, static), None, "is not a checkpoint"),
+        (ValueError, (segment, segment), None, "has to be its export"),
+        (FileNotFoundError, (segment, static), [folder / "none.png"], r"picture .*none\.png does not exist"),
+        (ValueError, (segment, static), folder / "text.png", r"text\.png is not a readable picture"),
+    ):
+        with pytest.raises(error, match=fragment):
+            check_export(*files, images=images)
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The script for deployment, which imports neither torch nor ultralytics."""
+    spec = importlib.util.spec_from_file_location("onnx_inference", ROOT / "scripts/onnx_inference.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic", "detect_onnx", "end2end"])
+def test_the_example_without_torch_agrees_with_ultralytics(kind, example, request):
+    path = request.getfixturevalue(kind)
+    path = path[1] if kind == "end2end" else path
+    model = example.Model(path)
+    seen = 0
+    for picture in draw_pictures():
+        options = {"imgsz": 160, "conf": 0.25, "iou": 0.7, "rect": False, "verbose": False, "device": "cpu"}
+        [theirs] = YOLO(path).predict(picture, **options)
+        ours = model(picture)
+        seen += len(theirs)
+        assert len(ours.scores) == len(theirs)
+        np.testing.assert_allclose(ours.scores, theirs.boxes.conf, atol=1e-5)
+        assert (ours.classes == theirs.boxes.cls.int().numpy()).all()
+        np.testing.assert_allclose(ours.boxes, theirs.boxes.xyxy, atol=1e-2)
+        if theirs.masks is not None:
+            h, w = picture.shape[:2]
+            gain = min(160 / h, 160 / w)
+            top, left = (round((160 - round(side * gain)) / 2 - 0.1) for side in (h, w))
+            inside = theirs.masks.data[:, top : top + round(h * gain), left : left + round(w * gain)]
+            for mine, mask in zip(ours.masks, inside.numpy(), strict=True):
+                mask = cv2.resize(mask.astype(np.float32), (w, h)) > 0.5
+                assert (mine ^ mask).sum() <= 0.02 * mask.sum() + 4 * (h / 160 + 1) ** 2
+    assert seen > 20
