@@ -218,18 +218,21 @@ print("layers", len(model.model.model))
     assert "a module named wNLB of its own" in warning and "yolo-wnlb doctor" in warning
 
 
-def test_broken_patches_are_one_warning_for_each_module_and_stock_models_still_work(tmp_path):
-    code = """
+BROKEN = """
 import sys
 sys.modules["yolo_wnlb.patches"] = None  # its import raises
 from ultralytics import YOLO
 import ultralytics.engine.trainer
 print("layers", len(YOLO("yolov8n.yaml").model.model))
 """
-    run = run_python(code, tmp_path)
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "error::RuntimeWarning"]], ids=["usual", "warnings-are-errors"])
+def test_broken_patches_are_one_warning_and_stock_models_still_work(tmp_path, options):
+    run = subprocess.run([sys.executable, *options, "-c", BROKEN], cwd=tmp_path, capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "layers 23", run.stderr
-    warned = [line for line in run.stderr.splitlines() if "RuntimeWarning: yolo_wnlb could not extend" in line]
-    assert sorted(line.split("extend ")[1].split()[0] for line in warned) == sorted(activate.PATCHES)
+    assert run.stderr.count("yolo_wnlb could not extend ultralytics.utils.checks") == 1
+    assert run.stderr.count("could not extend") == 1
 
 
 def test_doctor_tells_the_reason_that_the_warning_sends_users_to_it_for(tmp_path, monkeypatch):
@@ -303,3 +306,17 @@ def test_other_missing_files_are_refused_in_the_words_of_ultralytics(tmp_path, m
         check_file("nowhere.yaml")
     assert "nowhere.yaml" in str(caught.value) and "wnlb" not in str(caught.value)
     assert check_file("yolov8-wnlbb.yaml", hard=False) == []
+
+
+def test_a_class_of_the_users_own_called_wnlb_is_left_alone(tmp_path):
+    code = """
+import torch
+from ultralytics.nn import tasks
+class WNLB(torch.nn.Identity):
+    def __init__(self, a, b):
+        super().__init__()
+tasks.WNLB = WNLB
+d = {"nc": 1, "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "WNLB", [16, 3]]], "head": [[[1], 1, "Detect", ["nc"]]]}
+print(type(tasks.DetectionModel({**d, "scale": ""}, verbose=False).model[1]).__module__)
+"""
+    assert said(code, tmp_path)[-1] == "__main__"

@@ -39,7 +39,8 @@ def command(*words):
 def train(model, task="segment", **options):
     from ultralytics import YOLO
 
-    YOLO(model, task=task).train(data="shapes/data.yaml", imgsz=64, epochs=1, workers=0, device="cpu", **options)
+    quick = {"imgsz": 64, "epochs": 1, "workers": 0, "plots": False, "device": "cpu", "project": str(Path.cwd())}
+    YOLO(model, task=task).train(data="shapes/data.yaml", **quick, **options)
 
 
 def shapes():
@@ -75,10 +76,32 @@ def corrupt_export():
 
 
 def unreadable_image():
+    from ultralytics import YOLO
+
     from yolo_wnlb.parity import check_export
 
+    YOLO("yolov8n-wnlb.yaml").save("best.pt")
+    onnx = YOLO("best.pt").export(format="onnx", imgsz=64, verbose=False)
     Path("night.jpg").write_text("not a picture")
-    check_export("best.pt", "best.onnx", images=["night.jpg"])
+    check_export("best.pt", onnx, images=["night.jpg"])
+
+
+def other_architecture():
+    """Not an error: the warning is the message."""
+    import logging
+
+    from ultralytics import YOLO
+
+    YOLO("yolo11n-seg.yaml").save("11.pt")
+    said = []
+    listen = lambda record: said.append(record.getMessage()) or True  # noqa: E731
+    logger = logging.getLogger("ultralytics")
+    logger.addFilter(listen)
+    try:
+        YOLO("yolov8n-seg-wnlb.yaml").load("11.pt")
+    finally:
+        logger.removeFilter(listen)
+    raise UserWarning(said[-1])
 
 
 def block(**options):
@@ -146,7 +169,7 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("concatenation on a large map", absurd_map, ["25600", "GiB", "sub_sample"]),
     (
         "mistyped model YAML",
-        lambda: train("yolov8n-seg-wnbl.yaml".replace("wnbl", "wnlbb")),
+        lambda: train("yolov8n-seg-wnbl.yaml"),
         ["yolov8-seg-wnlb.yaml", "yolo-wnlb graft"],
     ),
     (
@@ -166,8 +189,14 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("unknown command", lambda: command("train", "yolov8n.pt"), ["'train'", "graft, export-check, doctor"]),
     ("space around =", lambda: command("graft", "yolov8.yaml", "after=", "P3"), ["after=", "without spaces"]),
     ("segmentation model for detection", wrong_task, ["'detect'", "yolo segment train", "yolov8n-wnlb.yaml"]),
-    ("weights file missing", missing_weights, ["yolov8m-seg-mine.pt"]),
+    ("weights file missing", missing_weights, ["yolov8m-seg-mine.pt", "official names"]),
     ("corrupt checkpoint", corrupt_checkpoint, ["best.pt", "corrupted"]),
+    (
+        "checkpoint of another architecture",
+        other_architecture,
+        ["another architecture", "yolo11n-seg.yaml (scale n) into yolov8n-seg-wnlb.yaml (scale n)", "of 561 tensors"],
+    ),
+    ("unreadable image", unreadable_image, ["night.jpg", "not a readable picture"]),
     ("corrupt ONNX", corrupt_export, ["best.onnx"]),
     ("export-check of one file", lambda: command("export-check", "best.pt"), ["found 1", "best.onnx"]),
     ("float image to darken", float_image, ["float32", "uint8", "255"]),

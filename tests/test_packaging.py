@@ -6,7 +6,6 @@ process the .pth files of a folder that is added so, hence nothing of this check
 
 import email
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -36,7 +35,7 @@ def pip(python, *arguments, cwd):
     options = ["--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
     done = run(python, "-m", "pip", *arguments, *options, cwd=cwd)
     if done.returncode and "(from versions: none)" in done.stderr:
-        pytest.skip(f"the package registry cannot be reached: {done.stderr.strip().splitlines()[-1]}")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {done.stderr.strip()[-300:]}")
     assert done.returncode == 0, done.stderr
 
 
@@ -105,10 +104,11 @@ def test_the_wheel_asks_for_the_ultralytics_that_doctor_asks_for(wheel):
     assert (told["Name"], told["License-Expression"]) == ("yolo-wnlb", "AGPL-3.0-only")
 
 
-def test_extras_that_doctor_advises_exist(wheel, monkeypatch):
+def test_doctor_advises_what_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda distribution: None)  # as if nothing were installed
-    advised = set(re.findall(r"yolo-wnlb\[(\w+)\]", "\n".join(map(str, doctor.packages()))))
-    assert advised and advised <= set(metadata_of(wheel).get_all("Provides-Extra"))
+    findings = {finding.subject: finding for finding in doctor.packages()}
+    assert findings["torch"].problem == "pip install torch" and not findings["onnx"].problem
+    assert "pip install onnx" in findings["onnx"].found
 
 
 def test_the_new_environment_holds_packages_of_its_own(home):

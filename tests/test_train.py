@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import tensors
 
 from yolo_wnlb.shapes import NAMES, generate
 
@@ -58,7 +59,6 @@ from ultralytics import YOLO
 model = YOLO("yolov8n-seg-wnlb.yaml")
 def stop(trainer):
     raise KeyboardInterrupt
-model.add_callback("on_fit_epoch_end", lambda trainer: None)
 model.add_callback("on_model_save", stop)
 model.train(data={str(data)!r}, epochs=2, pretrained={str(source("yolov8n-seg"))!r}, project={str(folder)!r},
             name="cut", **{QUICK!r})
@@ -210,18 +210,14 @@ def ddp_worker(rank, folder, checkpoint):
     dist.destroy_process_group()
 
 
-def tensors(outputs):
-    if torch.is_tensor(outputs):
-        return [outputs]
-    values = outputs.values() if isinstance(outputs, dict) else outputs
-    return [t for value in values for t in tensors(value)]
-
-
 def test_two_processes_share_the_gradients_of_the_blocks(run, tmp_path):
-    torch.multiprocessing.spawn(ddp_worker, args=(str(tmp_path), str(run[0] / "cut/weights/last.pt")), nprocs=2)
+    checkpoint = str(run[0] / "cut/weights/last.pt")
+    torch.multiprocessing.spawn(ddp_worker, args=(str(tmp_path), checkpoint), nprocs=2)
     one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+    start = dict(torch.load(checkpoint, weights_only=False)["model"].float().named_parameters())
+    assert not [name for name in one if name.endswith(".w") and torch.equal(one[name], start[name])]
 
 
 def test_the_file_that_ultralytics_writes_for_ddp_workers_trains_a_model_with_blocks(data, tmp_path):

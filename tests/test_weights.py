@@ -270,7 +270,7 @@ def test_one_channel_input_adapts_the_first_convolution_without_a_warning(source
 def test_fused_weights_are_named_as_such(source, log):
     fused = copy.deepcopy(read(source("yolov8n-seg"))["model"]).eval().fuse(verbose=False)
     fresh("yolov8n-seg-wnlb").load(fused)
-    assert any("another scale, or fused" in line for line in warnings_of(log))
+    assert any("a model fused for inference" in line for line in warnings_of(log))
 
 
 def test_an_identity_row_in_front_of_a_block_keeps_the_transfer(source, log):
@@ -282,3 +282,40 @@ def test_an_identity_row_in_front_of_a_block_keeps_the_transfer(source, log):
     ours.load(theirs)
     assert "417/417" in told(log)[0] and warnings_of(log) == []
     assert_equal(outputs(ours), outputs(theirs["model"]))
+
+
+def test_a_fixed_w_is_not_overwritten_by_a_checkpoint(source, log):
+    definition, _ = graft(load_yaml("yolov8n-seg.yaml"), options={"w_init": 0.5, "w_learnable": False})
+    ours = SegmentationModel({**definition, "scale": "n"}, verbose=False)
+    ours.load(read(source("yolov8n-seg-wnlb")))
+    assert [block.w.item() for block in blocks_of(ours)] == [0.5] * 3
+    assert warnings_of(log)[0].endswith("block 5 keeps its fixed w = 0.5; it was 0.25")
+
+
+def test_a_block_finds_its_place_behind_an_identity_row(source, log):
+    definition, _ = graft(load_yaml("yolov8n-seg.yaml"), ["P3"])
+    behind = copy.deepcopy(definition)
+    behind["backbone"].insert(5, [4, 1, "nn.Identity", []])
+    for row in [*behind["backbone"][6:], *behind["head"]]:
+        row[0] = [i + 1 if i >= 5 else i for i in row[0]] if isinstance(row[0], list) else row[0]
+    one, two = (SegmentationModel({**d, "scale": "n"}, verbose=False) for d in (definition, behind))
+    for theirs, ours in ((one, copy.deepcopy(two)), (two, copy.deepcopy(one))):
+        blocks_of(theirs)[0].w.data.fill_(0.3)
+        ours.load(theirs)
+        assert blocks_of(ours)[0].w.item() == pytest.approx(0.3) and warnings_of(log) == []
+        assert_equal(outputs(ours), outputs(theirs))
+
+
+def test_training_says_that_weights_are_random_only_when_they_are(source, log):
+    from types import SimpleNamespace
+
+    from yolo_wnlb.patches import setup_model
+
+    for loaded, said in ((False, 1), (True, 1)):
+        model = fresh("yolov8n-seg-wnlb")
+        model.task = "segment"
+        if loaded:
+            model.load(read(source("yolov8n-seg")))
+        args = SimpleNamespace(model="yolov8n-seg-wnlb.yaml", task="segment", pretrained=True, resume=False)
+        setup_model(lambda trainer: None, SimpleNamespace(model=model, args=args))
+        assert sum("all weights start at random" in line for line in log) == said

@@ -1,6 +1,6 @@
 """Make the stock `yolo` command, `YOLO(...)`, DDP and loader workers know wNLB, without an import.
 
-`yolo_wnlb.pth` (and `yolo_wnlb.start`, PEP 829, from Python 3.18 on) runs `install` when an
+`yolo_wnlb.pth` (from Python 3.15 on `yolo_wnlb.start`, PEP 829) runs `install` when an
 interpreter starts. It puts one finder in front of `sys.meta_path` that waits for the few
 Ultralytics modules in PATCHES and hands each, right after it was executed, to its function in
 `patches`. Nothing else is imported before that, so an interpreter that never uses Ultralytics pays
@@ -26,6 +26,7 @@ PATCHES = {  # module of ultralytics -> function of yolo_wnlb.patches that is gi
     "ultralytics.nn.tasks": "patch_tasks",
     "ultralytics.engine.trainer": "patch_trainer",
 }
+warned = False
 
 
 def disabled() -> bool:
@@ -52,14 +53,23 @@ def patch(module: ModuleType) -> None:
 
         getattr(patches, PATCHES[module.__name__])(module)
     except Exception as error:
+        warn(
+            f"yolo_wnlb could not extend {module.__name__} ({type(error).__name__}: {error}). Ultralytics works "
+            "as usual, but models with wNLB blocks may not. Run 'yolo-wnlb doctor' to see why."
+        )
+
+
+def warn(message: str) -> None:
+    """Say it once in this interpreter; where warnings are errors, on stderr, for nothing may break."""
+    global warned
+    if not warned:
+        warned = True
         import warnings
 
-        warnings.warn(
-            f"yolo_wnlb could not extend {module.__name__} ({type(error).__name__}: {error}). Ultralytics works "
-            "as usual, but models with wNLB blocks may not. Run 'yolo-wnlb doctor' to see why.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        try:
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        except RuntimeWarning:
+            print(message, file=sys.stderr)
 
 
 class Finder:

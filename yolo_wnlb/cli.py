@@ -24,6 +24,9 @@ Training, validation, prediction and export stay with the `yolo` command:
   yolo segment train model=yolov8m-seg-wnlb.yaml pretrained=yolov8m-seg.pt data=shapes-dark.yaml"""
 
 
+PATHS = ("images", "out")  # options whose values are taken as they stand
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 for a check that failed, 2 for a mistake."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
@@ -42,13 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Split into files and key=value pairs; values as `yolo` reads them, commas make lists."""
-    files, options = [], {}
+    files: list[str] = []
+    options: dict[str, Any] = {}
     for word in words:
         key, sign, value = word.partition("=")
-        if not sign:
+        if not sign or not key.isidentifier():  # a path may hold a '=' too
             files.append(word)
-        elif not key or not value:
-            raise ValueError(f"{word!r} is no key=value pair; write {key or 'key'}=value, without spaces around '='")
+        elif not value:
+            raise ValueError(f"{word!r} is no key=value pair; write {key}=value, without spaces around '='")
+        elif key in PATHS:
+            options[key] = value
         else:
             values = [scalar(part) for part in value.split(",")]
             options[key] = values if len(values) > 1 else values[0]
@@ -81,10 +87,9 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
     stem = re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", Path(files[0]).stem)  # a YAML holds all scales
     after = options.pop("after", ["P3", "P4", "P5"])
     after = after if isinstance(after, list) else [after]
-    out = Path(str(options.pop("out", f"{stem}-wnlb.yaml")))
-    if out.exists() and not options.pop("exist_ok", False):
+    out = Path(options.pop("out", f"{stem}-wnlb.yaml"))
+    if not options.pop("exist_ok", False) and out.exists():
         raise ValueError(f"{out} exists; choose another out=, or overwrite it with exist_ok=True")
-    options.pop("exist_ok", None)
 
     for key, value in options.items():
         if isinstance(value, list) and len(value) != len(after):

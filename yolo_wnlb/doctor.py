@@ -69,18 +69,18 @@ def activation() -> Finding:
         return Finding("activation", "switched off by YOLO_WNLB_DISABLE", mend)
     lines = run.stderr.strip().splitlines() or ["the start-up file yolo_wnlb.pth was not run"]
     said = next((line for line in lines if "yolo_wnlb could not" in line), lines[-1])
-    mend = "reinstall with 'pip install --force-reinstall --no-deps yolo-wnlb'; until then 'import yolo_wnlb' first"
+    mend = "reinstall yolo-wnlb with --force-reinstall --no-deps; until then 'import yolo_wnlb' first"
     return Finding("activation", f"not working: {said}", mend)
 
 
 def packages() -> list[Finding]:
     """Report the packages that training, export and low light stand on."""
-    optional = {"onnx": "export", "onnxruntime": "export", "onnxslim": "export"}
-    findings = [
-        Finding(name, version(name) or "not installed") for name in ("yolo-wnlb", "torch", "torchvision", "numpy")
-    ]
-    for name, extra in optional.items():
-        findings.append(Finding(name, version(name) or f"not installed (optional: pip install 'yolo-wnlb[{extra}]')"))
+    findings = []
+    for name in ("yolo-wnlb", "torch", "torchvision", "numpy"):
+        found = version(name)
+        findings.append(Finding(name, found or "not installed", "" if found else f"pip install {name}"))
+    for name in ("onnx", "onnxruntime", "onnxslim"):
+        findings.append(Finding(name, version(name) or f"not installed, needed for ONNX only: pip install {name}"))
     if version("albumentations") and version("albumentationsx"):
         findings.append(
             Finding(
@@ -96,15 +96,16 @@ def opencv() -> Finding:
     """Find several OpenCV distributions: they write into one folder, and the last one wins."""
     here = {name: found for name in OPENCV if (found := version(name))}
     told = ", ".join(f"{name} {found}" for name, found in here.items()) or "not installed"
+    clear = f"pip uninstall -y {' '.join(here)} && " if here else ""
     try:
         import cv2
 
         told += f" (imports as {cv2.__version__})"
     except Exception as error:
-        mend = f"pip uninstall -y {' '.join(here)} && pip install --no-cache-dir opencv-python"
+        mend = f"{clear}pip install --no-cache-dir opencv-python"
         return Finding("opencv", f"{told}; import fails: {error}", mend)
-    if len({found.split(".")[0] for found in here.values()}) > 1 or len(set(here.values())) > 1:
-        mend = f"pip uninstall -y {' '.join(here)} && pip install opencv-python; one is enough for all"
+    if len(set(here.values())) > 1:
+        mend = f"{clear}pip install opencv-python; one is enough for all"
         return Finding("opencv", f"{told}: different versions share one folder", mend)
     if len(here) > 1:
         told += "; both share one folder, harmless while the versions agree"

@@ -50,6 +50,9 @@ def graft(
         [[[1, 2], 1, 'Concat', [1]]]
     """
     rows = [*model["backbone"], *model["head"]]
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != 4:
+            raise ValueError(f"row {number} of the model YAML, {row}: wanted [from, repeats, module, [arguments]]")
     after = [after] if isinstance(after, (str, int)) else after
     if isinstance(options, dict) or options is None:
         options = [options or {}] * len(after)
@@ -58,7 +61,7 @@ def graft(
     blocks: dict[int, list[Any]] = {}
     stages = stage_ends(model) if any(not isinstance(place, int) for place in after) else {}
     for place, option in zip(after, options):
-        if not isinstance(place, int) and place not in stages:
+        if isinstance(place, bool) or (not isinstance(place, int) and place not in stages):
             raise ValueError(f"no stage {place!r} in this backbone; it has {', '.join(stages)} (or give a row number)")
         row = place if isinstance(place, int) else stages[place]
         if not 0 <= row < len(rows) - 1:
@@ -139,7 +142,10 @@ def stage_ends(model: dict[str, Any]) -> dict[str, int]:
     side, channels = 256, int(model.get("channels") or 3)
     backbone = {**deepcopy(model), "head": [], "scale": next(iter(model.get("scales") or [""]))}
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are nobody's business
-        layers, _ = tasks.parse_model(backbone, ch=channels, verbose=False)
+        try:
+            layers, _ = tasks.parse_model(backbone, ch=channels, verbose=False)
+        except KeyError as error:
+            raise ValueError(f"Ultralytics has no module {error} that this backbone names") from error
     outputs: list[Any] = []
     x: Any = torch.zeros(1, channels, side, side)
     ends: dict[str, int] = {}
@@ -164,7 +170,10 @@ def load_yaml(name: str | Path) -> dict[str, Any]:
     """
     from ultralytics.nn import tasks
 
-    model = tasks.yaml_model_load(name)
+    try:
+        model = tasks.yaml_model_load(name)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
     if not {"backbone", "head"} <= set(model):
         raise ValueError(f"{name} is no model definition: it has no 'backbone' and 'head' (is it a data set?)")
     return {key: value for key, value in model.items() if key not in ("scale", "yaml_file")}

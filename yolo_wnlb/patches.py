@@ -7,12 +7,16 @@ the stock code and runs on the oldest and the newest supported release.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+LOADED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that were given pretrained weights
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
@@ -51,12 +55,12 @@ def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) 
     try:
         return stock(file, *args, **kwargs)
     except FileNotFoundError as error:
-        if "nlb" not in name.lower() or not name.endswith((".yaml", ".yml")):
+        known = [*paths.shipped("cfg"), *paths.shipped("datasets")]
+        if not (meant := difflib.get_close_matches(name, known, n=1, cutoff=0.8)):
             raise
         raise FileNotFoundError(
-            f"model YAML '{name}' (of any size) does not exist. yolo_wnlb ships {', '.join(paths.shipped('cfg'))}; "
-            "write the size n, s, m, l or x behind the version (yolov8m-seg-wnlb.yaml). Make others with "
-            "'yolo-wnlb graft'."
+            f"'{name}' does not exist (of any size). Did you mean {meant[0]}? yolo_wnlb ships {', '.join(known)}; a "
+            "size n, s, m, l or x goes behind the version, yolov8m-seg-wnlb.yaml. Make others with 'yolo-wnlb graft'."
         ) from error
 
 
@@ -83,9 +87,13 @@ def patch_tasks(tasks: ModuleType) -> None:
 
 def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Check the wNLB rows and complete them with what the stock parser passes on verbatim."""
-    from yolo_wnlb.grafting import NAMES, complete
+    from ultralytics.nn import tasks
 
-    rows = [complete(i, row) if row[2] in NAMES else row for i, row in enumerate([*d["backbone"], *d["head"]])]
+    from yolo_wnlb.grafting import complete
+    from yolo_wnlb.wnlb import WNLB
+
+    rows = [*d["backbone"], *d["head"]]  # a user's own class of that name is left alone
+    rows = [complete(i, row) if getattr(tasks, str(row[2]), None) is WNLB else row for i, row in enumerate(rows)]
     cut = len(d["backbone"])
     return stock({**d, "backbone": rows[:cut], "head": rows[cut:]}, *args, **kwargs)
 
@@ -94,13 +102,15 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
     """Load pretrained weights lined up with the blocks, report the transfer, carry class names."""
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.weights import align, carry_names, has_blocks, layers_of, report
+    from yolo_wnlb.weights import align, carry_names, has_blocks, hold_fixed, layers_of, report
 
     source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
     if not layers_of(source) or not (has_blocks(model) or has_blocks(source)):
         return stock(model, weights, verbose)
     aligned, left_out = align(source, model)
     stock(model, aligned, verbose)
+    LOADED.add(model)
+    hold_fixed(model)
     carry_names(source, model)
     summary, warnings = report(aligned, model, left_out)
     if verbose:
@@ -123,6 +133,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
 
     Raises:
         ValueError: the task and the head differ, which Ultralytics finds out in the middle of a step.
+        FileNotFoundError: the weights are not there; says what may stand there instead.
     """
     from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import LOGGER
@@ -130,7 +141,13 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
     from yolo_wnlb.weights import has_blocks
 
     given = trainer.model if isinstance(trainer.model, (str, os.PathLike)) else trainer.args.model
-    checkpoint = stock(trainer)
+    try:
+        checkpoint = stock(trainer)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. model={given} and pretrained={trainer.args.pretrained} must be files here, or official names "
+            "such as yolov8m-seg.pt, which Ultralytics downloads"
+        ) from error
     if has_blocks(trainer.model):
         task, wanted = guess_model_task(trainer.model), trainer.args.task
         if task != wanted:
@@ -138,9 +155,8 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
                 f"task '{wanted}' cannot train {given}, a model for '{task}': run 'yolo {task} train ...', or give a "
                 f"model YAML for '{wanted}' (segment: yolov8n-seg-wnlb.yaml, detect: yolov8n-wnlb.yaml)"
             )
-        if str(given).endswith((".yaml", ".yml")) and not isinstance(trainer.args.pretrained, (str, os.PathLike)):
-            example = str(given).replace("-wnlb4", "").replace("-wnlb", "").replace("-nlb", "")
-            LOGGER.info(f"wNLB: all weights start at random; to keep trained ones, pretrained={example[:-5]}.pt")
+        if trainer.model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
+            LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
     return checkpoint
 
 

@@ -42,16 +42,22 @@ def align(source: nn.Module, target: nn.Module) -> tuple[nn.Module, list[WNLB]]:
     theirs = iter(layers_of(source))
     left_out: list[WNLB] = []
     lined_up: list[nn.Module] = []
+    waiting: list[nn.Module] = []  # places of the source at this point
     following = next(theirs, None)
     for layer in layers_of(target):
-        if isinstance(layer, PLACES) and not isinstance(following, PLACES):
-            lined_up.append(nn.Identity())
-            continue
-        while isinstance(following, PLACES) and not isinstance(layer, PLACES):
-            left_out += [following] if isinstance(following, WNLB) else []
+        while isinstance(following, PLACES):
+            waiting.append(following)
             following = next(theirs, None)
-        lined_up += [] if following is None else [following]
-        following = next(theirs, None)
+        if isinstance(layer, PLACES):
+            twin = next((place for place in waiting if type(place) is type(layer)), None)
+            lined_up.append(nn.Identity() if twin is None else twin)
+            waiting = [place for place in waiting if place is not twin]
+        else:
+            left_out += [place for place in waiting if isinstance(place, WNLB)]
+            waiting = []
+            lined_up += [] if following is None else [following]
+            following = next(theirs, None)
+    left_out += [place for place in waiting if isinstance(place, WNLB)]
     lined_up += [layer for layer in (following, *theirs) if layer is not None]
     view = copy.copy(source)
     view._modules = {**source._modules, "model": nn.Sequential(*lined_up)}
@@ -91,9 +97,11 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
             pairs = [(name, getattr(a, name), getattr(b, name)) for name in FORM]
             if changed := [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]:
                 warnings.append(f"wNLB: block {number} was trained as another function ({', '.join(changed)})")
+            if is_fixed(b) and a.weighted and a.w.item() != b.w_init:
+                warnings.append(f"wNLB: block {number} keeps its fixed w = {b.w_init:g}; it was {a.w.item():.4g}")
     kinds = [[type(x).__name__ for x in layers_of(m)[:-1] if not isinstance(x, PLACES)] for m in (source, target)]
     if kinds[0] != kinds[1] or any(not name.startswith(blocks) for name in lost):
-        what = "another architecture" if kinds[0] != kinds[1] else "another scale, or fused"
+        what = _mismatch(source, target, kinds[0] == kinds[1])
         example = f" (the first that does not fit: {lost[0]}, {_fit(lost[0], theirs, ours)})" if lost else ""
         warnings.append(
             f"wNLB: the pretrained weights are of {what}: {_name(source)} into {_name(target)}. Only {len(fits)} of "
@@ -103,12 +111,31 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
     return summary, warnings
 
 
+def is_fixed(block: WNLB) -> bool:
+    """Tell whether w is a constant of the model definition: then no checkpoint sets it."""
+    return block.weighted and "w" in block._buffers
+
+
+def hold_fixed(model: nn.Module) -> None:
+    """Set every fixed w back to the value that the model definition gives it."""
+    for block in layers_of(model):
+        if isinstance(block, WNLB) and is_fixed(block):
+            block.w.fill_(block.w_init)
+
+
 def carry_names(source: Any, target: Any) -> None:
     """Give the target the class names of the source, if it has as many and only placeholders."""
     names = getattr(source, "names", None)
     placeholders = {i: str(i) for i in range(len(names or {}))}
     if isinstance(names, dict) and names and getattr(target, "names", None) == placeholders:
         target.names = dict(names)
+
+
+def _mismatch(source: Any, target: Any, same_kinds: bool) -> str:
+    scales = [(getattr(model, "yaml", None) or {}).get("scale") for model in (source, target)]
+    if same_kinds and source.is_fused():
+        return "a model fused for inference"
+    return "another scale" if same_kinds and scales[0] != scales[1] else "another architecture"
 
 
 def _name(model: Any) -> str:

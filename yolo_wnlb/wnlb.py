@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 INITS = ("identity", "released")
-MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` has to build
+MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` builds; a step holds about two
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def concatenation_response(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias
         )
     w_q, w_k = weight.reshape(2, -1, 1)
     pairs = torch.relu(q @ w_q + (k @ w_k).transpose(1, 2) + bias)  # (B, N, 1) + (B, 1, M)
-    return (pairs / m) @ v
+    return pairs @ (v / m)
 
 
 class WNLB(nn.Module):
