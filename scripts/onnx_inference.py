@@ -178,12 +178,14 @@ def main() -> None:
     model = Model(args.model)
     args.out.mkdir(parents=True, exist_ok=True)
     for path in args.images:
-        picture = cv2.imread(str(path))
+        if not path.is_file():
+            parser.error(f"picture {path} does not exist")
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
         if picture is None:
-            parser.error(f"{path} is missing or not a readable picture")
+            parser.error(f"{path} is not a readable picture")
         found = model(picture, args.conf, args.iou)
-        target = args.out / f"{path.stem}.png"
-        cv2.imwrite(str(target), draw(picture, found, model.names))
+        target = args.out / f"{path.stem}_found.png"  # never the picture itself
+        cv2.imencode(".png", draw(picture, found, model.names))[1].tofile(target)
         counts = ", ".join(f"{(found.classes == c).sum()} {model.names[c]}" for c in np.unique(found.classes))
         print(f"{path}: {counts or 'nothing found'} -> {target}")
 

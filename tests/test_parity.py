@@ -181,6 +181,16 @@ def test_a_changed_w_is_caught_and_an_inactive_block_is_mentioned(segment, stati
     assert not parity.ok and "still the identity" in str(parity)
 
 
+def test_outputs_that_were_never_compared_are_no_parity(segment, static, folder):
+    """Boxes and coefficients count where there is a score: a model that sees nothing shows nothing."""
+    model = YOLO(segment)
+    for branch in model.model.model[-1].cv3:
+        branch[-1].bias.data -= 30
+    model.save(folder / "dark.pt")
+    parity = check_export(folder / "dark.pt", export(folder / "dark.pt", "dark_static"))
+    assert not parity.ok and "no boxes were compared" in str(parity)
+
+
 def test_missing_detections_are_caught(segment, static, folder):
     model = YOLO(segment)
     for branch in model.model.model[-1].cv3:

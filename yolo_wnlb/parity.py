@@ -17,6 +17,8 @@ from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.metrics import box_iou
 
+from yolo_wnlb.wnlb import WNLB
+
 OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
 CONF = 0.25  # of the final comparison: the default of `yolo predict`
 FLOOR = 0.001  # anchors below this score become a detection nowhere, not even in `yolo val`
@@ -44,6 +46,7 @@ class Parity:
             scores in [0, 1], mask coefficients and prototypes (segmentation only) as they are.
             Boxes and coefficients count where a score is above 0.001, the floor of `yolo val`.
         magnitude: Largest magnitude of each raw output of the checkpoint.
+        missing: Outputs that were never compared, because no score reached that floor.
         inputs: The shapes compared, such as '2x3x160x192'.
         detections: Final detections of the checkpoint above confidence 0.25.
         unmatched: Detections of either model that the other does not have.
@@ -57,6 +60,7 @@ class Parity:
     tolerance: dict[str, float]
     difference: dict[str, float] = field(default_factory=dict)
     magnitude: dict[str, float] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     detections: int = 0
     unmatched: int = 0
@@ -77,6 +81,7 @@ class Parity:
             for name, difference in self.difference.items()
             if not difference <= self.limit(name)  # a NaN fails
         ]
+        reasons += [f"no {name} were compared, for want of scores above {FLOOR}" for name in self.missing]
         if self.unmatched > ALONE[self.precision] * self.detections:
             reasons.append(f"{self.unmatched} detections are in one model only")
         if self.masks_off:
@@ -129,11 +134,11 @@ def check_export(
             exports that compute in 16 bit.
 
     Returns:
-        The figures. `ok` is False when a raw difference exceeds its tolerance, when a detection is
-        in one model only (more than the share `ALONE` of 16-bit ones; those that the score
-        tolerance moves across the confidence of 0.25 do not count), or when a pair of masks has
-        IoU below `MASK_IOU` and differs in more than the pixels along its outline: there one pixel
-        costs a tiny mask several per cent.
+        The figures. `ok` is False when a raw difference exceeds its tolerance or an output was
+        never compared, when a detection is in one model only (more than the share `ALONE` of 16-bit
+        ones; those that the score tolerance moves across the confidence of 0.25 do not count), or
+        when a pair of masks has IoU below `MASK_IOU` and differs in more than the pixels along its
+        outline: there one pixel costs a tiny mask several per cent.
 
     Raises:
         FileNotFoundError: a file, the folder or its pictures are missing.
@@ -148,7 +153,7 @@ def check_export(
     precision = precision_of(backend)
     limits = TOLERANCE[precision] if tolerance is None else dict.fromkeys(OUTPUTS, float(tolerance))
     parity = Parity(f"{weights} against {exported}", precision, limits)
-    if any(type(m).__name__ == "WNLB" and m.weighted and m.w.item() == 0 for m in model.model.modules()):
+    if any(isinstance(m, WNLB) and m.weighted and m.w.item() == 0 for m in model.model.modules()):
         parity.notes.append("a wNLB block is still the identity (w = 0): parity says nothing about it")
     if not dynamic:
         parity.notes.append("static export: compared at its one size")
@@ -172,6 +177,8 @@ def check_export(
             options["nms"] = False  # selects the same head of the checkpoint
         for result in zip(*(m.predict(pictures, **options) for m in finals), strict=True):
             compare_final(parity, *result)
+    outputs = OUTPUTS if model.task == "segment" else OUTPUTS[:2]
+    parity.missing = [name for name in outputs if name not in parity.difference]
     if not parity.detections:
         parity.notes.append(f"nothing found above {CONF}: only the raw outputs were compared")
     return parity
