@@ -28,6 +28,8 @@ def darken_dataset(data: Path, out: Path, exposure: float, full_well_e: float, r
     Raises:
         ValueError, OSError: with the remedy; nothing of the source is ever written to.
     """
+    if data.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{data} is no YAML; give the data.yaml that describes the data set")
     source = check_det_dataset(str(data), autodownload=False)
     splits = {split: source[split] for split in ("train", "val", "test") if source.get(split)}
     if out.exists() and any(out.iterdir()):

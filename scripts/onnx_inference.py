@@ -168,19 +168,27 @@ def draw(picture: np.ndarray, found: Detections, names: dict[int, str]) -> np.nd
 
 def main() -> None:
     """Annotate the pictures named on the command line."""
-    parser = argparse.ArgumentParser(description="Run a YOLO .onnx file with onnxruntime only.")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("images", type=Path, nargs="+")
+    parser = argparse.ArgumentParser(
+        description="Run a YOLO .onnx file with onnxruntime only.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="what `yolo export format=onnx` wrote")
+    parser.add_argument("images", type=Path, nargs="+", help="pictures, or folders of them")
     parser.add_argument("--conf", type=float, default=0.25, help="lowest confidence, 0 to 1")
     parser.add_argument("--iou", type=float, default=0.7, help="largest overlap in NMS, 0 to 1")
     parser.add_argument("--out", type=Path, default=Path("annotated"), help="folder to write to")
     args = parser.parse_args()
+    if args.model.suffix != ".onnx" or not args.model.is_file():
+        parser.error(f"{args.model} is no .onnx file; write one with `yolo export model=best.pt format=onnx`")
+    if not (0 <= args.conf <= 1 and 0 <= args.iou <= 1):
+        parser.error(f"--conf {args.conf} and --iou {args.iou} have to lie between 0 and 1")
     model = Model(args.model)
     args.out.mkdir(parents=True, exist_ok=True)
-    for path in args.images:
+    for path in [file for given in args.images for file in (sorted(given.iterdir()) if given.is_dir() else [given])]:
         if not path.is_file():
             parser.error(f"picture {path} does not exist")
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        data = np.fromfile(path, np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
         if picture is None:
             parser.error(f"{path} is not a readable picture")
         found = model(picture, args.conf, args.iou)

@@ -371,3 +371,10 @@ def test_a_wrong_option_names_the_row_of_its_own_place():
 def test_a_short_row_is_named():
     with pytest.raises(ValueError, match=r"row 7 .*wanted \[from, repeats, module"):
         complete(7, [-1, 1, "wNLB"])
+
+
+def test_stages_may_be_small_letters_and_the_model_an_option(tmp_path, capsys):
+    out = tmp_path / "yolov8-seg-wnlb.yaml"
+    assert main(["graft", "model=yolov8-seg.yaml", "after=p3,p5", f"out={out}"]) == 0
+    assert [i for i, row in enumerate(load_yaml(out)["backbone"]) if row[2] == "wNLB"] == [5, 10]
+    assert "hides the model yolov8-seg-wnlb.yaml that ships" in capsys.readouterr().out

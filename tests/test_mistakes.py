@@ -198,7 +198,7 @@ MISTAKES = [  # what was done, how, and what the message must say
     ),
     ("unreadable image", unreadable_image, ["night.jpg", "not a readable picture"]),
     ("corrupt ONNX", corrupt_export, ["best.onnx"]),
-    ("export-check of one file", lambda: command("export-check", "best.pt"), ["found 1", "best.onnx"]),
+    ("export-check of one file", lambda: command("export-check", "best.pt"), ["found ['best.pt']", "best.onnx"]),
     ("float image to darken", float_image, ["float32", "uint8", "255"]),
     ("foreign folder for the built-in data", foreign_folder, ["shapes"]),
 ]

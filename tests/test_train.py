@@ -189,6 +189,14 @@ def test_a_fixed_w_stays_fixed_and_frozen_layers_stay_still(data, tmp_path):
     assert moved and min(moved) == 6, "freeze=6 freezes layers 0 to 5, the block among them"
 
 
+def test_freezing_a_block_that_does_nothing_is_a_warning(data, tmp_path, log):
+    trainer = train(data, tmp_path, freeze=10, val=False)
+    (warning,) = [line for line in log if line.startswith("WARNING") and "wNLB" in line]
+    assert "freeze=10 freezes 2 of 3 w (at 0, 0)" in warning and "freeze=[0,1,2" in warning
+    assert any("wNLB: 1 weights w with" in line for line in log)
+    assert [block.w.requires_grad for block in blocks_of(trainer.model)] == [False, False, True]
+
+
 def ddp_worker(rank, folder, checkpoint):
     """One of two processes: the gradients of a step are averaged over both."""
     import torch.distributed as dist

@@ -81,15 +81,19 @@ def take(options: dict[str, Any], known: dict[str, Any]) -> list[Any]:
 def run_graft(files: list[str], options: dict[str, Any]) -> int:
     """Write the grafted YAML next to where the user stands."""
     from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+    from yolo_wnlb.paths import find
 
+    files = [*files, *([str(options.pop("model"))] if "model" in options else [])]
     if len(files) != 1:
-        raise ValueError(f"wants one model YAML, found {len(files)}: yolo-wnlb graft yolo11-seg.yaml after=P3,P4,P5")
+        raise ValueError(f"wants one model YAML, found {files}: yolo-wnlb graft yolo11-seg.yaml after=P3,P4,P5")
     stem = re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", Path(files[0]).stem)  # a YAML holds all scales
     after = options.pop("after", ["P3", "P4", "P5"])
     after = after if isinstance(after, list) else [after]
     out = Path(options.pop("out", f"{stem}-wnlb.yaml"))
     if not options.pop("exist_ok", False) and out.exists():
         raise ValueError(f"{out} exists; choose another out=, or overwrite it with exist_ok=True")
+    if not out.parent.is_dir():
+        raise ValueError(f"there is no folder {out.parent} to write {out.name} into; make it, or choose another out=")
 
     for key, value in options.items():
         if isinstance(value, list) and len(value) != len(after):
@@ -101,6 +105,10 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
     title = f"{stem} with wNLB blocks. AGPL-3.0. Written by\nyolo-wnlb graft {stem}.yaml {' '.join(words)}"
     out.write_text(to_yaml(model, title), encoding="utf-8")
     print(f"wrote {out}: {len(after)} blocks after {', '.join(map(str, after))}")
+    if find(out.name):
+        print(
+            f"note: where this file lies it hides the model {out.name} that ships with yolo_wnlb; out= takes any name"
+        )
     return 0
 
 
@@ -109,7 +117,7 @@ def run_export_check(files: list[str], options: dict[str, Any]) -> int:
     from yolo_wnlb.parity import check_export
 
     if len(files) != 2:
-        raise ValueError(f"wants a checkpoint and its export, found {len(files)} files: export-check best.pt best.onnx")
+        raise ValueError(f"wants a checkpoint and its export, found {files}: export-check best.pt best.onnx images=...")
     images, sizes, tolerance = take(options, {"images": None, "sizes": None, "tolerance": None})
     sizes = [sizes] if isinstance(sizes, int) else sizes
     result = check_export(files[0], files[1], images, sizes, tolerance)

@@ -61,9 +61,10 @@ def graft(
     blocks: dict[int, list[Any]] = {}
     stages = stage_ends(model) if any(not isinstance(place, int) for place in after) else {}
     for place, option in zip(after, options):
-        if isinstance(place, bool) or (not isinstance(place, int) and place not in stages):
+        stage = str(place).upper()
+        if isinstance(place, bool) or (not isinstance(place, int) and stage not in stages):
             raise ValueError(f"no stage {place!r} in this backbone; it has {', '.join(stages)} (or give a row number)")
-        row = place if isinstance(place, int) else stages[place]
+        row = place if isinstance(place, int) else stages[stage]
         if not 0 <= row < len(rows) - 1:
             raise ValueError(f"no place after row {row}: the model has rows 0 to {len(rows) - 1}, the last is its head")
         if row in blocks or rows[row + 1][2] in NAMES or rows[row][2] in NAMES:
@@ -170,6 +171,8 @@ def load_yaml(name: str | Path) -> dict[str, Any]:
     """
     from ultralytics.nn import tasks
 
+    if Path(name).suffix not in (".yaml", ".yml"):
+        raise ValueError(f"{name} is no YAML; give the definition of the model, such as yolov8-seg.yaml")
     try:
         model = tasks.yaml_model_load(name)
     except yaml.YAMLError as error:

@@ -56,11 +56,11 @@ def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) 
         return stock(file, *args, **kwargs)
     except FileNotFoundError as error:
         known = [*paths.shipped("cfg"), *paths.shipped("datasets")]
-        if not (meant := difflib.get_close_matches(name, known, n=1, cutoff=0.8)):
+        if not (meant := difflib.get_close_matches(name, known, cutoff=0.8)):
             raise
         raise FileNotFoundError(
-            f"'{name}' does not exist (of any size). Did you mean {meant[0]}? yolo_wnlb ships {', '.join(known)}; a "
-            "size n, s, m, l or x goes behind the version, yolov8m-seg-wnlb.yaml. Make others with 'yolo-wnlb graft'."
+            f"'{name}' does not exist (of any size). Did you mean {' or '.join(meant)}? A size n, s, m, l or x goes "
+            "behind the version: yolov8m-seg-wnlb.yaml. Make other models with 'yolo-wnlb graft'."
         ) from error
 
 
@@ -171,7 +171,8 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
     from yolo_wnlb.wnlb import WNLB
 
     optimizer = stock(trainer, model, *args, **kwargs)
-    blocks = [m for m in model.modules() if isinstance(m, WNLB) and "w" in m._parameters]
+    learnable = [m for m in model.modules() if isinstance(m, WNLB) and "w" in m._parameters]
+    blocks = [block for block in learnable if block.w.requires_grad]
     for factor in sorted({block.w_lr for block in blocks}):
         scalars = [block.w for block in blocks if block.w_lr == factor]
         ids = {id(w) for w in scalars}
@@ -181,4 +182,10 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
         settings = {**home, "lr": home["lr"] * factor, "weight_decay": 0.0, "param_group": "wnlb"}
         optimizer.add_param_group({**settings, "params": scalars})
         LOGGER.info(f"wNLB: {len(scalars)} weights w with learning rate {settings['lr']:.3g} and no decay")
+    if frozen := [block for block in learnable if not block.w.requires_grad]:
+        told = ", ".join(f"{block.w.item():.4g}" for block in frozen)
+        LOGGER.warning(
+            f"wNLB: freeze={trainer.args.freeze} freezes {len(frozen)} of {len(learnable)} w (at {told}): a block at "
+            "w = 0 does nothing. To freeze the backbone around the blocks, list its layers: freeze=[0,1,2,3,4,6,...]"
+        )
     return optimizer
