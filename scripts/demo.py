@@ -20,7 +20,7 @@ from ultralytics import YOLO
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.engine.results import Results
 
-from yolo_wnlb import check_export
+from yolo_wnlb import WNLB, check_export
 
 IMGSZ = 160
 # A nano model from scratch in minutes on two cores: small batches, each of them a step (nbs = batch).
@@ -54,7 +54,7 @@ def main() -> int:
     overview(results, out / "overview.jpg")
     parity = check_export(best, onnx, images=pictures)
 
-    learned = [f"{m.w.item():+.4f}" for m in trained.model.modules() if type(m).__name__ == "WNLB"]
+    learned = [f"{m.w.item():+.4f}" for m in trained.model.modules() if isinstance(m, WNLB)]
     print(f"\n{parity}\n")
     print(f"mask mAP50-95 {metrics.seg.map:.3f}, mAP50 {metrics.seg.map50:.3f} on 100 dark pictures of shapes")
     print(f"learned w after P3, P4, P5: {', '.join(learned)}")

@@ -51,8 +51,7 @@ def graft(
     """
     rows = [*model["backbone"], *model["head"]]
     for number, row in enumerate(rows):
-        if not isinstance(row, list) or len(row) != 4:
-            raise ValueError(f"row {number} of the model YAML, {row}: wanted [from, repeats, module, [arguments]]")
+        fields(number, row)
     after = [after] if isinstance(after, (str, int)) else after
     if isinstance(options, dict) or options is None:
         options = [options or {}] * len(after)
@@ -91,6 +90,13 @@ def graft(
     return {**deepcopy(model), "backbone": grafted[:cut], "head": grafted[cut:]}, new
 
 
+def fields(number: int, row: Any) -> list[Any]:
+    """Return the row, which is [from, repeats, module, arguments]; a ValueError names any other."""
+    if not isinstance(row, list) or len(row) != 4:
+        raise ValueError(f"row {number} of the model YAML, {row}: wanted [from, repeats, module, [arguments]]")
+    return row
+
+
 def complete(number: int, row: list[Any]) -> list[Any]:
     """Check a row `[-1, 1, wNLB, [{options}]]` and give it the positional arguments of the parser.
 
@@ -100,9 +106,7 @@ def complete(number: int, row: list[Any]) -> list[Any]:
     Raises:
         ValueError, TypeError: names the row, what is wrong, and the choices.
     """
-    if len(row) != 4:
-        raise ValueError(f"row {number} of the model YAML, {row}: wanted [from, repeats, module, [arguments]]")
-    source, repeats, module, args = row
+    source, repeats, module, args = fields(number, row)
     known = {name: p.default for name, p in inspect.signature(WNLB).parameters.items() if name != "in_channels"}
     usage = f"write [-1, 1, {module}, []] or [-1, 1, {module}, [{{operation: dot_product, sub_sample: 2}}]]"
     where = f"row {number} of the model YAML, {row}:"

@@ -112,8 +112,8 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
     LOADED.add(model)
     hold_fixed(model)
     carry_names(source, model)
-    summary, warnings = report(aligned, model, left_out)
     if verbose:
+        summary, warnings = report(aligned, model, left_out)
         LOGGER.info(summary)
         for warning in warnings:
             LOGGER.warning(warning)

@@ -1,7 +1,7 @@
 """Carry pretrained weights over an insertion of blocks: every tensor, and a report of what moved.
 
 Ultralytics matches tensors by name, and a name carries the number of its layer, so an inserted
-layer makes the stock `load` drop four fifths of the tensors and put some into the wrong layer.
+layer makes the stock `load` drop three quarters of the tensors or more and put some into the wrong layer.
 Here the source is lined up with the target first; then the stock `load` does all the rest.
 """
 
@@ -71,15 +71,15 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
         The summary line, and the warnings (empty when the source is the target without blocks).
     """
     theirs, ours = source.state_dict(), target.state_dict()
-    fits = [name for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape]
-    unfit = [name for name in theirs if name not in set(fits)]
+    fits = {name for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
+    unfit = [name for name in theirs if name not in fits]
     blocks = tuple(f"model.{i}." for i, layer in enumerate(layers_of(target)) if isinstance(layer, WNLB))
     absent = [name for name in ours if name not in theirs]
     new = [name for name in absent if blocks and name.startswith(blocks)]
     last = f"model.{len(layers_of(source)) - 1}."
     head = [name for name in unfit if name.startswith(last)]
     stem = [name for name in unfit if name == FIRST_CONV and ours[name].shape[0] == theirs[name].shape[0]]
-    lost = [name for name in unfit if name not in {*head, *stem}]
+    lost = [name for name in unfit if name not in (*head, *stem)]
 
     summary = f"wNLB: {len(fits)}/{len(theirs)} tensors of the pretrained model kept, {len(new)} new in the blocks"
     if len(absent) > len(new):

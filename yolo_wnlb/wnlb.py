@@ -29,6 +29,11 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).contiguous()
 
 
+def widen(tokens: Tensor, extra: int) -> Tensor:
+    """Append `extra` zero channels to tokens (B, N, C). Adding none is no copy, as it is in F.pad."""
+    return F.pad(tokens, (0, extra)) if extra else tokens
+
+
 def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """y = softmax(scale * q k^T) v, without the N x M map outside of ONNX graphs.
 
@@ -65,7 +70,7 @@ def concatenation_response(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias
             f"(limit {MAX_MAP_BYTES / 2**30:.0f} GiB); use it on smaller maps, raise sub_sample, or choose "
             "'embedded_gaussian' or 'dot_product', which build no map"
         )
-    w_q, w_k = weight.reshape(2, -1, 1)
+    w_q, w_k = weight.reshape(2, -1, 1).unbind()
     pairs = torch.relu(q @ w_q + (k @ w_k).transpose(1, 2) + bias)  # (B, N, 1) + (B, 1, M)
     return pairs @ (v / m)
 
@@ -200,7 +205,7 @@ class WNLB(nn.Module):
             # one width for all three; zeros change neither the products nor the values
             d = self.in_channels if self.operation == "gaussian" else self.embed_dim
             width = max(d, self.embed_dim)
-            q, k, v = F.pad(q, (0, width - d)), F.pad(k, (0, width - d)), F.pad(v, (0, width - self.embed_dim))
+            q, k, v = widen(q, width - d), widen(k, width - d), widen(v, width - self.embed_dim)
             scale = d**-0.5 if self.scale is None else self.scale
             y = softmax_response(q, k, v, scale)[..., : self.embed_dim]
         y = self.W_z(y.transpose(1, 2).reshape(x.shape[0], self.embed_dim, *x.shape[2:]))
