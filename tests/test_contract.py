@@ -6,6 +6,7 @@ A failure here after an upgrade of Ultralytics names, in its message, the functi
 import inspect
 import re
 from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -14,13 +15,15 @@ import pytest
 import torch
 import yaml
 from torch import nn
-from ultralytics import YOLO
+from ultralytics import YOLO, cfg
 from ultralytics.data import utils as data_utils
+from ultralytics.data.base import BaseDataset
+from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine import trainer as engine
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
-from ultralytics.utils import checks
+from ultralytics.utils import SETTINGS, checks
 
 from yolo_wnlb import grafting as surgery
 from yolo_wnlb.wnlb import INITS, OPERATIONS, WNLB
@@ -304,3 +307,74 @@ def test_the_exporter_replaces_forward_of_no_layer_but_c2f(tmp_path, monkeypatch
     assert split and all(issubclass(kind, C2f) for kind in split), "WNLB.forward: is it still exported?"
     blocks = [m for m in modules if isinstance(m, WNLB)]
     assert len(blocks) == 3 and not any("forward" in vars(block) for block in blocks), "WNLB.forward is not exported"
+
+
+# ---- ultralytics.cfg, ultralytics.data.base: lowlight= -------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A data set of two pictures, and the definition that Ultralytics makes of its YAML."""
+    folder = tmp_path_factory.mktemp("images")
+    for split in ("train", "val"):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        cv2.imwrite(str(folder / f"images/{split}/a.png"), np.full((40, 60, 3), 200, np.uint8))
+        (folder / f"labels/{split}/a.txt").write_text("0 .2 .2 .8 .2 .8 .8\n")
+    file = folder / "data.yaml"
+    file.write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": ["a"], "lowlight": "x"}))
+    return data_utils.check_det_dataset(str(file))
+
+
+def build(images, mode="train", **options):
+    settings = cfg.get_cfg(overrides={"task": "segment", "imgsz": 64, **options})
+    return build_yolo_dataset(settings, images[mode], 1, images, mode=mode, rect=mode == "val")
+
+
+def test_get_cfg_aligns_and_checks_through_its_module(monkeypatch):
+    assert parameters(cfg.check_dict_alignment)[:2] == ["base", "custom"], "patches.check_dict_alignment"
+    called = []
+    for name in ("check_dict_alignment", "check_cfg"):
+        stock = getattr(cfg, name)
+        monkeypatch.setattr(cfg, name, lambda *a, n=name, f=stock, **k: called.append((n, a[0])) or f(*a, **k))
+    cfg.get_cfg(overrides={"epochs": 1})
+    assert [name for name, _ in called] == ["check_dict_alignment", "check_cfg"], "patches.check_cfg"
+    assert all("imgsz" in base for _, base in called), "patches.check_dict_alignment tells runs from settings by imgsz"
+    assert "imgsz" not in SETTINGS, "patches.check_dict_alignment"
+
+
+def test_arguments_travel_into_checkpoints_and_back_by_name():
+    assert cfg.get_cfg(vars(cfg.get_cfg(overrides={"lowlight": "severe"}))).lowlight == "severe", (
+        "resume keeps lowlight"
+    )
+    assert "lowlight" not in vars(cfg.get_cfg()), "stock Ultralytics can resume a run without it"
+
+
+def test_a_data_set_is_built_with_hyp_and_knows_its_definition_first(images):
+    assert "hyp" in parameters(BaseDataset.__init__), "patches.init_dataset"
+    built = build(images)
+    assert built.data["lowlight"] == "x" and Path(built.data["path"]) == Path(images["path"]), "dark_training.attach"
+    assert built.augment and not build(images, "val").augment, "dark_training.DarkLoader tells training by augment"
+    assert (built.channels, built.ni, len(built.im_files)) == (3, 1, 1) and built.prefix is not None
+
+
+def test_every_picture_comes_from_load_image_of_the_instance(images):
+    built = build(images, "val")
+    image, original, resized = built.load_image(0)
+    assert (image.shape, image.dtype, original, resized[:2]) == ((43, 64, 3), np.uint8, (40, 60), (43, 64))
+    built.load_image = lambda i, *args, **kwargs: (np.full_like(image, 7), original, resized)
+    assert (built.get_image_and_label(0)["img"] == 7).all(), "dark_training.DarkLoader stands in for load_image"
+    assert set(np.unique(built[0]["img"])) == {7, 114}, "padding comes later"
+
+
+def test_the_transforms_of_a_data_set_hold_albumentations_by_name(images):
+    steps = build(images).transforms.transforms
+    assert any(type(step).__name__ == "Albumentations" and hasattr(step, "transform") for step in steps), (
+        "dark_training.check_pipeline"
+    )
+
+
+def test_a_trainer_sets_up_its_loaders_under_these_names():
+    source = inspect.getsource(engine.BaseTrainer)
+    assert "self.train_loader" in source and "self.test_loader" in source, "dark_training.check_pipeline"
+    assert parameters(engine.BaseTrainer._setup_train)[0] == "self", "patches.setup_train"

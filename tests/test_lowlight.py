@@ -1,120 +1,824 @@
-"""The darkening: its physics measured on flat pictures, and its door."""
+"""The camera: its physics measured on its own pictures, what it promises of bytes and types, its door."""
 
+import doctest
+import inspect
+import json
+import math
+import random
+from ast import literal_eval
+from dataclasses import asdict, replace
 from itertools import pairwise
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from conftest import run_python
 
-from yolo_wnlb.lowlight import darken, to_codes, to_linear
-
-FLAT = np.full((300, 300, 3), 188, np.uint8)  # about half of white, in linear light
-
-
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
-
-
-def test_codes_survive_the_way_to_linear_light_and_back():
-    codes = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(to_codes(to_linear(codes)), codes)
-
-
-def test_linear_light_follows_the_srgb_standard():
-    # black, the end of the straight part, middle grey, white
-    expected = [0, 0.003035, 0.215861, 1]
-    assert to_linear(np.array([0, 10, 128, 255])) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("exposure", [1.0, 0.3, 0.05])
-def test_mean_light_is_the_exposure_times_the_light_before(exposure):
-    dark = darken(FLAT, exposure=exposure, rng=rng())
-    assert to_linear(dark).mean() == pytest.approx(exposure * to_linear(FLAT).mean(), rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("exposure", "full_well_e", "read_noise_e"),
-    [(0.05, 1000, 0), (0.05, 4000, 0), (0.05, 2000, 3), (0.05, 4000, 12), (0.5, 1000, 30)],
+from yolo_wnlb import lowlight
+from yolo_wnlb.lowlight import (
+    BAYER,
+    BOUNDS,
+    PRESETS,
+    Shot,
+    clean,
+    darken,
+    light_of_codes,
+    measured_curves,
+    mosaic,
+    noise_of_light,
+    normal_quantiles,
+    response,
+    sense,
+    settings,
+    sigma_map,
+    take,
 )
-def test_variance_is_photons_plus_read_noise_squared(exposure, full_well_e, read_noise_e):
-    signal_e = to_linear(FLAT).mean() * exposure * full_well_e
-    assert signal_e > 4 * np.hypot(read_noise_e, signal_e**0.5)  # black clips nothing
-    dark = darken(FLAT, exposure=exposure, full_well_e=full_well_e, read_noise_e=read_noise_e, rng=rng())
-    code = to_codes(np.array(signal_e / full_well_e)).item()
-    step_e = np.diff(to_linear(np.array([code - 1, code + 1]))).item() / 2 * full_well_e
-    wanted = signal_e + read_noise_e**2 + step_e**2 / 12  # the last: rounding to codes
-    assert (to_linear(dark) * full_well_e).var() == pytest.approx(wanted, rel=0.03)
+from yolo_wnlb.shapes import scene
+
+LINEAR = (1.0, 0.0)
+GAMMA = (1 / 2.2, 0.0)
+DIGITAL = (0.69, 0.5)  # the middle of the digital cameras
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+SCENES = [scene(np.random.default_rng(i), 160).image for i in range(8)]
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-subset" / "images"
 
 
-def test_less_exposure_is_never_brighter():
-    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None], 400, 0)
-    exposures = [1.0, 0.5, 0.2, 0.1, 0.05, 0.02]
-    columns = [to_linear(darken(ramp, exposure=e, rng=rng())).mean(0) for e in exposures]
-    for brighter, darker in pairwise(columns):
-        assert (darker[32:] < brighter[32:]).all()  # below, read noise outweighs the light
-        assert darker[:32].mean() <= brighter[:32].mean()
+def flat(*colour, side=512):
+    return np.full((side, side, len(colour)), colour, np.uint8)
 
 
-def test_defaults_are_really_dark():
-    assert darken(FLAT, rng=rng()).mean() < 50 < FLAT.mean()
+def off(found, wanted):
+    """Distance in codes, pixel by pixel."""
+    return np.abs(np.subtract(found, wanted, dtype=np.float64))
 
 
-def test_full_exposure_without_noise_to_speak_of_changes_nothing():
-    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    same = darken(ramp, exposure=1.0, full_well_e=1e12, read_noise_e=0.0, rng=rng())
-    assert np.array_equal(same, ramp)
+def inner(image):
+    """All but the 2 px border, where the demosaicing has neighbours on one side only."""
+    return image[2:-2, 2:-2]
 
 
-def test_the_generator_alone_decides_the_noise():
-    state = np.random.get_state()[1].copy()
-    first = darken(FLAT, rng=rng(1))
-    assert np.array_equal(first, darken(FLAT, rng=rng(1)))
-    assert not np.array_equal(first, darken(FLAT, rng=rng(2)))
-    assert np.array_equal(np.random.get_state()[1], state)
+def luma(image):
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean()
 
 
-def test_neighbours_and_channels_get_noise_of_their_own():
-    noise = to_linear(darken(FLAT, rng=rng()))
-    noise -= noise.mean()
-    assert abs((noise[..., 0] * noise[..., 1]).mean()) < 0.02 * noise.var()
-    assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.02 * noise.var()
+def drawn(crf, seed=0):
+    return settings(crf=crf).draw(random.Random(seed)).crf
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (1, 9, 3), (5, 3, 1), (3, 7, 4)])
-def test_odd_sizes_and_grey_pictures_keep_their_shape_and_input(shape):
-    image = np.full(shape, 200, np.uint8)
-    dark = darken(image, rng=rng())
-    assert dark.shape == shape and dark.dtype == np.uint8
-    assert (image == 200).all() and (dark < 200).all()
+@pytest.fixture(scope="module")
+def photos():
+    """Every second of the 491 pictures of coco-subset, BGR."""
+    files = sorted(PHOTOS.glob("*/*.jpg"))[::2]
+    if not files:
+        pytest.skip("the photos of coco-subset are not beside the checkout")
+    return [cv2.imread(str(file)) for file in files]
 
 
-def test_grey_and_colour_pictures_get_the_same_physics():
-    grey = darken(FLAT.reshape(300, 900), rng=rng())
-    assert np.array_equal(grey.reshape(FLAT.shape), darken(FLAT, rng=rng()))
+# ---- the response and its inverse ------------------------------------------------------------------
+
+
+def test_no_code_is_lost_on_the_way_to_light_and_back():
+    rng = random.Random(0)
+    shares = []
+    for crf in ["srgb", LINEAR, GAMMA, DIGITAL, *(drawn("mixture", rng.random()) for _ in range(1000))]:
+        f, inverse = response(crf)
+        assert np.array_equal(np.rint(255 * f(inverse(RAMP / 255))), RAMP), crf
+        wrong = off(take(RAMP, Shot(crf=crf)), RAMP)  # through 16 bits
+        assert wrong.max() <= 1, crf
+        shares.append((wrong > 0).mean())
+    assert np.mean(shares) < 0.002
+
+
+@pytest.mark.parametrize(("crf", "wrong"), [(LINEAR, []), (DIGITAL, []), ("srgb", []), (GAMMA, [1])], ids=str)
+def test_without_darkness_and_noise_and_mosaic_the_picture_stays(crf, wrong):
+    for image in (RAMP, RAMP[..., None], np.dstack([RAMP, RAMP.T, RAMP[::-1]])):
+        found = take(image, Shot(crf=crf))
+        assert set(image[found != image].tolist()) == set(wrong)
+        assert off(found, image).max() <= 1
+
+
+def test_srgb_is_as_the_standard_has_it():
+    f, inverse = response("srgb")
+    wanted = [0, 0.003035, 0.215861, 1]  # black, the end of the straight part, middle grey, white
+    assert inverse(np.array([0, 10, 128, 255]) / 255) == pytest.approx(wanted, abs=1e-6)
+    assert f(np.array(wanted)) * 255 == pytest.approx([0, 10, 128, 255], abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    "image",
+    ("crf", "shot", "code"),
     [
-        np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4), np.uint16),
-        np.zeros((4, 4), bool),
-        np.zeros(4, np.uint8),
-        np.zeros((1, 4, 4, 3), np.uint8),
+        ("srgb", "srgb", 137),
+        ("gamma:2.2", GAMMA, 137),
+        ("identity", LINEAR, 94),
+        ((1, 0.5), (1.0, 0.5), 115),
+        ([1, -0.5], (1.0, -0.5), 79),
+    ],
+    ids=str,
+)
+def test_half_the_light_of_code_188_is_the_code_that_the_response_says(crf, shot, code):
+    half = settings(ev=-1, crf=crf, bayer="none").draw(random.Random(0))
+    assert half.crf == shot
+    assert (clean(flat(188, side=4), half) == code).all()
+
+
+def test_the_drawn_responses_are_distributed_as_the_measured_ones():
+    """Quantiles over the 201 curves of f(L), of ln n, and of -ln(1 - u)."""
+    rng = random.Random(0)
+    n, u = np.array([drawn("mixture", rng.random()) for _ in range(20000)]).T
+    measured = {
+        0.01: [0.002, 0.008, 0.045, 0.072, 0.119],
+        0.1: [0.047, 0.163, 0.283, 0.361, 0.462],
+        0.5: [0.505, 0.699, 0.783, 0.837, 0.920],
+    }
+    for light, wanted in measured.items():
+        codes = light**n / ((1 - u) + u * light**n)  # three components cannot follow 201 curves closer
+        assert np.percentile(codes, [5, 25, 50, 75, 95]) == pytest.approx(wanted, abs=0.03), light
+    a, v = np.log(n), -np.log(1 - u)
+    assert np.percentile(a, [5, 25, 50, 75, 95]) == pytest.approx([-0.51, -0.40, -0.21, 0.45, 0.88], abs=0.08)
+    assert np.percentile(v, [5, 25, 50, 75]) == pytest.approx([0, 0.51, 0.92, 1.98], abs=0.05)
+    assert np.percentile(v, 95) == pytest.approx(3.76, abs=0.3)  # few curves are out there
+    assert np.corrcoef(a, v)[0, 1] == pytest.approx(0.76, abs=0.02)
+    digital = np.log([drawn("digital", rng.random())[0] for _ in range(2000)])
+    assert digital.mean() == pytest.approx(-0.367, abs=0.01)
+    assert digital.std() == pytest.approx(0.132, rel=0.05)
+
+
+def curve_file(path):
+    """Write three made-up curves as dorfCurves.txt has them, or as CBDNet's MATLAB file."""
+    light = np.linspace(0, 1, 33)
+    codes = [light**0.5, light**0.8, np.interp(light, [0, 0.1, 0.4, 0.5, 0.9, 1], [0, 0, 0.7, 0.7, 1, 1])]
+    if path.suffix == ".mat":
+        savemat = pytest.importorskip("scipy.io").savemat
+        savemat(path, {"I": np.float32([light] * 3), "B": np.float32(codes)})
+        return ["0", "1", "2"]
+    names = ["root one", "root-two", "flat steps"]
+    texts = [" ".join(f"{v:.6f}" for v in values) for values in (light, *codes)]
+    records = [f"{name}\ngraph  \n  I =\n {texts[0]} \n B = \n{text}\n" for name, text in zip(names, texts[1:])]
+    path.write_text("\n".join(records), encoding="utf-8")
+    return names
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".mat"])
+def test_measured_curves_are_read_drawn_and_inverted(tmp_path, suffix):
+    path = tmp_path / f"curves{suffix}"
+    names = curve_file(path)
+    asked = f"dorf:{path}"
+    assert {drawn(asked, seed) for seed in range(40)} == {f"{asked}#{name}" for name in names}
+    assert list(measured_curves(str(path))) == names
+    for name in names:
+        crf = drawn(f"{asked}#{name}")
+        f, inverse = response(crf)
+        grid = np.linspace(0, 1, 1001)
+        assert (np.diff(f(grid)) >= 0).all() and f(grid)[[0, -1]].tolist() == [0, 1]
+        assert off(take(RAMP, Shot(crf=crf)), RAMP).max() <= 1
+        assert f(inverse(grid)) == pytest.approx(grid, abs=1e-9)
+    assert response(f"{asked}#{names[0]}")[0](np.array([0.25, 0.5])) == pytest.approx([0.5, 0.5**0.5], abs=1e-6)
+
+
+# ---- the mosaic ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bayer", BAYER)
+@pytest.mark.parametrize("order", ["sensor", "paper"])
+@pytest.mark.parametrize("channel_order", ["bgr", "rgb"])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (3, 5), (1, 1), (1, 2), (2, 1), (2, 2), (2, 7), (5, 1)], ids=str)
+def test_a_flat_colour_passes_the_mosaic_unchanged(shape, channel_order, order, bayer):
+    image = np.broadcast_to(np.array([200, 90, 31], np.uint8), (*shape, 3))
+    assert np.array_equal(take(image, Shot(bayer=bayer, order=order, crf="srgb"), channel_order=channel_order), image)
+
+
+@pytest.mark.parametrize("shape", [(31, 40), (32, 41), (33, 43)], ids=str)
+def test_odd_sides_are_mirrored_at_their_last_pixel(shape):
+    odd = SCENES[0][40 : 40 + shape[0], 40 : 40 + shape[1]]
+    even = cv2.copyMakeBorder(odd, 0, shape[0] % 2, 0, shape[1] % 2, cv2.BORDER_REFLECT_101)
+    shot = settings("severe").draw(random.Random(0))
+    assert np.array_equal(take(odd, shot), take(even, shot)[: shape[0], : shape[1]])
+
+
+def mosaic_psnr(image):
+    error = inner(take(image, Shot(bayer="RGGB", crf=LINEAR))).astype(np.float32) - inner(image)
+    return 10 * math.log10(255**2 / np.square(error).mean())
+
+
+def test_the_mosaic_softens_soft_scenes_little():
+    assert np.median([mosaic_psnr(image) for image in SCENES]) > 35  # dB
+
+
+def test_the_mosaic_softens_photos_as_bilinear_demosaicing_does(photos):
+    low, middle, high = np.percentile([mosaic_psnr(photo) for photo in photos], [5, 50, 95])
+    assert middle == pytest.approx(28.4, abs=1)  # dB
+    assert (low, high) == pytest.approx((22.2, 35.2), abs=3)  # of few photos
+
+
+@pytest.mark.parametrize("bayer", BAYER)
+def test_bgr_and_rgb_pictures_are_taken_alike(bayer):
+    image = SCENES[0][:37, :53]
+    shot = replace(settings("severe").draw(random.Random(0)), bayer=bayer)
+    found = take(image, shot)
+    assert np.array_equal(take(image[..., ::-1], shot, channel_order="rgb")[..., ::-1], found)
+    assert np.array_equal(take(image, replace(shot, bayer=bayer[::-1]), channel_order="rgb"), found)
+
+
+# ---- the noise -------------------------------------------------------------------------------------
+
+
+def test_the_normal_values_are_normal():
+    z = normal_quantiles().astype(np.float64)
+    assert z.mean() == pytest.approx(0, abs=1e-6) and z.var() == pytest.approx(1, abs=1e-6)
+    assert (z**4).mean() == pytest.approx(2.999, abs=1e-3)
+    stats = pytest.importorskip("scipy.stats")
+    words = np.random.SFC64(0).random_raw(25_000).view(np.uint16)
+    assert stats.kstest(z[words], "norm").pvalue > 0.01
+
+
+def tapped(code, shot, frame=0, side=256):
+    """Light in the raw values of a flat picture; that of white, from neutral shots, is 65535."""
+    return sense(np.full((side, side), code), shot, frame)[0] / 65535
+
+
+def law(light, variance):
+    """sigma_s and sigma_c of variance = light sigma_s^2 + sigma_c^2, by weighted least squares."""
+    light, variance = np.array(light), np.array(variance)
+    weighted = np.c_[light, np.ones_like(light)] / variance[:, None]
+    found = np.linalg.lstsq(weighted, np.ones_like(light), rcond=None)[0]
+    return np.sqrt(np.maximum(found, 0))
+
+
+@pytest.mark.parametrize("sigmas", [(0.08, 0.03), (0.02, 0.005), (0.16, 0.06), (0.04, 0)], ids=str)
+def test_photon_transfer_on_the_sensor_finds_both_sigmas(sigmas):
+    shot = Shot(sigma_s=sigmas[0], sigma_c=sigmas[1], crf=LINEAR)
+    light, variance = [], []
+    for frame, code in enumerate(np.linspace(4, 240, 24).astype(np.uint8)):
+        # half of what the middle 68 % span is one sigma, whatever was clipped outside of them
+        low, high = np.percentile(tapped(code, shot, frame), [15.8655, 84.1345])
+        if low > 0 and high < 1:
+            light.append(code / 255)
+            variance.append(((high - low) / 2) ** 2)
+    assert len(light) >= 19
+    sigma_s, sigma_c = law(light, variance)
+    assert sigma_s == pytest.approx(sigmas[0], rel=0.01)
+    assert sigma_c == pytest.approx(sigmas[1], rel=0.02, abs=1e-3 * (sigmas[1] == 0))
+
+
+@pytest.mark.parametrize("sigmas", [(0.05, 0.01), (0.08, 0.03)], ids=str)
+def test_photon_transfer_on_the_finished_picture_finds_both_sigmas(sigmas):
+    inverse = response(GAMMA)[1]
+    light, variance = [], []
+    for seed, code in enumerate(range(60, 236, 8)):
+        shot = Shot(sigma_s=sigmas[0], sigma_c=sigmas[1], bayer="RGGB", noise_seed=seed)
+        red = inner(take(flat(code, code, code), shot))[::2, ::2, 2]  # where the sensor saw it
+        if red.min() > 0 and red.max() < 255:
+            light.append(inverse(red / 255).mean())
+            variance.append(inverse(red / 255).var())
+    assert len(light) >= 10
+    assert law(light, variance) == pytest.approx(sigmas, rel=0.01)
+
+
+def residual():
+    """Noise in light of a flat colour picture, inside its border, and the variance on the sensor."""
+    inverse, shot = response(GAMMA)[1], Shot(sigma_s=0.05, sigma_c=0.01, bayer="RGGB")
+    light = inner(inverse(take(flat(150, 150, 150), shot) / 255))
+    return light - light.mean((0, 1)), noise_of_light(inverse(150 / 255), shot) ** 2
+
+
+def test_interpolated_sites_have_less_variance_by_what_they_average():
+    noise, variance = residual()
+    for channel, wanted in ((2, [1, 1 / 2, 1 / 2, 1 / 4]), (1, [1 / 4, 1, 1, 1 / 4]), (0, [1 / 4, 1 / 2, 1 / 2, 1])):
+        sites = [noise[i::2, j::2, channel].var() / variance for i in (0, 1) for j in (0, 1)]
+        assert sites == pytest.approx(wanted, rel=0.03)
+
+
+def test_noise_is_correlated_as_behind_a_mosaic_and_not_between_channels():
+    noise, _ = residual()
+    noise /= noise.std((0, 1))
+
+    def rho(dy, dx, one, other):
+        height, width = noise.shape[:2]
+        return (noise[: height - dy, : width - dx, one] * noise[dy:, dx:, other]).mean()
+
+    lags = ((0, 1), (1, 0), (0, 2), (2, 0), (0, 3), (3, 0), (1, 1))
+    for channel, wanted in (
+        (2, [2 / 3, 2 / 3, 1 / 6, 1 / 6, 0, 0, 4 / 9]),
+        (0, [2 / 3, 2 / 3, 1 / 6, 1 / 6, 0, 0, 4 / 9]),
+        (1, [0.4, 0.4, 0.05, 0.05, 0, 0, 0.1]),
+    ):
+        assert [rho(*lag, channel, channel) for lag in lags] == pytest.approx(wanted, abs=0.01), channel
+    assert max(abs(rho(0, 0, *pair)) for pair in ((0, 1), (0, 2), (1, 2))) < 0.01
+
+
+def test_without_a_mosaic_neighbours_and_channels_have_noise_of_their_own():
+    noise = take(flat(128, 128, 128), Shot(sigma_s=0.05, crf=LINEAR)) - 128.0
+    noise /= noise.std()
+    assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.01
+    assert abs((noise[..., 0] * noise[..., 1]).mean()) < 0.01
+
+
+@pytest.mark.parametrize("rate", [0.1, 1, 10, 100])
+def test_poisson_photons_have_mean_variance_and_skew_of_their_rate(rate):
+    sigma_s = 0.1 if rate < 20 else 0.05
+    code = np.uint16(round(65535 * rate * sigma_s**2))
+    rate = code / 65535 / sigma_s**2
+    photons = tapped(code, Shot(sigma_s=sigma_s, crf=LINEAR, shot_model="poisson"), side=1800) / sigma_s**2
+    assert off(photons, np.rint(photons)).max() < 0.01  # whole ones
+    assert (photons.mean(), photons.var()) == pytest.approx((rate, rate), rel=0.01)
+    assert ((photons - rate) ** 3).mean() / rate**1.5 == pytest.approx(rate**-0.5, rel=0.05)
+
+
+def test_read_noise_adds_to_poisson_photons():
+    found = tapped(np.uint8(128), Shot(sigma_s=0.05, sigma_c=0.03, crf=LINEAR, shot_model="poisson"), side=512)
+    assert found.mean() == pytest.approx(128 / 255, rel=0.001)
+    assert found.var() == pytest.approx(128 / 255 * 0.05**2 + 0.03**2, rel=0.01)
+
+
+@pytest.mark.parametrize("model", ["gaussian", "poisson"])
+def test_the_brightest_noise_of_a_dark_picture_is_not_clipped(model):
+    """The gain spreads the darkness over 16 bits; it leaves room for the noise."""
+    for ev in (-6, -3):
+        shot = settings(ev=ev, sigma_s=0.16, sigma_c=0.01, crf="srgb", shot_model=model).draw(random.Random(0))
+        raw = sense(np.full((1024, 1024), 255, np.uint8), shot, 0)[0]
+        assert 20_000 < raw.max() < 65535
+
+
+@pytest.mark.parametrize(("sigma_c", "wanted"), [(0.005, 13.5), (0.02, 22.8), (0.06, 36.5)])
+def test_clipping_at_black_lifts_dark_codes(sigma_c, wanted):
+    shot = Shot(sigma_s=0.05, sigma_c=sigma_c, bayer="RGGB")
+    assert take(flat(10, 10, 10), shot).mean() == pytest.approx(wanted, abs=0.5)
+
+
+def test_the_sigma_map_tells_the_noise_on_the_sensor():
+    shot = Shot(sigma_s=0.05, sigma_c=0.02, crf=DIGITAL)
+    for code in (100, 140, 180, 220):  # nothing clips
+        wanted = tapped(np.uint8(code), shot).std()
+        assert sigma_map(flat(code, code, code, side=3), shot) == pytest.approx(wanted, rel=0.01)
+    told = sigma_map(SCENES[0], shot)
+    assert told.shape == SCENES[0].shape and told.dtype == np.float32
+    for same in (SCENES[0] * np.uint16(257), SCENES[0] / 255):
+        np.testing.assert_allclose(sigma_map(same, shot), told, rtol=1e-5)
+    assert sigma_map(SCENES[0][..., :1], shot).shape == (160, 160, 1)
+
+
+def test_the_clean_picture_has_no_noise_and_is_the_mean_of_the_noisy_ones():
+    image = np.clip(SCENES[0][:48, :47], 60, 200) * np.uint16(257)
+    shot = Shot(beta=0.8, sigma_s=0.02, sigma_c=0.01, crf=LINEAR, bayer="GRBG", noise_seed=1)
+    wanted = clean(image, shot)
+    assert np.array_equal(wanted, clean(image, replace(shot, noise_seed=2)))
+    takes = np.stack([take(image, shot, frame=k) for k in range(300)]).astype(np.float64)
+    error, expected = takes.mean(0) - wanted, takes.std(0) / math.sqrt(300)
+    assert takes.max() < 65535 and takes.min() > 0
+    assert np.abs(error / expected).max() < 5  # of 6768 pixels
+    assert abs(error.mean()) < 0.2 * expected.mean()
+
+
+def test_frames_have_one_darkness_and_noise_of_their_own():
+    image, shot = flat(150, 150, 150), Shot(gamma=1.5, sigma_s=0.03, sigma_c=0.01, bayer="RGGB")
+    one, other = (take(image, shot, frame=k) - clean(image, shot).astype(float) for k in (0, 1))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] == pytest.approx(0, abs=0.01)
+    assert one.std() == pytest.approx(other.std(), rel=0.01)
+    assert np.array_equal(take(image, shot), take(image, shot, frame=0))
+
+
+# ---- the darkness ----------------------------------------------------------------------------------
+
+
+def test_the_mean_over_all_draws_is_the_integral_of_the_curve():
+    x = (np.arange(200) + 0.5) / 200
+    alpha, gamma = (0.9 + 0.1 * x)[:, None], (1.5 + 3.5 * x)[None]
+    wanted = [255 * 0.75 * ((alpha * code / 255) ** gamma).mean() for code in range(256)]
+    rng = random.Random(0)
+    found = np.mean([clean(RAMP, settings(bayer="none").draw(rng)) for _ in range(2000)], 0)
+    assert found.ravel() == pytest.approx(wanted, abs=1.5)
+
+
+@pytest.mark.parametrize("crf", ["srgb", LINEAR, DIGITAL, (2.0, 0.9)], ids=str)
+@pytest.mark.parametrize("ev", [-0.5, -2, -5])
+def test_the_exposure_scales_the_light(ev, crf):
+    image = np.arange(3000, 65536, 997, dtype=np.uint16)[None]
+    shot = settings(ev=ev, crf=crf).draw(random.Random(0))
+    light, found = response(crf)[1], clean(image, shot).astype(np.float64)
+    wanted = 2.0**ev * light(image / 65535)
+    step = 2.0**ev / 65535  # of the raw values; half of one, and half a code, are lost in rounding
+    assert (light((found - 0.5) / 65535) <= wanted + 0.51 * step).all()
+    assert (light((found + 0.5) / 65535) >= wanted - 0.51 * step).all()
+
+
+@pytest.mark.parametrize("quantize", ["round", "truncate"])
+def test_a_darker_shot_is_nowhere_brighter(quantize):
+    shots = [
+        Shot(gamma=gamma, beta=beta, quantize=quantize) for gamma, beta in ((1, 1), (1.5, 1), (1.5, 0.7), (4, 0.7))
+    ]
+    codes = [take(RAMP, shot).astype(int) for shot in shots]
+    assert all((darker <= brighter).all() for brighter, darker in pairwise(codes))
+    assert all((np.diff(found.ravel()) >= 0).all() for found in codes)
+
+
+def statistics(pictures):
+    """Of the default preset: mean codes without noise, then medians of what its noise does."""
+    rng, dark, noisy = random.Random(0), [], []
+    for image in pictures:
+        shot = settings().draw(rng)
+        image = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
+        found, wanted = take(image, shot), clean(image, shot)
+        dark.append(luma(wanted))
+        plane = mosaic(image, ["BGR".index(colour) for colour in shot.bayer])
+        light = light_of_codes(shot, 255)
+        squares = [np.square(of)[plane].mean() for of in (light, noise_of_light(light, shot))]
+        raw = sense(plane, shot, 0)[0]
+        clipped = np.isin(raw, (0, 65535)).mean()
+        noisy.append([luma(found), math.sqrt(squares[0] / squares[1]), clipped, (found - wanted.astype(float)).std()])
+    return np.array(dark), np.median(noisy, 0)
+
+
+def test_scenes_darkened_by_the_default_preset_are_dark_and_noisy():
+    dark, (mean, snr, clipped, rms) = statistics(SCENES * 3)
+    assert dark.mean() < 60 < 120 < np.mean([luma(image) for image in SCENES])
+    assert 20 < mean < 70 and 1 < snr < 6 and 0.02 < clipped < 0.4 and 5 < rms < 30
+
+
+def test_photos_darkened_by_the_default_preset_are_as_dark_and_noisy_as_by_a_prototype(photos):
+    """What it measured on 100 photos of COCO: mean code 34.8 +- 24.6, 9 % of the pictures below 10, SNR 2."""
+    dark, (mean, snr, clipped, rms) = statistics(photos)
+    assert dark.mean() == pytest.approx(34.8, abs=4)
+    assert dark.std() == pytest.approx(24.6, abs=4)
+    assert np.percentile(dark, [5, 25, 50, 75, 95]) == pytest.approx([7, 18, 29, 45, 80], abs=9)  # of few photos
+    assert (dark < 10).mean() == pytest.approx(0.09, abs=0.04)
+    assert mean == pytest.approx(36, abs=4)
+    assert snr == pytest.approx(2, abs=0.5)
+    assert clipped == pytest.approx(0.27, abs=0.04)
+    assert rms == pytest.approx(16, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("preset", "mean", "rms"), [("mild", 68, 2.1), ("moderate", 36, 4), ("severe", 25, 8), ("extreme", 23, 16)]
+)
+def test_photos_are_as_dark_and_noisy_as_the_name_of_the_preset_promises(photos, preset, mean, rms):
+    rng, found = random.Random(0), []
+    for photo in photos[::4]:
+        shot = settings(preset).draw(rng)
+        dark = take(photo, shot)
+        found.append([luma(dark), (dark - clean(photo, shot).astype(float)).std()])
+    assert np.median(found, 0) == pytest.approx([mean, rms], rel=0.2)  # of few photos
+
+
+def bilinear(plane):
+    """Textbook demosaicing of RGGB: the mean of the nearest sites of a colour; float64 (H, W, 3), RGB."""
+    y, x = np.mgrid[: plane.shape[0], : plane.shape[1]] % 2
+    colours = []
+    for sites in ((y == 0) & (x == 0), y != x, (y == 1) & (x == 1)):
+        kernel = np.array(
+            [[0, 1, 0], [1, 4, 1], [0, 1, 0]] if (sites == (y != x)).all() else [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+        )
+        colours.append(cv2.filter2D(plane * sites, -1, kernel / 4.0))
+    return np.dstack(colours)
+
+
+@pytest.mark.parametrize("order", ["sensor", "paper"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_picture_is_that_of_the_published_steps_in_float64(seed, order):
+    """Lv et al. as the first author of the wNLB paper wrote it: 8-bit curve, float noise, 8-bit end."""
+    image = SCENES[seed]
+    shot = settings("lin", order=order).draw(random.Random(seed))
+    codes = np.floor(shot.alpha * image[..., ::-1].astype(np.float64))
+    codes = np.floor(255 * (codes / 255) ** shot.gamma)
+    codes = np.floor(shot.beta * codes)
+    f, inverse = response(shot.crf)
+    light = inverse(codes / 255)
+    plane = light[..., 1].copy()
+    plane[::2, ::2], plane[1::2, 1::2] = light[::2, ::2, 0], light[1::2, 1::2, 2]
+    bits = np.random.SFC64(np.random.SeedSequence([shot.noise_seed, 0]))
+    words = bits.random_raw(plane.size // 4).astype("<u8").view("<u2").reshape(plane.shape)
+    noise = normal_quantiles().astype(np.float64)[words] * np.sqrt(plane * shot.sigma_s**2 + shot.sigma_c**2)
+    plane = np.clip(plane + noise, 0, 1)
+    if order == "sensor":
+        wanted = np.floor(255 * f(np.clip(bilinear(plane), 0, 1)))
+    else:
+        wanted = np.floor(bilinear(np.floor(255 * f(plane))) + 0.5)
+    error = off(inner(take(image, shot)[..., ::-1]), inner(wanted))
+    assert error.max() <= 1
+    assert error.mean() < 0.05
+
+
+# ---- the same for ever -----------------------------------------------------------------------------
+
+
+def frozen(order=(0, 1, 2)):
+    """Hashes of three small pictures. All it needs is here: its source runs in other processes."""
+    import hashlib
+    import random
+
+    import numpy as np
+
+    from yolo_wnlb.lowlight import settings, take
+
+    def ramps(height, width, dtype):
+        y, x = np.mgrid[:height, :width]
+        return ((7 * y + 5 * x)[..., None] * [1, 2, 3] * (np.iinfo(dtype).max // 255) % np.iinfo(dtype).max).astype(
+            dtype
+        )
+
+    pictures = [
+        (ramps(64, 96, np.uint8), settings(), "bgr"),
+        (ramps(37, 53, np.uint8), settings("extreme", order="paper"), "rgb"),
+        (ramps(40, 31, np.uint16), settings("lin"), "bgr"),
+    ]
+    hashes = {}
+    for i in order:
+        image, asked, channel_order = pictures[i]
+        found = take(image, asked.draw(random.Random(i)), channel_order=channel_order)
+        hashes[i] = hashlib.blake2b(found.tobytes(), digest_size=8).hexdigest()
+    return [hashes[i] for i in sorted(hashes)]
+
+
+FROZEN = ["3be12e5bbfe72d7b", "e1469dc1d01cc6b7", "2c25a0a6f8b09d06"]  # of OpenCV 4.8 to 5.0 and NumPy 1.26 to 2.4
+
+
+def frozen_elsewhere(folder, **env):
+    run = run_python(f"{inspect.getsource(frozen)}\nprint(frozen((2, 1, 0)))", folder, **env)
+    assert run.returncode == 0, run.stderr
+    return literal_eval(run.stdout)
+
+
+def test_pictures_are_the_same_as_ever():
+    assert frozen() == FROZEN
+
+
+def test_pictures_are_the_same_with_an_opencv_that_looks_up_8_bits_only(monkeypatch):
+    monkeypatch.setattr(lowlight, "has_wide_lut", lambda: False)
+    assert frozen() == FROZEN
+
+
+def test_pictures_are_the_same_in_another_process_and_order(tmp_path):
+    assert frozen_elsewhere(tmp_path) == FROZEN
+
+
+def test_pictures_are_the_same_on_a_lesser_processor(tmp_path):
+    umath = pytest.importorskip("numpy._core._multiarray_umath")
+    wide = ("AVX512", "X86_V4")
+    fast = [name for name in umath.__cpu_dispatch__ if name.startswith(wide) and umath.__cpu_features__[name]]
+    if not fast:
+        pytest.skip("this NumPy uses no AVX-512 on this processor")
+    assert frozen_elsewhere(tmp_path, NPY_DISABLE_CPU_FEATURES=" ".join(fast)) == FROZEN
+
+
+def test_the_seed_alone_decides_and_no_global_state_is_touched():
+    random.seed(0)
+    np.random.seed(0)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    first = darken(SCENES[1], "severe", seed=1)
+    assert np.array_equal(first, darken(SCENES[1], "severe", seed=1))
+    assert np.array_equal(first, take(SCENES[1], settings("severe").draw(random.Random(1))))
+    assert not np.array_equal(first, darken(SCENES[1], "severe", seed=2))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+
+
+WAYS = [{"given": name} for name in PRESETS] + [
+    {"ev": (-3, -1)},
+    {"crf": "srgb"},
+    {"crf": "digital"},
+    {"crf": (0.5, 0)},
+    {"bayer": "none"},
+    {"jpeg_quality": (60, 90)},
+]
+
+
+def test_no_setting_shifts_a_later_draw():
+    states = set()
+    for asked in WAYS:
+        rng = random.Random(3)
+        settings(**asked).draw(rng)
+        states.add(rng.getstate())
+    assert len(states) == 1
+
+
+@pytest.mark.parametrize("asked", WAYS, ids=str)
+def test_draws_stay_in_their_spans_and_reach_over_them(asked):
+    camera, rng = settings(**asked), random.Random(0)
+    shots = [camera.draw(rng) for _ in range(300)]
+    for name in BOUNDS:
+        values = [getattr(shot, name) for shot in shots]
+        low, high = getattr(camera, name) or (values[0], values[0])  # ev and jpeg_quality may be off
+        assert values[0] is None or low <= min(values) <= max(values) <= high
+        assert values[0] is None or max(values) - min(values) >= 0.97 * (high - low)
+    patterns = {shot.bayer for shot in shots}
+    assert patterns == (set(BAYER) if camera.bayer == "random" else {camera.bayer})
+    assert len({shot.noise_seed for shot in shots}) == 300
+
+
+@pytest.mark.parametrize("asked", [*WAYS, {"shot_model": "poisson"}], ids=str)
+def test_a_shot_survives_json(asked):
+    shot = settings(**asked).draw(random.Random(5))
+    again = Shot(**json.loads(json.dumps(asdict(shot))))
+    assert np.array_equal(take(SCENES[2], again), take(SCENES[2], shot))
+
+
+# ---- types, sizes, and the JPEG step ---------------------------------------------------------------
+
+SHAPES = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 5), (8, 6), (17, 4), (5, 1, 1), (4, 4, 1)]
+SHAPES += [(1, 1, 3), (1, 2, 3), (2, 1, 3), (2, 2, 3), (3, 5, 3), (8, 6, 3), (17, 4, 3)]
+
+
+@pytest.mark.parametrize("order", ["sensor", "paper"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_all_sizes_keep_shape_and_type_and_leave_the_input_alone(shape, dtype, order):
+    white = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    image = (np.random.default_rng(0).uniform(0.3, 1, shape) * white).astype(dtype)
+    before = image.copy()
+    shot = replace(settings("moderate").draw(random.Random(0)), order=order)
+    for found in (take(image, shot), clean(image, shot)):
+        assert found.shape == shape and found.flags.c_contiguous
+        assert found.dtype == (np.float32 if white == 1 else dtype)
+        assert 0 < found.mean() < image.mean() and found.max() <= white
+    assert np.array_equal(image, before) and not np.shares_memory(take(image, Shot()), image)
+
+
+def test_views_and_read_only_pictures_are_taken_as_copies_are():
+    shot = settings("moderate").draw(random.Random(0))
+    for view in (SCENES[0][::2, ::3], SCENES[0][::-1], SCENES[0].transpose(1, 0, 2), np.asfortranarray(SCENES[0])):
+        view.flags.writeable = False
+        assert np.array_equal(take(view, shot), take(view.copy(order="C"), shot))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_8_bits_and_16_bits_and_floats_give_one_picture(name):
+    image = SCENES[3][:99]
+    shot = replace(settings(name).draw(random.Random(1)), quantize="round", crf="srgb")
+    eight, sixteen = take(image, shot), take(image * np.uint16(257), shot)
+    assert np.abs(sixteen / 257 - eight).max() < 0.51
+    assert np.array_equal(take(image / 255, shot), sixteen.astype(np.float32) / 65535)
+
+
+def test_grey_pictures_have_the_noise_of_a_sensor_without_filters():
+    grey = SCENES[0][..., 0]
+    shot = settings("severe").draw(random.Random(0))
+    found = take(grey, shot)
+    assert np.array_equal(found, take(grey, replace(shot, bayer=None)))
+    assert np.array_equal(found[..., None], take(grey[..., None], shot))
+
+
+def test_the_jpeg_step_is_the_last_and_has_the_drawn_quality():
+    for seed, image in enumerate((SCENES[0], SCENES[0][:33, :47], SCENES[0][..., 0])):
+        shot = settings(jpeg_quality=(30, 90)).draw(random.Random(seed))
+        before = take(image, replace(shot, jpeg_quality=None))
+        stored = cv2.imencode(".jpg", before, [cv2.IMWRITE_JPEG_QUALITY, shot.jpeg_quality])[1]
+        found = take(image, shot)
+        assert np.array_equal(found, cv2.imdecode(stored, cv2.IMREAD_UNCHANGED))
+        assert found.shape == image.shape and not np.array_equal(found, before)
+        if image.ndim == 3:
+            same = take(image[..., ::-1], shot, channel_order="rgb")
+            assert np.array_equal(same[..., ::-1], found)
+
+
+# ---- the door --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"given": "sever"}, "no low-light preset 'sever' (did you mean 'severe'?); choose from mild, moderate"),
+        ({"given": "night"}, "no low-light preset 'night'; choose from"),
+        ({"given": ["severe"]}, "no low-light preset ['severe']"),
+        ({"given": None}, "no low-light preset None"),
+        ({"given": {"preset": "extrem"}}, "did you mean 'extreme'?"),
+        ({"given": {"gama": 2}}, "no low-light setting 'gama' (did you mean 'gamma'?); choose from preset, alpha"),
+        ({"noise": 2}, "no low-light setting 'noise'"),
+        ({"ev": -2, "gamma": 2}, "ev= takes the place of the curve; leave out either ev or gamma"),
+        ({"given": {"ev": -2, "beta": 1, "alpha": 1}}, "leave out either ev or alpha, beta"),
+        ({"given": settings(ev=-2), "gamma": 3}, "leave out either ev or gamma"),
+        ({"gamma": (3, 2)}, "gamma is (3, 2), upside down; write the lower one first: (2, 3)"),
+        ({"sigma_s": 1.5}, "sigma_s is 1.5; wanted values in [0, 1]"),
+        ({"sigma_c": (-0.1, 0.1)}, "sigma_c is (-0.1, 0.1); wanted values in [0, 1]"),
+        ({"ev": 1}, "ev is 1; wanted values in [-20, 0]"),
+        ({"ev": math.nan}, "ev is nan; wanted values"),
+        ({"beta": (math.nan, 0.5)}, "beta is (nan, 0.5); wanted values"),
+        ({"beta": (0.5, math.nan)}, "beta is (0.5, nan); wanted values"),
+        ({"gamma": (2, math.inf)}, "gamma is (2, inf); wanted values"),
+        ({"alpha": 0}, "alpha is 0; at 0 nothing is left of the picture"),
+        ({"gamma": "2"}, "gamma is '2'; wanted a number, or low and high"),
+        ({"gamma": None}, "gamma is None; wanted a number"),
+        ({"gamma": True}, "gamma is True; wanted a number"),
+        ({"gamma": (1, 2, 3)}, "gamma is (1, 2, 3); wanted a number"),
+        ({"jpeg_quality": 0}, "jpeg_quality is 0; wanted values in [1, 100]"),
+        ({"jpeg_quality": 80.5}, "jpeg_quality is 80.5; wanted a whole number"),
+        ({"bayer": "RGBG"}, "bayer is 'RGBG'; choose from none, random, RGGB"),
+        ({"bayer": ["RGGB"]}, "bayer is ['RGGB']; choose from"),
+        ({"shot_model": "tukey"}, "shot_model is 'tukey'; choose from gaussian, poisson"),
+        ({"order": "lin"}, "order is 'lin'; choose from sensor, paper"),
+        ({"quantize": None}, "quantize is None; choose from round, truncate"),
+        *(
+            ({"crf": crf}, f"crf is {crf!r}; wanted mixture, digital, srgb, gamma:2.2, identity, dorf:FILE, or n above")
+            for crf in ("sRGB", "gamma:x", "gamma:0", "gamma:inf", "gamma:nan", None, 2.2, (1, 1), (0, 0), (1, 0, 0))
+        ),
+        ({"crf": (math.inf, 0)}, "crf is (inf, 0); wanted"),
+        ({"crf": (1, -math.inf)}, "crf is (1, -inf); wanted"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused_with_name_value_and_choices(asked, message):
+    with pytest.raises(ValueError) as refused:
+        settings(**asked)
+    assert message in str(refused.value)
+
+
+def test_what_is_asked_for_in_many_ways_is_one_thing():
+    assert settings() == settings(True) == settings("agllnet") == settings({}) == settings({"preset": "agllnet"})
+    assert (
+        settings("severe", ev=-2)
+        == settings({"preset": "severe", "ev": (-2, -2)})
+        == settings({"ev": [-2, -2], "preset": "severe"})
+    )
+    assert settings(settings("severe"), bayer="none") == settings("severe", bayer=None)
+    assert settings(settings(ev=-2), ev=None).ev is None
+
+
+def test_the_presets_are_these_numbers():
+    alpha, noise, camera = "alpha 0.9-1", "sigma_s 0-0.16, sigma_c 0-0.06", "crf mixture, bayer random"
+    assert {name: str(settings(name)) for name in PRESETS} == {
+        "mild": f"alpha 0.95-1, beta 0.8-1, gamma 1.5-2, sigma_s 0.005-0.02, sigma_c 0.0005-0.003, {camera}",
+        "moderate": f"{alpha}, beta 0.6-0.9, gamma 2-3, sigma_s 0.01-0.04, sigma_c 0.001-0.008, {camera}",
+        "severe": f"{alpha}, beta 0.5-0.8, gamma 3-4, sigma_s 0.02-0.08, sigma_c 0.004-0.02, {camera}",
+        "extreme": f"{alpha}, beta 0.5-0.6, gamma 4-5, sigma_s 0.05-0.16, sigma_c 0.01-0.06, {camera}",
+        "agllnet": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, {camera}",
+        "lin": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, crf mixture, bayer RGGB, quantize truncate",
+    }
+    assert str(settings("lin", ev=-3)) == f"ev -3, {noise}, crf mixture, bayer RGGB, quantize truncate"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("empty.txt", "", "it is empty"),
+        ("short.txt", "a\nb\nI =\n0 1\n", "not enough values"),
+        ("words.txt", "a\nb\nI =\n0 x 1\nB =\n0 .5 1\n", "could not convert string to float: 'x'"),
+        ("marks.txt", "a\nb\nX =\n0 .5 1\nB =\n0 .5 1\n", "'X ='"),
+        ("uneven.txt", "a\nb\nI =\n0 1\nB =\n0 .5 1\n", "curve a"),
+        ("codes.txt", "a\nb\nI =\n0 .5 1\nB =\n0 128 255\n", "curve a: wanted as many codes as lights, both rising"),
+        ("nan.txt", "a\nb\nI =\n0 .5 1\nB =\n0 nan 1\n", "curve a"),
+        ("constant.txt", "a\nb\nI =\n0 .5 1\nB =\n1 1 1\n", "curve a"),
+        ("mirrored.txt", "a\nb\nI =\n1 .5 0\nB =\n0 .5 1\n", "curve a"),
+        ("empty.mat", "", ""),
+        ("words.mat", "no matrices " * 40, ""),
     ],
 )
-def test_other_images_are_refused_with_type_and_shape(image):
-    with pytest.raises(ValueError, match=f"{image.dtype}.*wanted uint8"):
-        darken(image, rng=rng())
+def test_a_broken_file_of_curves_is_told_by_name(tmp_path, name, text, message):
+    path = tmp_path / name
+    path.write_text(text)
+    if path.suffix == ".mat":
+        pytest.importorskip("scipy.io")
+    with pytest.raises(ValueError) as refused:
+        settings(crf=f"dorf:{path}")
+    assert f"{path} holds no response curves as dorfCurves.txt does: " in str(refused.value)
+    assert message in str(refused.value)
+
+
+def test_a_missing_file_or_curve_is_told_with_where_to_get_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file 'gone\.txt' .*Columbia CAVE"):
+        settings(crf="dorf:gone.txt")
+    curve_file(tmp_path / "curves.txt")
+    with pytest.raises(ValueError, match="has no curve 'root', but root one, root-two, flat steps"):
+        settings(crf=f"dorf:{tmp_path / 'curves.txt'}#root")
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("image", "message"),
     [
-        *[("exposure", v) for v in (0, -0.1, 1.01, np.nan)],
-        *[("full_well_e", v) for v in (0, -5, np.inf, np.nan)],
-        *[("read_noise_e", v) for v in (-0.1, np.inf, np.nan)],
+        (np.zeros((4, 4, 4), np.uint8), "the picture has shape (4, 4, 4); wanted (H, W), (H, W, 1) or (H, W, 3): drop"),
+        (np.zeros((4, 4, 2), np.uint8), "shape (4, 4, 2)"),
+        (np.zeros(4, np.uint8), "shape (4,)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "shape (1, 4, 4, 3)"),
+        (np.zeros((0, 4, 3), np.uint8), "shape (0, 4, 3)"),
+        (None, "shape None"),
+        ([[1, 2]], "shape None"),
+        (np.zeros((4, 4), np.int32), "the picture is int32; wanted uint8, uint16, or float in [0, 1]"),
+        (np.zeros((4, 4), bool), "the picture is bool"),
+        (np.full((4, 4), 1.5, np.float32), "the float picture has values from 1.5 to 1.5; wanted 0 to 1: divide"),
+        (np.full((4, 4), -0.1), "values from -0.1"),
+        (np.full((4, 4), np.nan, np.float32), "values from nan"),
+        (np.full((4, 4), np.inf), "values from inf"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_numbers_out_of_range_are_refused_by_name_and_value(name, value):
-    with pytest.raises(ValueError, match=f"{name} is {value}; wanted"):
-        darken(FLAT, rng=rng(), **{name: value})
+def test_wrong_pictures_are_refused_with_shape_type_and_values(image, message):
+    for act in (take, clean, sigma_map):
+        with pytest.raises(ValueError) as refused:
+            act(image, Shot())
+        assert message in str(refused.value)
+
+
+def test_one_nan_among_good_floats_is_refused():
+    image = np.full((4, 4, 3), 0.5)
+    image[2, 1, 0] = np.nan
+    with pytest.raises(ValueError, match="nan"):
+        take(image, Shot())
+
+
+def test_wrong_ways_to_take_a_picture_are_refused():
+    with pytest.raises(ValueError, match="channel_order is 'hsv'; choose from bgr, rgb"):
+        take(SCENES[0], Shot(), channel_order="hsv")
+    for image in (SCENES[0].astype(np.uint16), SCENES[0] / np.float32(255)):
+        with pytest.raises(ValueError, match=f"the JPEG step has 8 bits, the picture is {image.dtype}; leave out jpeg"):
+            take(image, Shot(jpeg_quality=90))
+
+
+def test_the_examples_of_the_docstrings_run():
+    assert doctest.testmod(lowlight) == (0, 4)

@@ -118,10 +118,87 @@ def absurd_map():
     WNLB(2, operation="concatenation")(torch.zeros(1, 2, 160, 160))
 
 
-def float_image():
+def picture(image, **settings):
+    """Darken one picture."""
     from yolo_wnlb import darken
 
-    darken(np.zeros((4, 4, 3), np.float32), rng=np.random.default_rng(0))
+    darken(image, **settings)
+
+
+def transform(**arguments):
+    from yolo_wnlb import LowLight
+
+    LowLight(**arguments)
+
+
+def bright(count=3):
+    """A tiny data set to darken; returns its YAML."""
+    from yolo_wnlb.shapes import generate
+
+    root = generate("bright", train=count, val=1, size=64)
+    (root / "data.yaml").write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": ["a"] * 5}))
+    return root / "data.yaml"
+
+
+def darken(*words):
+    command("darken", bright(), "workers=1", *words)
+
+
+def told_by_darken(*words):
+    """Not a refusal: what the report says."""
+    from yolo_wnlb.builder import darken_dataset
+
+    raise UserWarning(str(darken_dataset("bright/data.yaml", "dark", workers=1)))
+
+
+def label_without_picture():
+    Path(bright()).parent.joinpath("labels/train/lost.txt").write_text("0 .1 .1 .9 .1 .9 .9\n")
+    told_by_darken()
+
+
+def corrupt_picture():
+    next(Path(bright()).parent.joinpath("images/train").glob("*.png")).write_bytes(b"half a download")
+    told_by_darken()
+
+
+def other_settings_on_resume():
+    from yolo_wnlb.builder import darken_dataset
+
+    darken_dataset(bright(), "dark", workers=1)
+    darken("out=dark", "seed=1")
+
+
+def two_runs_at_once():
+    from yolo_wnlb.journal import locked
+
+    out = Path("dark").resolve()
+    (out / ".darken" / "all").mkdir(parents=True)
+    with locked(out, None):
+        darken("out=dark")
+
+
+def dark_twice():
+    from yolo_wnlb.builder import darken_dataset
+
+    darken_dataset(bright(), "dark", workers=1)
+    command("darken", "dark/data.yaml", "out=darker")
+
+
+def file_in_the_way():
+    Path("dark").write_text("precious")
+    darken("out=dark")
+
+
+def foreign_output():
+    Path("dark").mkdir()
+    Path("dark/mine.txt").write_text("precious")
+    darken("out=dark")
+
+
+def run(**options):
+    from ultralytics.cfg import get_cfg
+
+    get_cfg(overrides={"mode": "train", "task": "segment", **options})
 
 
 def foreign_folder():
@@ -186,7 +263,7 @@ MISTAKES = [  # what was done, how, and what the message must say
         ["3 values for 2 places"],
     ),
     ("wrong option of graft", lambda: command("graft", "yolov8.yaml", "mode=dot"), ["mode", "operation"]),
-    ("unknown command", lambda: command("train", "yolov8n.pt"), ["'train'", "graft, export-check, doctor"]),
+    ("unknown command", lambda: command("train", "yolov8n.pt"), ["'train'", "graft, export-check, darken"]),
     ("space around =", lambda: command("graft", "yolov8.yaml", "after=", "P3"), ["after=", "without spaces"]),
     ("segmentation model for detection", wrong_task, ["'detect'", "yolo segment train", "yolov8n-wnlb.yaml"]),
     ("weights file missing", missing_weights, ["yolov8m-seg-mine.pt", "official names"]),
@@ -199,7 +276,48 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("unreadable image", unreadable_image, ["night.jpg", "not a readable picture"]),
     ("corrupt ONNX", corrupt_export, ["best.onnx"]),
     ("export-check of one file", lambda: command("export-check", "best.pt"), ["found ['best.pt']", "best.onnx"]),
-    ("float image to darken", float_image, ["float32", "uint8", "255"]),
+    ("float image of 0 to 255", lambda: picture(np.full((4, 4, 3), 200.0)), ["from 200 to 200", "0 to 1", "divide"]),
+    ("image with alpha", lambda: picture(np.zeros((4, 4, 4), np.uint8)), ["(4, 4, 4)", "(H, W, 3)", "alpha"]),
+    ("integer image of another type", lambda: picture(np.zeros((4, 4), np.int32)), ["int32", "uint8, uint16"]),
+    ("unknown preset", lambda: transform(preset="sever"), ["'sever'", "did you mean 'severe'", "agllnet"]),
+    ("span upside down", lambda: transform(gamma=(3, 2)), ["gamma is (3, 2)", "upside down", "(2, 3)"]),
+    ("span out of bounds", lambda: transform(sigma_s=4), ["sigma_s is 4", "[0, 1]"]),
+    ("exposure and curve", lambda: transform(ev=-2, gamma=2), ["leave out either ev or gamma"]),
+    ("unknown response", lambda: transform(crf="gama:2.2"), ["'gama:2.2'", "gamma:2.2", "dorf:FILE"]),
+    (
+        "file of responses missing",
+        lambda: picture(np.zeros((4, 4), np.uint8), crf="dorf:dorf.txt"),
+        ["dorf.txt", "CAVE"],
+    ),
+    (
+        "JPEG step for 16 bits",
+        lambda: picture(np.zeros((4, 4), np.uint16), jpeg_quality=90),
+        ["uint16", "leave out jpeg_quality"],
+    ),
+    ("lowlight= mistyped", lambda: run(lowlight="sevre"), ["'sevre'", "did you mean 'severe'"]),
+    ("lowlight= with a mistyped setting", lambda: run(lowlight={"sigma": 0.1}), ["'sigma'", "sigma_s"]),
+    ("argument lowlight mistyped", lambda: run(lowligth="severe"), ["lowligth", "lowlight"]),
+    ("lowlight= for classification", lambda: run(lowlight="severe", task="classify"), ["yolo-wnlb darken"]),
+    ("lowlight= for prediction", lambda: run(lowlight="severe", mode="predict"), ["predict", "yolo-wnlb darken"]),
+    (
+        "lowlight= and LowLight together",
+        lambda: run(lowlight="mild", augmentations=[{"__class_fullname__": "yolo_wnlb.transforms.LowLight"}]),
+        ["twice", "leave out one"],
+    ),
+    ("darken without out", lambda: darken(), ["out="]),
+    ("unknown option of darken", lambda: darken("out=dark", "gama=2"), ["gama", "gamma"]),
+    ("unknown preset of darken", lambda: darken("out=dark", "preset=night"), ["'night'", "severe"]),
+    ("shard 4/3", lambda: darken("out=dark", "shard=4/3"), ["'4/3'", "1/3, 2/3, 3/3"]),
+    ("data set to darken missing", lambda: command("darken", "nowhere/data.yaml", "out=dark"), ["nowhere"]),
+    ("output inside the source", lambda: darken("out=bright/dark"), ["lie in each other", "beside the source"]),
+    ("output is a file", file_in_the_way, ["is a file", "choose a folder"]),
+    ("output holds something else", foreign_output, ["holds something else"]),
+    ("other settings on resume", other_settings_on_resume, ["seed", "1"]),
+    ("two runs into one folder", two_runs_at_once, ["dark", "run"]),
+    ("dark data set darkened again", dark_twice, ["darkened before"]),
+    ("picture corrupt", corrupt_picture, ["FAILED images/train", "cannot be decoded", "left out"]),
+    ("label file without picture", label_without_picture, ["lost.txt"]),
+    ("preview of nothing", lambda: command("preview", "nowhere.jpg"), ["nowhere.jpg"]),
     ("foreign folder for the built-in data", foreign_folder, ["shapes"]),
 ]
 

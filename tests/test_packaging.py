@@ -90,7 +90,7 @@ def metadata_of(wheel):
 
 def test_the_wheel_holds_the_package_its_data_and_the_start_files_only(wheel):
     files = set(zipfile.ZipFile(wheel).namelist())
-    code = {f"yolo_wnlb/{file.name}" for file in (ROOT / "yolo_wnlb").glob("*.py")}
+    code = {file.relative_to(ROOT).as_posix() for file in (ROOT / "yolo_wnlb").rglob("*.py")}
     data = {f"yolo_wnlb/{kind}/{name}" for kind in ("cfg", "datasets") for name in paths.shipped(kind)}
     start = {"yolo_wnlb.pth", "yolo_wnlb.start"}  # at the root, which becomes site-packages
     info = {file for file in files if file.startswith(f"yolo_wnlb-{yolo_wnlb.__version__}.dist-info/")}

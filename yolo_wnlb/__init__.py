@@ -13,12 +13,19 @@ if TYPE_CHECKING:
     from yolo_wnlb.grafting import graft
     from yolo_wnlb.lowlight import darken
     from yolo_wnlb.parity import check_export
+    from yolo_wnlb.transforms import LowLight
     from yolo_wnlb.wnlb import WNLB
 
 __version__ = "0.1.0"
-__all__ = ["WNLB", "__version__", "check_export", "darken", "graft"]
+__all__ = ["WNLB", "LowLight", "__version__", "check_export", "darken", "graft"]
 
-_HOME = {"WNLB": "wnlb", "check_export": "parity", "darken": "lowlight", "graft": "grafting"}
+_HOME = {
+    "WNLB": "wnlb",
+    "LowLight": "transforms",
+    "check_export": "parity",
+    "darken": "lowlight",
+    "graft": "grafting",
+}
 
 activate.install()
 

@@ -2,7 +2,7 @@
 
 `yolo_wnlb.pth` (from Python 3.15 on `yolo_wnlb.start`, PEP 829) runs `install` when an
 interpreter starts. It puts one finder in front of `sys.meta_path` that waits for the few
-Ultralytics modules in PATCHES and hands each, right after it was executed, to its function in
+modules in PATCHES and hands each, right after it was executed, to its function in
 `patches`. Nothing else is imported before that, so an interpreter that never uses Ultralytics pays
 for this small file alone (which is why it does without `typing`). Whatever fails becomes one
 warning: it never breaks an interpreter.
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-PATCHES = {  # module of ultralytics -> function of yolo_wnlb.patches that is given it
+PATCHES = {  # module -> function of yolo_wnlb.patches that is given it
+    "albumentations": "patch_albumentations",
+    "ultralytics.cfg": "patch_cfg",
+    "ultralytics.data.base": "patch_data",
     "ultralytics.utils.checks": "patch_checks",
     "ultralytics.nn.tasks": "patch_tasks",
     "ultralytics.engine.trainer": "patch_trainer",

@@ -1,4 +1,4 @@
-"""`yolo-wnlb`: graft | export-check | doctor. Parse, call, print; arguments as `yolo` takes them."""
+"""`yolo-wnlb`: graft | export-check | darken | preview | doctor. Parse, call, print; arguments as `yolo` takes them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ yolo-wnlb COMMAND [FILE ...] [key=value ...]
       sub_sample, weighted, ...): one value for all places, or one each: sub_sample=8,4,2,1
   export-check BEST.pt BEST.onnx [images=FOLDER] [sizes=160,320] [tolerance=0.001]
       Compare an exported model with its checkpoint; exit status 1 past the tolerance
+  darken SOURCE [SOURCE ...] out=FOLDER [preset=severe] [setting=value ...] [seed=0] [format=jpg]
+         [workers=N] [shard=1/3] [limit=N] [images=FOLDER] [--dry-run] [--verify]
+      Write the dark twin of a data set: a data YAML, COCO annotation files, or a folder of either.
+      Goes on where it was stopped; --verify compares what is in out= with its manifest
+  preview [IMAGE|FOLDER|DATA.yaml ...] [out=preview.png] [n=5] [presets=mild,severe] [seed=0]
+          [setting=value ...]
+      Pictures beside their dark versions, with what was drawn; settings as ev=-3 or crf=srgb go
+      on top of each preset. Without a source: generated scenes
   doctor
       Versions, devices, whether activation works, and what to do about each problem
 
@@ -25,12 +33,13 @@ Training, validation, prediction and export stay with the `yolo` command:
 
 
 PATHS = ("images", "out")  # options whose values are taken as they stand
+FLAGS = ("dry_run", "verify", "exist_ok")  # options that need no value
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 for a check that failed, 2 for a mistake."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
-    if command in ("help", "-h", "--help"):
+    if command == "help" or {"-h", "--help"} & {command, *rest}:
         print(USAGE)
         return 0
     if command not in COMMANDS:
@@ -44,11 +53,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Split into files and key=value pairs; values as `yolo` reads them, commas make lists."""
+    """Split into files and key=value pairs; values as `yolo` reads them, commas make lists.
+
+    --key=value and --key value say the same, and --dry-run or dry_run alone says dry_run=True.
+    """
     files: list[str] = []
     options: dict[str, Any] = {}
-    for word in words:
+    following = iter(words)
+    for word in following:
         key, sign, value = word.partition("=")
+        if word.startswith("--"):
+            key, sign = key[2:].replace("-", "_"), "="
+            value = value or ("True" if key in FLAGS else next(following, ""))
+        elif word in FLAGS:
+            sign, value = "=", "True"
         if not sign or not key.isidentifier():  # a path may hold a '=' too
             files.append(word)
         elif not value:
@@ -125,6 +143,42 @@ def run_export_check(files: list[str], options: dict[str, Any]) -> int:
     return 0 if result.ok else 1
 
 
+def run_darken(files: list[str], options: dict[str, Any]) -> int:
+    """Write the dark twin of a data set, or compare one with its manifest."""
+    from dataclasses import fields
+
+    from yolo_wnlb.builder import darken_dataset, verify
+    from yolo_wnlb.lowlight import Settings
+
+    out, check = options.pop("out", None), options.pop("verify", False)
+    if check and (out or len(files) == 1):
+        result = verify(out or files[0])
+    elif not files or not out:
+        raise ValueError(f"wants a source and out=, found {files}, out={out}: darken coco8-seg.yaml out=dark")
+    else:
+        settings = [field.name for field in fields(Settings)]
+        take(options, dict.fromkeys([*(darken_dataset.__kwdefaults__ or {}), *settings]))
+        try:
+            result = darken_dataset(files, out, **options)
+        except KeyboardInterrupt:
+            print("\nstopped; nothing is lost, the same command goes on from here", file=sys.stderr)
+            return 130
+    print(result)
+    return 0 if result.ok else 1
+
+
+def run_preview(files: list[str], options: dict[str, Any]) -> int:
+    """Write a picture of sources and their dark versions, and say where it is."""
+    from yolo_wnlb.lowlight import PRESETS
+    from yolo_wnlb.preview import preview
+
+    files = [*files, *([str(options.pop("source"))] if "source" in options else [])]
+    presets = options.pop("presets", options.pop("preset", list(PRESETS)))
+    presets = presets if isinstance(presets, list) else [presets]
+    print(f"wrote {preview(files, presets=presets, **options).resolve()}")
+    return 0
+
+
 def run_doctor(files: list[str], options: dict[str, Any]) -> int:
     """Print the state of the installation; 1 if something needs mending."""
     from yolo_wnlb.doctor import examine
@@ -140,5 +194,7 @@ def run_doctor(files: list[str], options: dict[str, Any]) -> int:
 COMMANDS: dict[str, Callable[[list[str], dict[str, Any]], int]] = {
     "graft": run_graft,
     "export-check": run_export_check,
+    "darken": run_darken,
+    "preview": run_preview,
     "doctor": run_doctor,
 }

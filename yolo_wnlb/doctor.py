@@ -81,6 +81,8 @@ def packages() -> list[Finding]:
         findings.append(Finding(name, found or "not installed", "" if found else f"pip install {name}"))
     for name in ("onnx", "onnxruntime", "onnxslim"):
         findings.append(Finding(name, version(name) or f"not installed, needed for ONNX only: pip install {name}"))
+    if not (version("albumentations") or version("albumentationsx")):
+        findings.append(Finding("albumentations", "not installed, needed for the transform LowLight only"))
     if version("albumentations") and version("albumentationsx"):
         findings.append(
             Finding(

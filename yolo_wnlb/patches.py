@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 import sys
 import weakref
@@ -119,6 +120,54 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
             LOGGER.warning(warning)
 
 
+# ---- ultralytics.cfg, ultralytics.data.base: lowlight= -------------------------------------------
+
+
+def patch_cfg(cfg: ModuleType) -> None:
+    """Let lowlight= be an argument like any other, checked before anything is built."""
+    if hasattr(cfg.DEFAULT_CFG, "lowlight"):
+        raise RuntimeError("ultralytics has an argument lowlight= of its own; update yolo_wnlb")
+    wrap(cfg, "check_dict_alignment", check_dict_alignment)
+    wrap(cfg, "check_cfg", check_cfg)
+
+
+def check_dict_alignment(
+    stock: Callable[..., Any], base: dict[str, Any], custom: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Count lowlight among the known arguments of a run (but not among Ultralytics' settings)."""
+    return stock({"lowlight": None, **base} if "imgsz" in base else base, custom, *args, **kwargs)
+
+
+def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    """Check lowlight= beside the stock arguments."""
+    stock(cfg, *args, **kwargs)
+    if "lowlight" in cfg or cfg.get("augmentations"):
+        from yolo_wnlb.dark_training import check_request
+
+        check_request(cfg)
+
+
+def patch_data(base: ModuleType) -> None:
+    """Darken the pictures of every data set that is built with lowlight=."""
+    wrap(base.BaseDataset, "__init__", init_dataset)
+
+
+def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> None:
+    """Build the data set, its caches bright, then put the darkness in front of them."""
+    from yolo_wnlb.dark_training import attach
+
+    stock(dataset, *args, **kwargs)
+    attach(dataset, inspect.signature(stock).bind(dataset, *args, **kwargs).arguments.get("hyp"))
+
+
+# ---- albumentations: LowLight in every process ---------------------------------------------------
+
+
+def patch_albumentations(albumentations: ModuleType) -> None:
+    """Register LowLight, so that A.from_dict finds it in DDP workers and after resume."""
+    import yolo_wnlb.transforms  # noqa: F401
+
+
 # ---- ultralytics.engine.trainer: checks at the door, and the parameter w -------------------------
 
 
@@ -126,6 +175,7 @@ def patch_trainer(trainer: ModuleType) -> None:
     """Check what is about to be trained, and give the w of the blocks a parameter group of their own."""
     wrap(trainer.BaseTrainer, "setup_model", setup_model)
     wrap(trainer.BaseTrainer, "build_optimizer", build_optimizer)
+    wrap(trainer.BaseTrainer, "_setup_train", setup_train)
 
 
 def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
@@ -158,6 +208,15 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
         if trainer.model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
     return checkpoint
+
+
+def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Let the run start only if the darkness that was asked for is in what was built."""
+    from yolo_wnlb.dark_training import check_pipeline
+
+    result = stock(trainer, *args, **kwargs)
+    check_pipeline(trainer)
+    return result
 
 
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -16,14 +17,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from yolo_wnlb.lowlight import darken
+from yolo_wnlb.lowlight import CAMERA_VERSION, settings, take
 
 LOGGER = logging.getLogger(__name__)
 
 NAMES = ("disc", "box", "triangle", "star", "crescent")
 SPLITS = ("train", "val")
 RECORD = "shapes.json"  # its presence says: written here, and complete
-EXPOSURE_RANGE = (0.01, 0.1)  # drawn evenly in stops
+CAMERA = settings(ev=(-6.6, -3.3), sigma_s=0.0224, sigma_c=0.0015, crf="srgb")  # 1 to 10 % of the light, 2000 photons
 RADIUS_RANGE = (0.08, 0.22)  # of the image's side; drawn evenly in octaves
 MIN_VISIBLE = 0.5  # of an object's area: less could be any class
 MIN_SIZE = 64
@@ -182,8 +183,7 @@ def dark_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     bright = scene(rng, size)
-    low, high = np.log(EXPOSURE_RANGE)
-    return darken(bright.image, exposure=math.exp(rng.uniform(low, high)), rng=rng), bright
+    return take(bright.image, CAMERA.draw(random.Random(int(rng.integers(2**53))))), bright
 
 
 def generate(root: str | Path, *, train: int = 400, val: int = 100, size: int = 160, seed: int = 0) -> Path:
@@ -209,7 +209,7 @@ def generate(root: str | Path, *, train: int = 400, val: int = 100, size: int = 
     if seed < 0:
         raise ValueError(f"seed is {seed}; wanted 0 or more")
     root = Path(root).resolve()
-    record = {"train": train, "val": val, "size": size, "seed": seed}
+    record = {"train": train, "val": val, "size": size, "seed": seed, "camera": CAMERA_VERSION}
     if is_complete(root, record):
         LOGGER.info("%s already holds %d + %d images", root, train, val)
         return root

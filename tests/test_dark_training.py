@@ -1,0 +1,352 @@
+"""lowlight= in Ultralytics training and validation: every picture dark, or no run at all."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import ultralytics
+import yaml
+from conftest import run_python
+from test_train import QUICK, train, yolo
+from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_yolo_dataset
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
+from ultralytics.utils.dist import generate_ddp_file
+
+from yolo_wnlb import dark_training
+from yolo_wnlb.dark_training import DarkLoader, check_request, holds_lowlight
+from yolo_wnlb.lowlight import picture_rng, settings, take
+from yolo_wnlb.shapes import NAMES, SPLITS, scene
+
+ROOT = Path(__file__).resolve().parents[1]
+STORED = pytest.mark.skipif(
+    tuple(map(int, ultralytics.__version__.split(".")[:3])) < (8, 4, 130),
+    reason="Ultralytics stores augmentations= in arguments and DDP files since 8.4.130",
+)
+
+
+def write(folder, train=8, val=4, size=64, **more):
+    """A tiny bright data set; returns its YAML."""
+    for split, count in zip(SPLITS, (train, val)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for i in range(count):
+            made = scene(np.random.default_rng([count, i]), size)
+            cv2.imwrite(str(folder / f"images/{split}/{i}.png"), np.maximum(made.image, 60))
+            lines = [f"{k} " + " ".join(map(str, p.ravel())) + "\n" for k, p in zip(made.classes, made.polygons)]
+            (folder / f"labels/{split}/{i}.txt").write_text("".join(lines))
+    file = folder / "data.yaml"
+    file.write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": list(NAMES), **more}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("bright"))
+
+
+def dataset(file, mode="val", **options):
+    cfg = get_cfg(overrides={"task": "segment", "imgsz": 64, "mode": "train", **options})
+    data = check_det_dataset(str(file))
+    return build_yolo_dataset(cfg, data[mode], 4, data, mode=mode, rect=False)
+
+
+def plain(file, split, i, channels=cv2.IMREAD_COLOR):
+    return cv2.imread(str(file.parent / f"images/{split}/{i}.png"), channels)
+
+
+# ---- the data set --------------------------------------------------------------------------------
+
+
+def test_validation_pictures_are_those_that_the_builder_writes_every_time(bright):
+    built = dataset(bright, lowlight="severe")
+    for i, file in enumerate(built.im_files):
+        key = Path(file).relative_to(bright.parent).as_posix()
+        wanted = take(cv2.imread(file), settings("severe").draw(picture_rng(0, key)))
+        assert np.array_equal(built.get_image_and_label(i)["img"], wanted)
+        assert np.array_equal(built.get_image_and_label(i)["img"], wanted)
+
+
+def test_the_seed_and_all_settings_can_be_given(bright):
+    built = dataset(bright, lowlight={"preset": "mild", "ev": -3, "seed": 5})
+    wanted = take(plain(bright, "val", 0), settings("mild", ev=-3).draw(picture_rng(5, "images/val/0.png")))
+    assert np.array_equal(built.get_image_and_label(0)["img"], wanted)
+
+
+@pytest.mark.parametrize("cache", [False, "ram", "disk"])
+def test_training_pictures_are_dark_anew_each_time_and_caches_keep_the_bright_ones(cache, tmp_path):
+    file = write(tmp_path)
+    built = dataset(file, "train", lowlight="severe", cache=cache)
+    first, second = (built.get_image_and_label(0)["img"] for _ in range(2))
+    assert not np.array_equal(first, second)
+    assert max(first.mean(), second.mean()) < 0.6 * plain(file, "train", 0).mean()
+    if cache == "ram":
+        assert np.array_equal(built.ims[0], plain(file, "train", 0))
+    if cache == "disk":
+        assert np.array_equal(np.load(built.npy_files[0]), plain(file, "train", 0))
+
+
+def test_the_same_seed_gives_the_same_training_pictures(bright):
+    built = dataset(bright, "train", lowlight="severe")
+    runs = []
+    for _ in range(2):
+        random.seed(3)
+        runs.append([built.get_image_and_label(i)["img"] for i in range(4)])
+    assert all(np.array_equal(a, b) for a, b in zip(*runs))
+
+
+def test_the_pictures_of_a_mosaic_have_each_its_darkness_and_grey_padding(bright):
+    built = dataset(bright, "train", lowlight="extreme", hsv_v=0.0, hsv_s=0.0, hsv_h=0.0, mosaic=1.0, close_mosaic=0)
+    pictures = [built[i]["img"].numpy() for i in range(8)]
+    for picture in pictures:
+        flat = picture.reshape(3, -1)
+        padding = (flat == 114).all(0)
+        assert flat[:, ~padding].mean() < 60
+    assert any(((p.reshape(3, -1) == 114).all(0)).mean() > 0.05 for p in pictures)
+
+
+def test_grey_data_sets_stay_grey(tmp_path):
+    built = dataset(write(tmp_path, channels=1), lowlight="severe")
+    image = built.get_image_and_label(0)["img"]
+    assert image.shape == (64, 64, 1)
+    shot = settings("severe").draw(picture_rng(0, "images/val/0.png"))
+    assert np.array_equal(image[..., 0], take(plain(tmp_path / "data.yaml", "val", 0, cv2.IMREAD_GRAYSCALE), shot))
+
+
+def test_without_the_argument_nothing_changes(bright):
+    built = dataset(bright)
+    assert "load_image" not in vars(built)
+    assert np.array_equal(built.get_image_and_label(0)["img"], plain(bright, "val", 0))
+    assert not hasattr(get_cfg(overrides={"lowlight": None}), "lowlight"), "stock Ultralytics resumes such checkpoints"
+
+
+SPAWN = """
+if __name__ == "__main__":  # workers get sys.path as it is when they start
+    import sys
+    sys.path[:0] = {path!r}
+    import numpy as np, torch, yolo_wnlb
+    from test_dark_training import dataset, Path
+    built = dataset(Path({file!r}), "val", lowlight="severe")
+    loader = torch.utils.data.DataLoader(built, 2, num_workers=1, multiprocessing_context="spawn",
+                                         collate_fn=built.collate_fn)
+    here = np.stack([built[i]["img"].numpy() for i in range(2)])
+    if {sabotage}:
+        sys.path[:] = [p for p in sys.path if p != {root!r}]
+    there = next(iter(loader))["img"].numpy()
+    print("the same" if np.array_equal(here, there) else "another", here.mean())
+"""
+
+
+def spawn(bright, tmp_path, sabotage):
+    """Load a batch in a spawned worker, in an interpreter that runs no .pth file."""
+    path = [str(ROOT), str(ROOT / "tests"), *(p for p in sys.path if "site-packages" in p)]
+    script = tmp_path / "spawn.py"
+    script.write_text(SPAWN.format(path=path, file=str(bright), root=str(ROOT), sabotage=sabotage))
+    command = [sys.executable, "-S", str(script)]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_spawned_loader_worker_sees_the_same_dark_pictures(bright, tmp_path):
+    run = spawn(bright, tmp_path, sabotage=False)
+    assert "the same" in run.stdout, run.stdout + run.stderr
+
+
+def test_a_loader_worker_without_this_package_stops_the_run(bright, tmp_path):
+    run = spawn(bright, tmp_path, sabotage=True)
+    assert run.returncode != 0 and "No module named 'yolo_wnlb" in run.stderr, run.stdout + run.stderr
+
+
+# ---- the run -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(bright, tmp_path_factory):
+    """The stock command with lowlight=severe, stopped after one of two epochs, and resumed; returns folder and logs."""
+    folder = tmp_path_factory.mktemp("unrelated")
+    options = {**QUICK, "plots": True, "hsv_v": 0.0, "mosaic": 0.0, "epochs": 2, "fraction": 1.0, "warmup_epochs": 0.0}
+    stop = f"""
+import sys
+sys.argv = ["yolo", "segment", "train", "model=yolov8n-seg.yaml", "lowlight=severe", "data={bright}",
+            "project={folder}", "name=cut", *{[f"{k}={v}" for k, v in options.items()]!r}]
+from ultralytics.cfg import entrypoint
+from ultralytics.engine.trainer import BaseTrainer
+save = BaseTrainer.save_model
+def stop(self):
+    save(self)
+    raise KeyboardInterrupt
+BaseTrainer.save_model = stop
+entrypoint()
+"""
+    first = run_python(stop, folder)
+    assert "KeyboardInterrupt" in first.stderr, first.stdout + first.stderr
+    before = {file.name for file in (folder / "cut").glob("*batch*.jpg")}
+    second = yolo("segment", "train", "resume", f"model={folder / 'cut/weights/last.pt'}", cwd=folder)
+    return folder / "cut", first.stdout + first.stderr, second, before
+
+
+def share_of_dark(file):
+    """Share of a plotted batch below code 40: white and grey borders and coloured labels are above."""
+    return (cv2.imread(str(file)).max(2) < 60).mean()
+
+
+def test_the_stock_command_trains_and_validates_in_the_dark_and_says_so(run):
+    folder, first, _, before = run
+    assert "train: " in first and "low light (severe): 8 pictures darkened anew each time: " in first
+    assert "low light (severe): 4 pictures darkened always the same way (seed 0): " in first
+    assert "gamma 3-4" in first and "lowlight=severe" in first
+    assert before >= {"train_batch0.jpg", "train_batch1.jpg"}
+    assert share_of_dark(folder / "train_batch0.jpg") > 0.2
+
+
+def test_a_resumed_run_is_still_dark(run):
+    folder, _, second, before = run
+    assert "low light (severe): 8 pictures darkened anew" in second and "low light (severe): 4 pictures" in second
+    late = "train_batch2.jpg"
+    assert late not in before and share_of_dark(folder / late) > 0.2
+    assert share_of_dark(folder / "val_batch0_labels.jpg") > 0.1
+
+
+def test_a_bright_run_has_none_of_this_in_its_pictures_or_checkpoint(bright, tmp_path, log):
+    trainer = train(bright, tmp_path, "yolov8n-seg.yaml", plots=True, hsv_v=0.0, mosaic=0.0)
+    assert share_of_dark(trainer.save_dir / "train_batch0.jpg") < 0.1
+    assert share_of_dark(trainer.save_dir / "val_batch0_labels.jpg") < 0.1
+    assert not any("low light" in line for line in log)
+    checkpoint = torch.load(trainer.last, weights_only=False)
+    assert "lowlight" not in checkpoint["train_args"]
+
+
+def test_validation_alone_is_dark_too(run, bright, tmp_path, log):
+    folder = run[0]
+    args = {
+        "model": str(folder / "weights/best.pt"),
+        "data": str(bright),
+        "lowlight": "severe",
+        "project": str(tmp_path),
+    }
+    validator = SegmentationValidator(args={**args, **QUICK, "plots": False, "batch": 4})
+    validator()
+    assert isinstance(validator.dataloader.dataset.load_image, DarkLoader)
+    assert any("low light (severe): 4 pictures darkened always the same way" in line for line in log)
+
+
+def ddp_file(bright, folder, **options):
+    """What Ultralytics starts each DDP worker with, for a stock model."""
+    overrides = {"model": "yolov8n-seg.yaml", "data": str(bright), "project": str(folder), "epochs": 1, **options}
+    trainer = SegmentationTrainer(overrides={**QUICK, **overrides})
+    file = Path(generate_ddp_file(trainer))
+    code = file.read_text()
+    file.unlink()
+    return code
+
+
+def low_light_transform(**arguments):
+    from yolo_wnlb.transforms import LowLight
+
+    return LowLight(**{"preset": "severe", "p": 1, "channel_order": "bgr", **arguments})
+
+
+@pytest.mark.parametrize("way", ["source pictures", pytest.param("augmentations", marks=STORED)])
+def test_a_ddp_worker_that_does_not_know_lowlight_stops_instead_of_training_bright(way, bright, tmp_path):
+    options = {"lowlight": "severe"} if way == "source pictures" else {"augmentations": [low_light_transform()]}
+    code = ddp_file(bright, tmp_path, **options)
+    good = run_python(code, tmp_path)
+    assert "low light" in good.stdout + good.stderr and good.returncode == 0, good.stdout + good.stderr
+    bad = run_python(code, tmp_path, YOLO_WNLB_DISABLE="1")
+    assert bad.returncode != 0 and "is not a valid YOLO argument" in bad.stderr, bad.stdout + bad.stderr
+    assert "Starting training" not in bad.stdout + bad.stderr
+
+
+def test_a_data_set_that_escaped_the_darkness_stops_the_run(bright, tmp_path, monkeypatch):
+    monkeypatch.setattr(dark_training, "attach", lambda dataset, hyp: None)
+    with pytest.raises(RuntimeError, match="lowlight=severe was asked for, but the YOLODataset of train"):
+        train(bright, tmp_path, "yolov8n-seg.yaml", lowlight="severe")
+
+
+# ---- LowLight in augmentations= ------------------------------------------------------------------
+
+
+def test_a_transform_in_augmentations_darkens_training_and_says_what_it_leaves(bright, tmp_path, log):
+    trainer = train(bright, tmp_path, "yolov8n-seg.yaml", augmentations=[low_light_transform()], mosaic=0.0, hsv_v=0.0)
+    built = trainer.train_loader.dataset
+    assert built[0]["img"].numpy().mean() < 0.6 * plain(bright, "train", 0).mean()
+    assert trainer.args.lowlight == dark_training.AUGMENTATIONS
+    assert any("validation pictures stay as they are" in line for line in log)
+
+
+@STORED
+def test_a_transform_that_did_not_make_it_into_the_pipeline_stops_the_run(bright, tmp_path, monkeypatch):
+    import albumentations as A
+
+    def broken(*args, **kwargs):
+        raise KeyError("yolo_wnlb.transforms.LowLight")
+
+    monkeypatch.setattr(A, "from_dict", broken)  # stock Ultralytics logs this and goes on
+    with pytest.raises(RuntimeError, match="lowlight=augmentations was asked for"):
+        train(bright, tmp_path, "yolov8n-seg.yaml", augmentations=[low_light_transform()])
+
+
+def test_a_transform_is_found_inside_others_built_or_serialised():
+    import albumentations as A
+
+    nested = A.OneOf([A.Blur(p=1), A.Sequential([low_light_transform()])])
+    assert holds_lowlight(nested) and holds_lowlight(A.to_dict(nested))
+    assert not holds_lowlight(A.Blur()) and not holds_lowlight(A.to_dict(A.OneOf([A.Blur()])))
+
+
+# ---- a data set that was darkened before ---------------------------------------------------------
+
+
+def test_a_dark_data_set_says_so_and_is_not_darkened_twice(tmp_path, log):
+    file = write(tmp_path, lowlight={"preset": "severe", "seed": 4})
+    dataset(file)
+    assert any("were darkened before (preset severe, seed 4)" in line for line in log)
+    with pytest.raises(ValueError, match=r"darkened before .*leave lowlight= out"):
+        dataset(file, lowlight="severe")
+
+
+# ---- the door ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cfg", "told"),
+    [
+        ({"lowlight": "sever"}, "'sever' (did you mean 'severe'?)"),
+        ({"lowlight": {"preset": "severe", "gama": 2}}, "'gama' (did you mean 'gamma'?)"),
+        ({"lowlight": {"gamma": [3, 2]}}, "upside down"),
+        ({"lowlight": {"seed": 1.5}}, "wanted an integer"),
+        ({"lowlight": 3}, "lowlight is 3; wanted a preset"),
+        ({"lowlight": "severe", "task": "classify"}, "yolo-wnlb darken"),
+        ({"lowlight": "severe", "mode": "predict"}, "not what is given to predict"),
+        (
+            {"lowlight": "severe", "augmentations": [{"transform": {"__class_fullname__": dark_training.LOWLIGHT}}]},
+            "twice",
+        ),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_built(cfg, told):
+    with pytest.raises(ValueError) as error:
+        get_cfg(overrides=cfg)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("severe", "severe"), (True, True), ({"ev": -2}, {"ev": -2})])
+def test_a_sound_request_is_kept_as_it_was_given(given, kept):
+    cfg = {"lowlight": given}
+    check_request(cfg)
+    assert cfg == {"lowlight": kept} and get_cfg(overrides={"lowlight": given}).lowlight == kept
+
+
+@pytest.mark.parametrize("off", [None, False])
+def test_a_request_can_be_taken_back(off):
+    assert not hasattr(get_cfg(overrides={"lowlight": off}), "lowlight")
+
+
+def test_a_mistyped_argument_is_told_its_name():
+    with pytest.raises(SyntaxError, match=r"lowligt.*lowlight"):
+        get_cfg(overrides={"lowligt": "severe"})

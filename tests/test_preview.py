@@ -1,0 +1,176 @@
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from yolo_wnlb import cli
+from yolo_wnlb.lowlight import PRESETS, Shot, picture_rng, settings, take
+from yolo_wnlb.preview import CELL, GAP, built_in, find, preview, shortened, shrink, stops
+from yolo_wnlb.shapes import generate
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def save(path, image=None):
+    image = np.full((48, 64, 3), 90, np.uint8) if image is None else image
+    cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten pictures in two folders of a folder, each of its own size."""
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        file = tmp_path / "photos" / str(i // 5) / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save(file, rng.integers(0, 256, (40 + i, 60, 3), np.uint8))
+    return tmp_path / "photos"
+
+
+# --- the pictures
+
+
+def test_a_folder_is_sampled_evenly_from_its_first_to_its_last_picture(photos):
+    assert [file.name for file in find(photos, 3)] == ["0.png", "4.png", "9.png"]
+    assert [file.name for file in find(photos, 1)] == ["0.png"]
+    assert len(find(photos, 99)) == 10
+
+
+def test_a_data_set_shows_its_val_split(tmp_path, photos):
+    root = generate(tmp_path / "shapes", train=1, val=3, size=64)
+    data = tmp_path / "shapes" / "data.yaml"
+    data.write_text("train: images/train\nval: images/val\nnames: [a, b, c, d, e]\n")
+    assert find(data, 5) == sorted((root / "images/val").iterdir())
+    (tmp_path / "shapes" / "val.txt").write_text(f"./images/val/000001.png\n\n{photos}/1/9.png\n")
+    data.write_text("train: images/train\nval: val.txt\nnames: [a, b, c, d, e]\n")
+    assert [file.name for file in find(data, 5)] == ["000001.png", "9.png"]
+    data.write_text(f"train: images/train\nval: [images/val, {photos}]\nnames: [a, b, c, d, e]\n")
+    assert len(find(data, 99)) == 13
+
+
+def test_large_pictures_shrink_to_a_cell_and_small_ones_stay():
+    assert shrink(np.zeros((3000, 1500, 3), np.uint8)).shape == (CELL, CELL // 2, 3)
+    assert shrink(np.zeros((2, 9000, 3), np.uint8)).shape == (1, CELL, 3)
+    assert shrink(np.zeros((7, 5, 3), np.uint8)).shape == (7, 5, 3)
+
+
+def test_built_in_scenes_are_bright_and_the_same_every_time():
+    first, second = list(built_in(2)), list(built_in(2))
+    assert all(a == b and np.array_equal(x, y) for (a, x), (b, y) in zip(first, second))
+    assert all(image.mean() > 80 for _, image in first)
+
+
+# --- the grid
+
+
+def test_cells_hold_the_pictures_that_the_shots_of_their_columns_take(photos, tmp_path):
+    file = photos / "1/7.png"
+    grid = cv2.imread(str(preview([file], tmp_path / "grid.png", presets=["mild", "severe"], crf="srgb")))
+    source = cv2.imread(str(file))
+    height, width = source.shape[:2]
+    assert grid.shape[1] == 3 * (CELL + GAP)
+    for column, preset in enumerate([None, "mild", "severe"]):
+        left = column * (CELL + GAP) + (CELL + GAP - width) // 2
+        wanted = source
+        if preset:
+            wanted = take(source, settings(preset, crf="srgb").draw(picture_rng(0, "7.png")))
+        assert np.array_equal(grid[40 : 40 + height, left : left + width], wanted), preset
+
+
+def test_the_same_call_makes_the_same_file_and_another_seed_another(photos, tmp_path):
+    first, same, other = (
+        preview([photos], tmp_path / f"{name}.png", n=2, presets=["lin"], seed=seed).read_bytes()
+        for name, seed in (("first", 0), ("same", 0), ("other", 1))
+    )
+    assert first == same != other
+
+
+def test_every_preset_has_a_column_unless_some_are_chosen(tmp_path):
+    grid = cv2.imread(str(preview([save(tmp_path / "a.png")], tmp_path / "grid.jpg")))
+    assert grid.shape[1] == (1 + len(PRESETS)) * (CELL + GAP)
+
+
+@pytest.mark.parametrize("crf", ["srgb", (0.7, 0.4)])
+def test_stops_are_those_of_the_light_not_of_the_codes(crf):
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    assert stops(image, Shot(crf=crf)) == 0
+    assert stops(image, Shot(ev=-3, crf=crf)) == pytest.approx(-3)
+    assert stops(image, Shot(beta=0.5, crf=(1.0, 0.0))) == pytest.approx(-1)
+    assert stops(image * 0, Shot(gamma=3)) == 0
+    assert stops(np.ones_like(image), Shot(beta=0.5, quantize="truncate")) == -np.inf
+
+
+def test_a_long_name_keeps_its_end():
+    assert shortened("a" * 40 + ".jpg", 10) == "…aaaaa.jpg"
+    assert shortened("short.jpg", 10) == "short.jpg"
+
+
+def test_the_picture_in_docs_is_the_one_that_its_command_makes(tmp_path):
+    assert (DOCS / "preview.jpg").stat().st_size <= 300_000
+    presets = ["mild", "moderate", "severe", "extreme"]
+    made = cv2.imread(str(preview(out=tmp_path / "preview.jpg", n=3, presets=presets)))
+    shown = cv2.imread(str(DOCS / "preview.jpg"))
+    assert made.shape == shown.shape
+    assert np.abs(made.astype(int) - shown).mean() < 1  # other releases draw letters and JPEGs a little otherwise
+
+
+# --- the door
+
+
+def test_the_command_says_where_the_picture_is(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["preview", "photos", "n=2", "presets=mild", "ev=-3", "crf=srgb"]) == 0
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'preview.png'}\n"
+    assert cv2.imread("preview.png").shape[1] == 2 * (CELL + GAP)
+    assert cli.main(["preview", "photos/0/0.png", "presets=mild,lin", "out=two.jpg", "bayer=none"]) == 0
+    assert cv2.imread("two.jpg").shape[1] == 3 * (CELL + GAP)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "there is no nowhere; give images, folders of images or a data YAML"),
+        (["empty"], r"empty holds no images \(.*png.*\); give another folder"),
+        (["note.txt"], "note.txt cannot be read as an image; leave it out or mend it"),
+        (["nothing.png"], "nothing.png cannot be read as an image"),
+        (["no.yaml"], "'no.yaml' does not exist"),
+        (["odd.yaml"], r"odd.yaml is no data YAML that Ultralytics takes: .*'train:' key missing"),
+        (["broken.yaml"], ".*broken.yaml"),
+        (["photos", "presets=sever"], r"no low-light preset 'sever' \(did you mean 'severe'\?\); choose from mild"),
+        (["photos", "presets=mild,3"], "no low-light preset 3; choose from"),
+        (["photos", "gama=2"], r"no low-light setting 'gama' \(did you mean 'gamma'\?\)"),
+        (["photos", "ev=-3", "gamma=2"], "leave out either ev or gamma"),
+        (["photos", "n=0"], "n is 0; wanted a whole number, 1 or more"),
+        (["photos", "n=many"], "n is 'many'; wanted a whole number"),
+        (["photos", "seed=-1"], "seed is -1; wanted a whole number, 0 or more"),
+        (["photos", "out=grid.gif"], "out is 'grid.gif'; wanted a name that ends in .png or .jpg"),
+        (["photos", "out=no/grid.png"], "out=no/grid.png would lie in no, which does not exist; choose another"),
+        (["photos", "out=folder.png"], "out=folder.png is a folder; choose another file name"),
+        (["photos", "out=photos/0/0.png"], "out=photos/0/0.png is one of the pictures to look at"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(photos, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "note.txt").write_text("no picture")
+    (tmp_path / "nothing.png").touch()
+    (tmp_path / "odd.yaml").write_text("names: [a]\n")
+    (tmp_path / "broken.yaml").write_text("names: [a\n")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert cli.main(["preview", *words]) == 2
+    told = capsys.readouterr()
+    assert not told.out and re.match(f"yolo-wnlb preview: .*{said}", told.err), told.err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_file_that_cannot_be_written_is_an_error_not_a_success(tmp_path, monkeypatch, capsys):
+    if not Path("/dev/full").exists():
+        pytest.skip("no full device here")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    assert cli.main(["preview", "n=1", "presets=mild", "out=full.png"]) == 2
+    assert "No space left" in capsys.readouterr().err

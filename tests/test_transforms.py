@@ -1,0 +1,187 @@
+"""LowLight in Albumentations; test_albumentationsx_too runs this file on AlbumentationsX as well."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import albumentations as A
+import numpy as np
+import pytest
+from conftest import run_python
+
+from yolo_wnlb.lowlight import PRESETS, Shot, settings, take
+from yolo_wnlb.transforms import LowLight
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+EXTENDED = "get_params" in getattr(A.ImageOnlyTransform, "_removed_sampling_hooks", ())
+
+
+def run(transform, seed=7, **data):
+    """Apply a transform in a seeded Compose; returns the whole result."""
+    return A.Compose([transform], seed=seed, save_applied_params=True)(**(data or {"image": IMAGE}))
+
+
+def digest(image):
+    return hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest()
+
+
+def test_the_picture_of_a_seed_is_the_same_everywhere():
+    assert digest(run(LowLight("severe", gamma=(2, 3), p=1))["image"]) == "5cb68e252448be90"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_darkens(preset):
+    assert run(LowLight(preset, p=1))["image"].mean() < 0.8 * IMAGE.mean()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"preset": "mild", "ev": (-4, -2)}, {"bayer": "none"}, {"crf": "srgb", "jpeg_quality": (50, 90)}]
+)
+def test_what_was_drawn_is_recorded_and_takes_the_same_picture_again(arguments):
+    result = run(LowLight(p=1, **arguments))
+    name, drawn = result["applied_transforms"][0]
+    assert name.endswith("LowLight")
+    json.dumps({k: v for k, v in drawn.items() if k != "shape"})
+    if EXTENDED:
+        again = run(
+            LowLight(**{k: v for k, v in drawn.items() if not (drawn["ev"] and k in ("alpha", "beta", "gamma"))}), 99
+        )
+        assert np.array_equal(again["image"], result["image"])
+    else:
+        shot = Shot(**{k: v for k, v in drawn.items() if k in Shot.__dataclass_fields__})
+        assert np.array_equal(take(IMAGE, shot, channel_order="rgb"), result["image"])
+
+
+def test_it_survives_json_with_everything_that_was_set():
+    transform = A.Compose([A.OneOf([LowLight("lin", ev=[-4, -2], crf=(0.5, 0.3), jpeg_quality=80, p=1)], p=1)])
+    stored = json.loads(json.dumps(A.to_dict(transform)))
+    again = A.from_dict(stored)
+    for built in (transform, again):
+        built.set_random_seed(3)
+    assert np.array_equal(transform(image=IMAGE)["image"], again(image=IMAGE)["image"])
+
+
+def test_a_fresh_process_that_imports_only_albumentations_restores_it(tmp_path):
+    (tmp_path / "stored.json").write_text(json.dumps(A.to_dict(A.Compose([LowLight("severe", gamma=(2, 3), p=1)]))))
+    np.save(tmp_path / "image.npy", IMAGE)
+    code = """
+import sys
+[sys.path.insert(0, p) for p in reversed(sys.argv[1:])]
+import hashlib, json, albumentations as A, numpy as np
+transform = A.from_dict(json.load(open("stored.json")))
+transform.set_random_seed(7)
+print(hashlib.blake2b(transform(image=np.load("image.npy"))["image"].tobytes(), digest_size=8).hexdigest())
+"""
+    fresh = run_python(code, tmp_path)
+    assert fresh.stdout.strip().endswith("5cb68e252448be90"), fresh.stdout + fresh.stderr
+
+
+def test_frames_of_a_video_share_the_darkness_and_not_the_noise():
+    grey = np.full((64, 64, 3), 180, np.uint8)
+    frames = run(LowLight("moderate", p=1), images=np.stack([grey] * 4))["images"].astype(float)
+    assert frames.shape == (4, 64, 64, 3)
+    assert np.ptp(frames.mean((1, 2, 3))) < 1
+    residual = frames - frames.mean((1, 2), keepdims=True)
+    crossed = np.corrcoef(residual.reshape(4, -1))
+    assert abs(crossed[~np.eye(4, dtype=bool)]).max() < 0.05
+
+
+def test_the_size_of_a_picture_does_not_shift_later_draws():
+    def second(first):
+        transform = A.Compose([LowLight(p=1)], seed=1)
+        transform(image=first)
+        return digest(transform(image=IMAGE)["image"])
+
+    assert second(IMAGE) == second(IMAGE[:5, :9].copy())
+
+
+def test_the_global_random_state_plays_no_part():
+    import random
+
+    random.seed(0)
+    np.random.seed(0)
+    first = digest(run(LowLight(p=1))["image"])
+    random.seed(1)
+    np.random.seed(1)
+    assert digest(run(LowLight(p=1))["image"]) == first
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_grey_and_float_pictures_keep_shape_and_type(channels, kind):
+    if channels == () and EXTENDED:
+        pytest.skip("AlbumentationsX takes pictures with a channel axis only")
+    image = np.full((9, 14, *channels), 0.8 if kind is np.float32 else 200, kind)
+    dark = run(LowLight("severe", p=1), image=image)["image"]
+    assert dark.shape == image.shape and dark.dtype == kind and dark.mean() < image.mean()
+
+
+def test_a_fixed_noise_seed_fixes_the_noise():
+    fixed = {"alpha": 1, "beta": 1, "gamma": 3, "sigma_s": 0.05, "sigma_c": 0.01, "crf": "srgb", "bayer": "RGGB"}
+    first, second = (run(LowLight(**fixed, noise_seed=5, p=1), seed)["image"] for seed in (1, 2))
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"preset": "sever"}, "did you mean 'severe'"),
+        ({"gamma": (3, 2)}, "upside down"),
+        ({"sigma_s": -1}, r"wanted values in \[0, 1\]"),
+        ({"ev": -2, "gamma": 2}, "leave out either"),
+        ({"channel_order": "gbr"}, "choose from rgb, bgr"),
+        ({"noise_seed": 0.5}, "noise_seed is 0.5"),
+        ({"bayer": "RGB"}, "choose from none, random, RGGB"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        LowLight(**arguments)
+
+
+def test_a_mistyped_argument_warns_as_albumentations_does():
+    with pytest.warns(UserWarning, match="gama"):
+        LowLight(gama=2)
+
+
+def test_defaults_are_the_presets(monkeypatch):
+    drawn = run(LowLight(p=1, preset="extreme"))["applied_transforms"][0][1]
+    low, high = settings("extreme").gamma
+    assert low <= drawn["gamma"] <= high
+
+
+X = """
+import sys, albumentations, pytest
+assert albumentations.__version__ == "2.5.1", albumentations.__file__
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(EXTENDED or sys.version_info < (3, 11), reason="AlbumentationsX needs Python 3.11, and itself not")
+def test_albumentationsx_too(tmp_path):
+    release = tmp_path / "release"
+    wanted = ["albumentationsx==2.5.1", "albucore==0.2.21", "numkong", "stringzilla"]
+    options = [
+        "--no-deps",
+        "--target",
+        str(release),
+        "--disable-pip-version-check",
+        "--retries",
+        "1",
+        "--timeout",
+        "15",
+    ]
+    command = [sys.executable, "-m", "pip", "install", *wanted, *options]
+    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    if pip.returncode and "(from versions: none)" in pip.stderr:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {pip.stderr.strip()[-300:]}")
+    assert pip.returncode == 0, pip.stderr
+
+    env = {**os.environ, "PYTHONPATH": str(release), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    command = [sys.executable, "-c", X, __file__, "--basetemp", str(tmp_path / "tests")]
+    tests = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert tests.returncode == 0, tests.stdout[-8000:] + tests.stderr[-2000:]
