@@ -63,10 +63,11 @@ BOUNDS = {  # of the spans: least and largest
     "sigma_c": (0.0, 1.0),
     "jpeg_quality": (1, 100),
 }
+STRIP = 32768  # values worked on at a time: they stay in a core's cache, which makes it three times as fast
 MIXTURE = (  # of a = ln n and v = -ln(1 - u): weight, means, standard deviations, correlation
     (0.510, (-0.367, 0.685), (0.132, 0.388), 0.33),  # digital cameras
     (0.413, (0.489, 2.389), (0.353, 1.112), 0.73),  # film, S-shaped
-    (0.077, (0.027, -0.019), (0.634, 0.072), 0.0),  # nearly a gamma
+    (0.077, (0.027, -0.019), (0.634, 0.072), -0.57),  # nearly a gamma
 )
 MIXTURE_BOX = ((-0.8, 1.05), (-0.6, 5.8))  # of a, of v
 
@@ -294,6 +295,10 @@ def response(crf: Crf) -> tuple[Transfer, Transfer]:
             lambda y: np.where(y <= 0.04045, y / 12.92, np.power((y + 0.055) / 1.055, 2.4)),
         )
     if isinstance(crf, str):
+        if (known := named_response(crf)) != crf:
+            if known is None:
+                raise ValueError(f"crf is {crf!r}, one of many; a shot has one: draw it from Settings")
+            return response(known)
         path, _, name = crf[5:].partition("#")
         light, codes = measured_curves(path)[name]
         return lambda x: np.interp(x, light, codes), lambda y: np.interp(y, codes, light)
@@ -461,21 +466,22 @@ def sense(codes: np.ndarray, shot: Shot, frame: int) -> tuple[np.ndarray, np.nda
         top += 12 * shot.sigma_s**2  # where few photons come, many are further off than six sigma
     gain = 65535 / min(1.0, max(top, 1e-6))
 
-    mean = look_up(codes, (light * gain).astype(np.float32))
-    if shot.sigma_s == 0 and shot.sigma_c == 0:
-        raw = np.rint(mean).astype(np.uint16)
-    else:
-        bits = np.random.SFC64(np.random.SeedSequence([shot.noise_seed, frame]))
-        words = bits.random_raw(-(-codes.size // 4)).astype("<u8", copy=False).view("<u2")
-        normal = look_up(words[: codes.size].reshape(codes.shape), normal_quantiles())
+    mean, spread = (light * gain).astype(np.float32), (noise * gain).astype(np.float32)
+    bits = np.random.SFC64(np.random.SeedSequence([shot.noise_seed, frame]))
+    words = bits.random_raw(-(-codes.size // 4)).astype("<u8", copy=False).view("<u2")
+    words = words[: codes.size].reshape(codes.shape)
+    poisson = np.random.Generator(bits).poisson
+    raw = np.empty(codes.shape, np.uint16)
+    rows = max(1, STRIP * len(codes) // codes.size)
+    for strip in (slice(top, top + rows) for top in range(0, len(codes), rows)):
+        signal, normal = look_up(codes[strip], mean), look_up(words[strip], normal_quantiles())
         if photons:
             step = gain * shot.sigma_s**2
-            mean = (np.random.Generator(bits).poisson(mean / step) * step).astype(np.float32)
-            spread: Any = np.float32(gain * shot.sigma_c)
-            raw = cv2.add(mean, normal * spread, dtype=cv2.CV_16U)
+            signal = (poisson(signal / step) * step).astype(np.float32)
+            deviation: Any = normal * np.float32(gain * shot.sigma_c)
         else:
-            spread = look_up(codes, (noise * gain).astype(np.float32))
-            raw = cv2.add(mean, cv2.multiply(spread, normal, dst=spread), dtype=cv2.CV_16U)  # rounds and clips
+            deviation = cv2.multiply(look_up(codes[strip], spread), normal)
+        cv2.add(signal, deviation, dst=raw[strip], dtype=cv2.CV_16U)  # rounds half to even, and clips
     return raw, tone_curve(shot, gain, white)
 
 
@@ -490,18 +496,24 @@ def tone_curve(shot: Shot, gain: float, white: int) -> np.ndarray:
 
 def through_mosaic(image: np.ndarray, shot: Shot, channel_order: str, frame: int) -> np.ndarray:
     """Take a colour picture through the colour filters: one value a site, the others interpolated."""
+    if shot.bayer not in BAYER:
+        raise ValueError(f"bayer is {shot.bayer!r}; a shot has None or one of {', '.join(BAYER)}")
     height, width = image.shape[:2]
     below, right = (max(side % 2, 4 - side) for side in (height, width))  # OpenCV makes sides below 3 black
     if below or right:
         image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
-    sites = [channel_order.upper().index(colour) for colour in str(shot.bayer)]  # channel at 00 01 10 11
+    sites = [channel_order.upper().index(colour) for colour in shot.bayer]  # channel at 00 01 10 11
     raw, tone = sense(mosaic(image, sites), shot, frame)
     if shot.order == "paper":
         raw = look_up(raw, tone)
     name = {"0112": "BG", "1021": "GB", "1201": "GR", "2110": "RG"}["".join(map(str, sites))]
-    dark = cv2.demosaicing(raw, getattr(cv2, f"COLOR_Bayer{name}2RGB"))
-    if shot.order == "sensor":
-        dark = look_up(dark, tone)
+    dark = np.empty(image.shape, image.dtype)
+    rows = max(2, STRIP // raw.shape[1] // 2 * 2)
+    for top in range(0, len(raw), rows):
+        above = min(2, top)  # what a strip sees of its neighbours
+        colour = cv2.demosaicing(raw[top - above : top + rows + 2], getattr(cv2, f"COLOR_Bayer{name}2RGB"))
+        colour = colour[above : above + rows]
+        dark[top : top + rows] = look_up(colour, tone) if shot.order == "sensor" else colour
     return np.ascontiguousarray(dark[:height, :width])
 
 
