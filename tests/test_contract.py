@@ -20,6 +20,8 @@ from ultralytics.data import utils as data_utils
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine import trainer as engine
+from ultralytics.engine.tuner import Tuner
+from ultralytics.engine.validator import BaseValidator
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
@@ -378,3 +380,11 @@ def test_a_trainer_sets_up_its_loaders_under_these_names():
     source = inspect.getsource(engine.BaseTrainer)
     assert "self.train_loader" in source and "self.test_loader" in source, "dark_training.check_pipeline"
     assert parameters(engine.BaseTrainer._setup_train)[0] == "self", "patches.setup_train"
+    assert parameters(engine.BaseTrainer.check_resume) == ["self", "overrides"], "patches.check_resume"
+
+
+def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_run():
+    source = inspect.getsource(BaseValidator.__call__)
+    assert source.index("self.dataloader") < source.index('run_callbacks("on_val_start")'), "patches.run_callbacks"
+    assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.run_callbacks"
+    assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.init_tuner"

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ import ultralytics
 import yaml
 from conftest import run_python
 from test_train import QUICK, train, yolo
+from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_yolo_dataset
+from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
 from ultralytics.utils.dist import generate_ddp_file
@@ -264,8 +267,56 @@ def test_a_ddp_worker_that_does_not_know_lowlight_stops_instead_of_training_brig
 
 def test_a_data_set_that_escaped_the_darkness_stops_the_run(bright, tmp_path, monkeypatch):
     monkeypatch.setattr(dark_training, "attach", lambda dataset, hyp: None)
-    with pytest.raises(RuntimeError, match="lowlight=severe was asked for, but the YOLODataset of train"):
+    with pytest.raises(RuntimeError, match="lowlight=severe was asked for, but YOLODataset would give bright"):
         train(bright, tmp_path, "yolov8n-seg.yaml", lowlight="severe")
+
+
+def test_a_validation_that_escaped_the_darkness_stops(run, bright, tmp_path, monkeypatch):
+    monkeypatch.setattr(dark_training, "attach", lambda dataset, hyp: None)
+    args = {
+        "model": str(run[0] / "weights/best.pt"),
+        "data": str(bright),
+        "lowlight": "severe",
+        "project": str(tmp_path),
+    }
+    with pytest.raises(RuntimeError, match="YOLODataset would give bright"):
+        SegmentationValidator(args={**args, **QUICK, "batch": 4})()
+
+
+def test_a_data_set_that_reads_pictures_in_its_own_way_is_found_out(bright):
+    class Own(YOLODataset):
+        def get_image_and_label(self, i):
+            return {"img": cv2.imread(self.im_files[i])}
+
+    built = dataset(bright, lowlight="severe")
+    built.__class__ = Own
+    with pytest.raises(RuntimeError, match="Own would give bright pictures"):
+        dark_training.check_dataset(built, "severe")
+
+
+def test_looking_at_a_picture_leaves_chance_as_it_was_and_looks_into_every_part(bright):
+    parts = [dataset(bright, "train", lowlight="severe"), dataset(bright, "val", lowlight="severe")]
+    random.seed(1)
+    state = random.getstate()
+    dark_training.check_dataset(SimpleNamespace(datasets=parts), "severe")
+    assert random.getstate() == state and [part.load_image.calls for part in parts] == [1, 1]
+    with pytest.raises(RuntimeError, match="bright"):
+        dark_training.check_dataset(SimpleNamespace(datasets=[parts[0], dataset(bright)]), "severe")
+
+
+@pytest.mark.parametrize("began", [None, "mild"])
+def test_another_darkness_on_resume_is_refused(began, bright, tmp_path):
+    stop = {"on_model_save": lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt)}
+    options = {"lowlight": began} if began else {}
+    with pytest.raises(KeyboardInterrupt):
+        train(bright, tmp_path, "yolov8n-seg.yaml", callbacks=stop, epochs=2, **options)
+    with pytest.raises(ValueError, match=f"lowlight=severe cannot be given on resume.*lowlight={began}"):
+        YOLO(tmp_path / "run/weights/last.pt").train(resume=True, lowlight="severe")
+
+
+def test_a_tuner_says_at_once_that_it_cannot_darken(bright):
+    with pytest.raises(ValueError, match="tune does not know lowlight="):
+        YOLO("yolov8n-seg.yaml").tune(data=str(bright), lowlight="severe", iterations=1, epochs=1, **QUICK)
 
 
 # ---- LowLight in augmentations= ------------------------------------------------------------------
@@ -305,9 +356,36 @@ def test_a_transform_is_found_inside_others_built_or_serialised():
 def test_a_dark_data_set_says_so_and_is_not_darkened_twice(tmp_path, log):
     file = write(tmp_path, lowlight={"preset": "severe", "seed": 4})
     dataset(file)
-    assert any("were darkened before (preset severe, seed 4)" in line for line in log)
-    with pytest.raises(ValueError, match=r"darkened before .*leave lowlight= out"):
+    assert any("dark already (by yolo-wnlb darken: preset severe, seed 4)" in line for line in log)
+    with pytest.raises(ValueError, match=r"lowlight=severe, but .* dark already .*; leave it out"):
         dataset(file, lowlight="severe")
+
+
+def test_a_dark_twin_is_known_by_its_manifest_under_any_yaml(bright, tmp_path):
+    from yolo_wnlb.builder import darken_dataset
+
+    darken_dataset(bright, tmp_path / "dark", preset="severe", workers=1)
+    said = {"path": str(tmp_path / "dark"), "train": "images/train", "val": "images/val", "names": list(NAMES)}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(ValueError, match="dark already"):
+        dataset(tmp_path / "mine.yaml", lowlight="severe")
+
+
+def test_a_data_yaml_that_asks_for_darkness_is_told_where_to_ask(tmp_path):
+    with pytest.raises(ValueError, match="take it out, and give lowlight=severe to yolo train and val"):
+        dataset(write(tmp_path, lowlight="severe"))
+
+
+def test_pictures_outside_the_folder_of_the_data_set_differ_by_more_than_their_name(bright, tmp_path):
+    for part in "ab":
+        (tmp_path / part / "images").mkdir(parents=True)
+        (tmp_path / part / "images/0.png").write_bytes((bright.parent / "images/val/0.png").read_bytes())
+    places = [str(tmp_path / part / "images") for part in "ab"]
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data.yaml").write_text(yaml.safe_dump({"train": places, "val": places, "names": list(NAMES)}))
+    built = dataset(home / "data.yaml", lowlight="severe")
+    assert sorted(built.load_image.key(i) for i in range(2)) == ["a/images/0.png", "b/images/0.png"]
 
 
 # ---- the door ------------------------------------------------------------------------------------
@@ -323,6 +401,8 @@ def test_a_dark_data_set_says_so_and_is_not_darkened_twice(tmp_path, log):
         ({"lowlight": 3}, "lowlight is 3; wanted a preset"),
         ({"lowlight": "severe", "task": "classify"}, "yolo-wnlb darken"),
         ({"lowlight": "severe", "mode": "predict"}, "not what is given to predict"),
+        ({"lowlight": "severe", "mode": "benchmark"}, "not what is given to benchmark"),
+        ({"lowlight": dark_training.AUGMENTATIONS, "mode": "val"}, "validation knows no augmentations="),
         (
             {"lowlight": "severe", "augmentations": [{"transform": {"__class_fullname__": dark_training.LOWLIGHT}}]},
             "twice",

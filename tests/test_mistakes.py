@@ -5,6 +5,7 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -169,12 +170,19 @@ def other_settings_on_resume():
 
 
 def two_runs_at_once():
-    from yolo_wnlb.journal import locked
+    import subprocess
+    import sys
 
-    out = Path("dark").resolve()
-    (out / ".darken" / "all").mkdir(parents=True)
-    with locked(out, None):
+    Path("dark/.darken/all").mkdir(parents=True)
+    hold = "from pathlib import Path; from yolo_wnlb.journal import locked\nwith locked(Path('dark')): print(input())"
+    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        while not Path("dark/.darken/lock").exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
         darken("out=dark")
+    finally:
+        other.communicate("done")
 
 
 def dark_twice():
@@ -313,8 +321,8 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("output is a file", file_in_the_way, ["is a file", "choose a folder"]),
     ("output holds something else", foreign_output, ["holds something else"]),
     ("other settings on resume", other_settings_on_resume, ["seed", "1"]),
-    ("two runs into one folder", two_runs_at_once, ["dark", "run"]),
-    ("dark data set darkened again", dark_twice, ["darkened before"]),
+    ("two runs into one folder", two_runs_at_once, ["another run is writing into", "different shards"]),
+    ("dark data set darkened again", dark_twice, ["was darkened before"]),
     ("picture corrupt", corrupt_picture, ["FAILED images/train", "cannot be decoded", "left out"]),
     ("label file without picture", label_without_picture, ["lost.txt"]),
     ("preview of nothing", lambda: command("preview", "nowhere.jpg"), ["nowhere.jpg"]),
@@ -329,6 +337,8 @@ def message(act):
         os.chdir(folder)
         try:
             act()
+        except AssertionError:
+            raise
         except (Exception, SystemExit) as error:
             return str(error)
         finally:

@@ -28,6 +28,8 @@ PATCHES = {  # module -> function of yolo_wnlb.patches that is given it
     "ultralytics.utils.checks": "patch_checks",
     "ultralytics.nn.tasks": "patch_tasks",
     "ultralytics.engine.trainer": "patch_trainer",
+    "ultralytics.engine.tuner": "patch_tuner",
+    "ultralytics.engine.validator": "patch_validator",
 }
 warned = False
 

@@ -36,7 +36,7 @@ import numpy as np
 
 from yolo_wnlb import journal
 from yolo_wnlb.journal import FAILURES, FILES, MANIFEST, STATE, Line, digest, locked, read_lines, size_of
-from yolo_wnlb.lowlight import CAMERA_VERSION, DEFAULT, Settings, Shot, picture_rng, settings, take
+from yolo_wnlb.lowlight import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, picture_rng, settings, take
 from yolo_wnlb.sources import DataSet, Picture, read_json, read_sources
 
 T = TypeVar("T")
@@ -157,6 +157,7 @@ def darken_dataset(
     listing = "\n".join([*(picture.key for picture in pictures), *map(data.name, [*data.annotations, *data.lists])])
     header = {
         "camera": CAMERA_VERSION,
+        "opencv": ".".join(cv2.__version__.split(".")[:2]),  # other releases write the same pixels in other bytes
         "seed": seed,
         "format": format,
         "limit": limit,
@@ -164,11 +165,13 @@ def darken_dataset(
         "source": f"{len(pictures)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
         "settings": portable(camera),
     }
+    if isinstance(camera.crf, str) and camera.crf.startswith("dorf:"):
+        header["responses"] = digest(Path(camera.crf[5:].partition("#")[0]).read_bytes())["blake2b"]
     scratch = home / STATE / (f"{part}-of-{parts}" if shard else "all")
     job = Job(data.root, home, scratch, camera, seed, format, data.channels, json.loads(json.dumps(header)))
     if dry_run:
         return estimate(job, data, pictures, limit, workers)
-    if is_complete(job, pictures):
+    if is_complete(job, data, pictures):
         return Report(f"{out} is complete, nothing to do: {len(pictures)} dark images", len(pictures), notes=data.notes)
 
     begun = time.monotonic()
@@ -178,7 +181,7 @@ def darken_dataset(
         with locked(home):
             lines = {**known_lines(job, [picture for picture in pictures if picture.key not in lines]), **lines}
             if complete := len(lines) == len(pictures):
-                finish(job, data, pictures, lines, preset)
+                finish(job, data, pictures, lines)
     except BlockingIOError:
         if not shard:
             raise
@@ -322,21 +325,31 @@ def known_lines(job: Job, pictures: list[Picture]) -> dict[str, Line]:
 
 
 def is_done(job: Job, picture: Picture, line: Line) -> bool:
-    """Tell whether the files of a picture, in source and output, have the sizes that its line says."""
+    """Tell whether a picture is as its line says: its files by their sizes, its label by its content.
+
+    A picture that was replaced by another one of just as many bytes is not noticed.
+    """
     sizes = [(job.root / picture.key, "source_bytes"), (job.out / picture.image, "bytes")]
+    if line.get("label") != (picture.label[1] if picture.label else None):
+        return False
     if picture.label:
-        sizes += [(Path(picture.label[0]), "label_bytes"), (job.out / picture.label[1], "label_bytes")]
-    has_label = line.get("label") == (picture.label[1] if picture.label else None)
-    return has_label and all(size_of(file) == line[key] for file, key in sizes)
+        sizes.append((job.out / picture.label[1], "label_bytes"))
+        with suppress(OSError):
+            if digest(Path(picture.label[0]).read_bytes())["blake2b"] != line["label_blake2b"]:
+                return False
+    return all(size_of(file) == line[key] for file, key in sizes)
 
 
-def is_complete(job: Job, pictures: list[Picture]) -> bool:
-    """Tell whether all is done: no run under way, no picture failed, no file gone."""
+def is_complete(job: Job, data: DataSet, pictures: list[Picture]) -> bool:
+    """Tell whether all is done: no run under way, no picture failed, no file gone, annotations as in the source."""
     if (job.out / STATE).exists():
         return False
     lines = known_lines(job, pictures)
-    documents = [job.out / line["file"] for line in read_lines(job.out / MANIFEST) if "file" in line]
-    return sum("shot" in line for line in lines.values()) == len(pictures) and all(file.exists() for file in documents)
+    if sum("shot" in line for line in lines.values()) < len(pictures):
+        return False
+    there = [line for line in read_lines(job.out / MANIFEST) if "file" in line]
+    wanted = documents(job, data, set(lines))
+    return all((job.out / line["file"]).exists() for line in there) and [line for _, line in wanted] == there
 
 
 def darken_share(
@@ -456,12 +469,14 @@ def develop(job: Job, picture: Picture) -> tuple[dict[str, bytes], Line]:
     Raises: ValueError: the picture or its label file is of no use.
     """
     stored = read(job.root / picture.key, "the picture")
-    if stored[:2] == b"\xff\xd8" and stored.rfind(b"\xff\xd9") < stored.rfind(b"\xff\xda"):
+    if stored[:2] == b"\xff\xd8" and is_cut_off(stored):
         raise ValueError("the picture is cut off, a JPEG without an end")  # OpenCV 4 fills it up with grey
     mode = cv2.IMREAD_ANYDEPTH | (cv2.IMREAD_GRAYSCALE if job.channels == 1 else cv2.IMREAD_COLOR)
     bright: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), mode) if stored else None  # upright, as its EXIF says
     if bright is None:
         raise ValueError("the picture cannot be decoded")
+    if bright.dtype.kind == "f":
+        raise ValueError("the picture has floating-point values; store it with 8 or 16 bits")
     height, width = bright.shape[:2]
     for size in sorted(picture.sizes - {(width, height)}):
         raise ValueError(f"the picture has {width} x {height} pixels, its annotations say {size[0]} x {size[1]}")
@@ -478,6 +493,14 @@ def develop(job: Job, picture: Picture) -> tuple[dict[str, bytes], Line]:
         files = {picture.label[1]: label, **files}
         line |= {"label": picture.label[1], **digest(label, "label_")}
     return files, {**line, "shot": portable(shot)}
+
+
+def is_cut_off(jpeg: bytes) -> bool:
+    """Tell whether a JPEG's picture (its preview aside) has no end; what a phone appends does not matter."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:  # segments, up to the start of the scan
+        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg.find(b"\xff\xd9", at) < 0
 
 
 def read(file: Path, what: str) -> bytes:
@@ -502,15 +525,22 @@ def portable(drawn: Settings | Shot) -> Line:
 # ---- when all is done ----------------------------------------------------------------------------
 
 
-def finish(job: Job, data: DataSet, pictures: list[Picture], lines: dict[str, Line], preset: Any) -> None:
+def documents(job: Job, data: DataSet, kept: set[str]) -> Iterator[tuple[bytes, Line]]:
+    """Make the files that speak of the pictures in `kept`, and the line of each."""
+    how = {key: job.header[key] for key in ("seed", "format", "camera", "settings")}
+    if preset := [name for name in PRESETS if settings(name) == job.camera]:
+        how = {"preset": preset[0], **how}
+    for name, content, more in data.documents(kept, f".{job.format}", how):
+        yield content, {"file": name, **digest(content), **more}
+
+
+def finish(job: Job, data: DataSet, pictures: list[Picture], lines: dict[str, Line]) -> None:
     """Write what speaks of the pictures, then the manifest, which says that the data set is complete."""
     kept = {key for key, line in lines.items() if "error" not in line}
-    how = {key: job.header[key] for key in ("seed", "format", "camera", "settings")}
-    how = {"preset": preset, **how} if isinstance(preset, str) else how
-    documents = []
-    for name, content, more in data.documents(kept, f".{job.format}", how):
-        job.write(name, content)
-        documents.append({"file": name, **digest(content), **more})
+    said = []
+    for content, line in documents(job, data, kept):
+        job.write(line["file"], content)
+        said.append(line)
     failed = [picture for picture in pictures if picture.key not in kept]
     for picture in failed:  # its files may be there from before it failed
         for name in (picture.image, *(picture.label or ())[1:]):
@@ -519,7 +549,7 @@ def finish(job: Job, data: DataSet, pictures: list[Picture], lines: dict[str, Li
     if failed:
         told = "".join(f"{picture.key}: {lines[picture.key]['error']}\n" for picture in failed)
         job.write(FAILURES, told.encode(errors="surrogateescape"))
-    manifest = [job.header, *documents, *(lines[picture.key] for picture in pictures)]
+    manifest = [job.header, *said, *(lines[picture.key] for picture in pictures)]
     job.write(MANIFEST, "".join(f"{json.dumps(line)}\n" for line in manifest).encode())
 
 

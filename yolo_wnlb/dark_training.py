@@ -8,20 +8,24 @@ Three ways lead to dark pictures:
     augmentations=[LowLight(...)]      Albumentations, after mosaic, in training only
     data=dark/data.yaml                a data set that `yolo-wnlb darken` wrote
 
-None may fail silently. The request travels as the argument `lowlight` with all others, into
-checkpoints and DDP workers: a process without this package refuses it as unknown, instead of
-training on bright pictures. For the second way `check_request` writes `lowlight=augmentations`.
+None may fail silently. The request travels as the argument `lowlight` with all others, into DDP
+workers and the checkpoints that `resume` reads: a process without this package refuses it as
+unknown, instead of training on bright pictures. For the second way `check_request` writes
+`lowlight=augmentations`.
 """
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from yolo_wnlb.lowlight import Settings, picture_rng, settings, take
+from yolo_wnlb.journal import MANIFEST, read_lines
+from yolo_wnlb.lowlight import PRESETS, Settings, picture_rng, settings, take
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"
@@ -68,11 +72,13 @@ def check_request(cfg: dict[str, Any]) -> None:
             raise ValueError(
                 "lowlight= does not reach pictures for classification; darken them with 'yolo-wnlb darken'"
             )
-        if cfg.get("mode") in ("predict", "track"):
+        if cfg.get("mode") in ("predict", "track", "benchmark"):
             raise ValueError(
                 f"lowlight= darkens data sets in train and val, not what is given to {cfg['mode']}; "
                 "darken those pictures with 'yolo-wnlb darken'"
             )
+    elif cfg.get("mode") == "val":
+        raise ValueError("validation knows no augmentations=; give lowlight=PRESET, or a data set darkened before")
     cfg["lowlight"] = request
 
 
@@ -95,20 +101,22 @@ class DarkLoader:
     """
 
     def __init__(self, dataset: Any, settings: Settings, seed: int) -> None:
-        self.dataset, self.settings, self.seed = dataset, settings, seed
-        root = (getattr(dataset, "data", None) or {}).get("path")
-        self.root = Path(root).resolve() if root else None
+        self.dataset, self.settings, self.seed, self.calls = dataset, settings, seed, 0
+        folders = ((getattr(dataset, "data", None) or {}).get("path"), os.path.commonpath(dataset.im_files))
+        self.roots = [Path(folder).resolve() for folder in folders if folder]
 
     def __call__(self, i: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any, Any]:
         """Load picture `i`: uint8 (H, W, 3) BGR or (H, W, 1), its original and its resized (H, W)."""
+        self.calls += 1
         image, original, resized = type(self.dataset).load_image(self.dataset, i, *args, **kwargs)
         rng: Any = random if self.dataset.augment else picture_rng(self.seed, self.key(i))
         return take(image, self.settings.draw(rng)), original, resized
 
     def key(self, i: int) -> str:
-        """Path of picture `i` within the data set, with /; its name where it lies elsewhere."""
+        """Path of picture `i`, with /, within the data set's folder; else within the one that holds all pictures."""
         file = Path(self.dataset.im_files[i]).resolve()
-        return file.relative_to(self.root).as_posix() if self.root and file.is_relative_to(self.root) else file.name
+        root = next((root for root in self.roots if root in file.parents), file.parent)
+        return file.relative_to(root).as_posix()
 
 
 def attach(dataset: Any, hyp: Any) -> None:
@@ -119,14 +127,13 @@ def attach(dataset: Any, hyp: Any) -> None:
     from ultralytics.utils import LOGGER
 
     request = getattr(hyp, "lowlight", None)
-    done = (getattr(dataset, "data", None) or {}).get("lowlight")
-    if done:
-        LOGGER.info(f"{dataset.prefix}low light: the pictures were darkened before ({brief(done)})")
+    if done := darkness(getattr(dataset, "data", None) or {}):
+        LOGGER.info(f"{dataset.prefix}low light: the pictures are dark already ({done})")
     if not request:
         return
     if done:
         raise ValueError(
-            f"lowlight={request}, but this data set was darkened before ({brief(done)}); leave lowlight= out"
+            f"lowlight={request}, but the pictures of this data set are dark already ({done}); leave it out"
         )
     if request == AUGMENTATIONS:
         return
@@ -138,13 +145,26 @@ def attach(dataset: Any, hyp: Any) -> None:
     LOGGER.info(f"{dataset.prefix}low light ({request}): {dataset.ni} pictures darkened {when}: {asked}")
 
 
-def brief(done: Any) -> str:
-    """Say in a few words how a data set was darkened."""
-    if not isinstance(done, dict):
-        return str(done)
-    return (
-        ", ".join(f"{name} {done[name]}" for name in ("preset", "seed") if name in done) or "settings in its data.yaml"
-    )
+def darkness(data: dict[str, Any]) -> str:
+    """Say in a few words why the pictures of a data set are dark already; "" if nothing says that they are.
+
+    Raises: ValueError: its YAML asks for a darkening, which is for the command line to do.
+    """
+    said = data.get("lowlight")
+    if said is True or said in list(PRESETS):
+        raise ValueError(
+            f"'lowlight: {said}' in a data YAML says that its pictures are dark already; to darken them while they are "
+            f"loaded take it out, and give lowlight={said} to yolo train and val"
+        )
+    if not said and data.get("path") and (lines := read_lines(Path(data["path"]) / MANIFEST)):
+        said = lines[0]
+    if isinstance(said, dict):
+        told = ", ".join(f"{name} {said[name]}" for name in ("preset", "seed") if name in said)
+        return f"by yolo-wnlb darken: {told}"
+    return str(said or "")
+
+
+# ---- is it really there? -------------------------------------------------------------------------
 
 
 def check_pipeline(trainer: Any) -> None:
@@ -160,28 +180,69 @@ def check_pipeline(trainer: Any) -> None:
         request = request or AUGMENTATIONS  # given on resume only
     if not request:
         return
-    loaders = {name: getattr(trainer, f"{name}_loader", None) for name in ("train", "test")}
-    for name, loader in loaders.items():
-        if loader is None or (request == AUGMENTATIONS and name == "test"):
-            continue
-        built = loader.dataset
-        if request == AUGMENTATIONS:
-            steps = getattr(getattr(built, "transforms", None), "transforms", ())
-            dark = any(holds_lowlight(getattr(step, "transform", None)) for step in steps)
-            mend = "is albumentations installed, and did it log an error above? (pip install 'yolo-wnlb[lowlight]')"
-        else:
-            dark = isinstance(getattr(built, "load_image", None), DarkLoader)
-            mend = "its data set does not load pictures as Ultralytics' own do; darken them with 'yolo-wnlb darken'"
-        if not dark:
-            raise RuntimeError(
-                f"lowlight={request} was asked for, but the {type(built).__name__} of {name} would give bright "
-                f"pictures: {mend}"
-            )
     if request == AUGMENTATIONS:
-        LOGGER.warning(
-            "low light: LowLight in augmentations= darkens training only, validation pictures stay as they are"
-        )
+        for built in parts_of(trainer.train_loader.dataset):
+            steps = getattr(getattr(built, "transforms", None), "transforms", ())
+            if not any(holds_lowlight(getattr(step, "transform", None)) for step in steps):
+                raise RuntimeError(
+                    f"lowlight={request} was asked for, but the transforms of {type(built).__name__} hold no LowLight: "
+                    "is albumentations installed, and did it log an error above? (pip install albumentations)"
+                )
+        LOGGER.warning("low light: LowLight in augmentations= darkens training, validation pictures stay as they are")
+    else:
+        for loader in (trainer.train_loader, getattr(trainer, "test_loader", None)):
+            if loader is not None:
+                check_dataset(loader.dataset, request)
     if gain := getattr(args, "hsv_v", 0):
-        LOGGER.info(
-            f"low light: hsv_v={gain} then changes their brightness by up to {gain:.0%}; hsv_v=0 leaves it alone"
+        told = f"hsv_v={gain} then changes their brightness by up to {gain:.0%}; hsv_v=0 leaves it alone"
+        LOGGER.info(f"low light: {told}")
+
+
+def check_validation(validator: Any) -> None:
+    """Refuse to validate unless the darkness that was asked for is in the data set that was built.
+
+    Raises: RuntimeError: it is not.
+    """
+    request = getattr(validator.args, "lowlight", None)
+    if request and request != AUGMENTATIONS:
+        check_dataset(validator.dataloader.dataset, request)
+
+
+def check_resumed(asked: Any, resumed: Any) -> None:
+    """Refuse to resume a run in another darkness than it began in.
+
+    Raises: ValueError: Ultralytics would go on as before, and say so in passing or not at all.
+    """
+    if asked not in (None, False, resumed):
+        raise ValueError(
+            f"lowlight={asked} cannot be given on resume: the run began with lowlight={resumed}, and goes on so; leave "
+            "it out, or start a new run"
         )
+
+
+def check_dataset(dataset: Any, request: Any) -> None:
+    """Load one picture, and see whether it went through the darkness.
+
+    Raises: RuntimeError: it did not.
+    """
+    state = random.getstate()
+    for built in parts_of(dataset):
+        loader = getattr(built, "load_image", None)
+        calls = getattr(loader, "calls", 0)
+        if isinstance(loader, DarkLoader):
+            built.get_image_and_label(0)
+        if getattr(loader, "calls", 0) == calls:
+            raise RuntimeError(
+                f"lowlight={request} was asked for, but {type(built).__name__} would give bright pictures: it does not "
+                "load them as Ultralytics' own data sets do; darken them with 'yolo-wnlb darken'"
+            )
+    random.setstate(state)
+
+
+def parts_of(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets that one consists of."""
+    inner = getattr(dataset, "datasets", None)
+    for part in inner or ():
+        yield from parts_of(part)
+    if not inner:
+        yield dataset

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -109,7 +110,7 @@ def locked(out: Path, part: int | None = None) -> Iterator[None]:
 
 def write(target: Path, content: bytes, scratch: Path) -> None:
     """Write a file, all of it or nothing; `scratch` is a folder of the same disk, for one shard alone."""
-    draft = scratch / f"{os.getpid()}.tmp"
+    draft = scratch / f"{os.getpid()}-{threading.get_ident()}.tmp"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(content)

@@ -201,7 +201,9 @@ def settings(given: Any = DEFAULT, **changes: Any) -> Settings:
 
 def picture_rng(seed: int, key: str) -> random.Random:
     """Source of one picture's shot: of the seed and its path in the data set, and of nothing else."""
-    return random.Random(int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest(), "big"))
+    return random.Random(
+        int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+    )
 
 
 def meant(name: Any, known: Sequence[str] | dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ the stock code and runs on the oldest and the newest supported release.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -164,8 +165,12 @@ def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: 
 
 
 def patch_albumentations(albumentations: ModuleType) -> None:
-    """Register LowLight, so that A.from_dict finds it in DDP workers and after resume."""
-    import yolo_wnlb.transforms  # noqa: F401
+    """Register LowLight, so that A.from_dict finds it in DDP workers and after resume.
+
+    A version too old for it is left in peace: who asks for LowLight there is told.
+    """
+    with contextlib.suppress(ImportError):
+        import yolo_wnlb.transforms  # noqa: F401
 
 
 # ---- ultralytics.engine.trainer: checks at the door, and the parameter w -------------------------
@@ -176,6 +181,7 @@ def patch_trainer(trainer: ModuleType) -> None:
     wrap(trainer.BaseTrainer, "setup_model", setup_model)
     wrap(trainer.BaseTrainer, "build_optimizer", build_optimizer)
     wrap(trainer.BaseTrainer, "_setup_train", setup_train)
+    wrap(trainer.BaseTrainer, "check_resume", check_resume)
 
 
 def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
@@ -219,6 +225,15 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
     return result
 
 
+def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
+    """Refuse a darkness that the stock function would drop with a warning or without a word."""
+    from yolo_wnlb.dark_training import check_resumed
+
+    stock(trainer, overrides)
+    if trainer.resume:
+        check_resumed((overrides or {}).get("lowlight"), getattr(trainer.args, "lowlight", None))
+
+
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
     """Move every w out of the decayed weights into a group with its own learning rate.
 
@@ -248,3 +263,36 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
             "w = 0 does nothing. To freeze the backbone around the blocks, list its layers: freeze=[0,1,2,3,4,6,...]"
         )
     return optimizer
+
+
+# ---- ultralytics.engine.validator, ultralytics.engine.tuner: no bright pictures instead of dark ones ---
+
+
+def patch_validator(validator: ModuleType) -> None:
+    """Check the data set of a validation on its own; in training the trainer's check has seen it."""
+    wrap(validator.BaseValidator, "run_callbacks", run_callbacks)
+
+
+def run_callbacks(stock: Callable[..., Any], validator: Any, event: str) -> None:
+    """Look at what was built, right before the first batch."""
+    if event == "on_val_start" and not validator.training and getattr(validator.args, "lowlight", None):
+        from yolo_wnlb.dark_training import check_validation
+
+        check_validation(validator)
+    stock(validator, event)
+
+
+def patch_tuner(tuner: ModuleType) -> None:
+    """Say at once that `tune` cannot darken."""
+    wrap(tuner.Tuner, "__init__", init_tuner)
+
+
+def init_tuner(stock: Callable[..., Any], tuner: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse lowlight=: each run of a tuner would fail on it, and be counted as one that learnt nothing.
+
+    Raises: ValueError: the tuner starts Ultralytics in a way that does not know the argument.
+    """
+    asked = inspect.signature(stock).bind(tuner, *args, **kwargs).arguments.get("args")
+    if dict(asked or {}).get("lowlight"):
+        raise ValueError("tune does not know lowlight=; write a dark data set with 'yolo-wnlb darken', and tune on it")
+    stock(tuner, *args, **kwargs)

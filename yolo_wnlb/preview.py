@@ -84,7 +84,12 @@ def find(source: Path, n: int) -> list[Path]:
     folders = [source]
     if source.suffix in (".yaml", ".yml"):
         try:
-            val = check_det_dataset(str(source))["val"]
+            val = check_det_dataset(str(source), autodownload=False)["val"]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{str(error).strip()}\nA preview downloads nothing: have Ultralytics fetch the data set first, or "
+                "give a folder of images"
+            ) from error
         except (SyntaxError, YAMLError) as error:
             raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
         folders = [Path(folder) for folder in (val if isinstance(val, list) else [val])]
