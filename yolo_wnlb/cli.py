@@ -1,8 +1,9 @@
-"""`yolo-wnlb`: graft | export-check | darken | preview | doctor. Parse, call, print; arguments as `yolo` takes them."""
+"""The commands of `yolo-wnlb`, as USAGE lists them: parse, call, print; arguments as `yolo` takes them."""
 
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 import sys
 from collections.abc import Callable
@@ -25,6 +26,22 @@ yolo-wnlb COMMAND [FILE ...] [key=value ...]
           [setting=value ...]
       Pictures beside their dark versions, with what was drawn; settings as ev=-3 or crf=srgb go
       on top of each preset. Without a source: generated scenes
+  enhance SOURCE out=FOLDER with=clahe [split=val] [images=FOLDER]
+      Write the enhanced twin of a data set, or of a folder of pictures, for two-stage baselines;
+      goes on where it was stopped. with= gamma:2.2, clahe, histeq, msr, dir:FOLDER of pictures
+      enhanced before, onnx:FILE, torch:MODULE:FACTORY, torchscript:FILE; networks have options:
+      with=onnx:FILE,pad=12,range=0-1,output=NAME. docs/enhancers.md has recipes for published ones
+  evaluate MODEL|PREDICTIONS.jsonl data=DATA.yaml|TRUTH.json [split=val] [imgsz=N] [conf=0.001]
+           [out=FOLDER] [images=FOLDER] [device=0] [allow_missing=True] [max_detections=100]
+      COCO's numbers for masks and boxes of a YOLO model, or of predictions made before. Writes
+      evaluation.json, per_class.csv, plot.png and predictions.jsonl; imgsz is as trained
+  inspect BEST.pt [IMAGE ...] [images=FOLDER|DATA.yaml] [out=inspect] [n=4] [imgsz=N] [at=x,y]
+          [with=OTHER.pt] [conf=0.25] [exist_ok=True]
+      What a model with blocks has learnt: w of each block, the features before and after it, what
+      one position attends to, the predictions beside the labels and those of another model
+  compare STUDY.yaml [out=FOLDER] [jobs=1] [device=0]
+      Train and evaluate the rows of a study with equal data, seeds and budget, and print their table
+      with intervals. Goes on where it was stopped. yolo_wnlb/compare.py shows what a study holds
   doctor
       Versions, devices, whether activation works, and what to do about each problem
 
@@ -32,7 +49,7 @@ Training, validation, prediction and export stay with the `yolo` command:
   yolo segment train model=yolov8m-seg-wnlb.yaml pretrained=yolov8m-seg.pt data=shapes-dark.yaml"""
 
 
-PATHS = ("images", "out")  # options whose values are taken as they stand
+PATHS = ("data", "images", "out", "with")  # options whose values are taken as they stand
 FLAGS = ("dry_run", "verify", "exist_ok")  # options that need no value
 
 
@@ -65,6 +82,8 @@ def parse(words: list[str]) -> tuple[list[str], dict[str, Any]]:
         if word.startswith("--"):
             key, sign = key[2:].replace("-", "_"), "="
             value = value or ("True" if key in FLAGS else next(following, ""))
+            if not value and (close := difflib.get_close_matches(key, FLAGS, 1)):
+                raise ValueError(f"no option {word!r}; did you mean --{close[0].replace('_', '-')}?")
         elif word in FLAGS:
             sign, value = "=", "True"
         if not sign or not key.isidentifier():  # a path may hold a '=' too
@@ -179,6 +198,101 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
     return 0
 
 
+def run_enhance(files: list[str], options: dict[str, Any]) -> int:
+    """Write the enhanced twin of a data set."""
+    from yolo_wnlb.enhance import enhance_dataset
+
+    out, spec, split, images = take(options, {"out": None, "with": None, "split": None, "images": None})
+    if len(files) != 1 or not out or not spec:
+        raise ValueError(f"wants a source, out= and with=, found {files}: enhance dark/data.yaml out=bright with=clahe")
+    try:
+        print(enhance_dataset(files[0], spec, out, split=split, images=images))
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is lost, the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
+    """Print what a model, or a predictions file, is worth, and write all of it to a folder."""
+    from ultralytics.utils.files import increment_path
+
+    from yolo_wnlb import coco
+    from yolo_wnlb.evaluate import available, evaluate
+
+    if len(files) != 1 or "data" not in options:
+        raise ValueError(
+            f"wants a model or a predictions file, and data=, found {files}: evaluate best.pt data=my.yaml"
+        )
+    known = {"data": None, "split": "val", "out": None, "exist_ok": False, "images": None, "max_detections": 100}
+    data, split, out, exist_ok, images, most = take({k: options.pop(k) for k in [*options] if k in known}, known)
+    out = Path(out) if out else increment_path("runs/evaluate")
+    if out.is_file() or ((out / "evaluation.json").exists() and not exist_ok):
+        raise ValueError(
+            f"{out} holds an evaluation, or is a file; choose another out=, or overwrite with exist_ok=True"
+        )
+
+    truth = coco.ground_truth(data, split)
+    if Path(files[0]).suffix in (".json", ".jsonl"):
+        take(options, {})
+        header, predictions = coco.load_predictions(files[0])
+    else:
+        from yolo_wnlb.detectors import ultralytics as detector
+
+        model = detector.load(files[0], str(options.pop("device", "")))
+        classes = coco.class_map(detector.names(model), truth, options.pop("allow_missing", False))
+        take(options, {"imgsz": None, "conf": None, "iou": None})
+        options["max_det"] = most
+        paths = coco.image_files(truth, data, split, images)
+        header = {
+            **detector.describe(model, **options),
+            "categories": {c["id"]: c["name"] for c in truth["categories"]},
+        }
+        predictions = detector.predict(model, paths, classes, **options, progress=True)
+    result = evaluate(
+        truth,
+        predictions,
+        max_detections=most,
+        iou_types=available(truth, predictions),
+        protocol={"data": data, **header},
+    )
+    print(result)
+    out.mkdir(parents=True, exist_ok=True)
+    if Path(files[0]).suffix not in (".json", ".jsonl"):
+        coco.save_predictions(out / "predictions.jsonl", predictions, header)
+    result.to_csv(out / "per_class.csv")
+    result.plot(out / "plot.png")
+    result.to_json(out / "evaluation.json")
+    print(f"written to {out}")
+    return 0
+
+
+def run_inspect(files: list[str], options: dict[str, Any]) -> int:
+    """Print what the blocks of a model have learnt, and write pictures of it."""
+    from yolo_wnlb.inspection import inspect_model
+
+    if not files:
+        raise ValueError("wants a checkpoint, found none: inspect best.pt images=photos")
+    known = {"images": None, "out": None, "n": 4, "imgsz": None, "at": None, "with": None, "conf": 0.25}
+    images, out, n, imgsz, at, other, conf, exist_ok = take(options, {**known, "exist_ok": False})
+    if images is not None:
+        files += [images] if Path(images).exists() else images.split(",")
+    sources = files[1:] or None
+    print(inspect_model(files[0], sources, out, n=n, imgsz=imgsz, at=at, other=other, conf=conf, exist_ok=exist_ok))
+    return 0
+
+
+def run_compare(files: list[str], options: dict[str, Any]) -> int:
+    """Run what is left of a study, and print its table."""
+    from yolo_wnlb.compare import compare
+
+    if len(files) != 1:
+        raise ValueError(f"wants one study, found {files}: compare study.yaml out=runs/study")
+    out, jobs, device = take(options, {"out": f"runs/compare/{Path(files[0]).stem}", "jobs": 1, "device": None})
+    print(f"{compare(files[0], out, jobs=jobs, device=device if device is None else str(device))}\n\nwritten to {out}")
+    return 0
+
+
 def run_doctor(files: list[str], options: dict[str, Any]) -> int:
     """Print the state of the installation; 1 if something needs mending."""
     from yolo_wnlb.doctor import examine
@@ -196,5 +310,9 @@ COMMANDS: dict[str, Callable[[list[str], dict[str, Any]], int]] = {
     "export-check": run_export_check,
     "darken": run_darken,
     "preview": run_preview,
+    "enhance": run_enhance,
+    "evaluate": run_evaluate,
+    "inspect": run_inspect,
+    "compare": run_compare,
     "doctor": run_doctor,
 }

@@ -1,0 +1,551 @@
+"""Two-stage baselines, enhance then segment: every enhancer behind one call, and its data set on disk.
+
+    enhancer("clahe"), enhancer("onnx:FILE,pad=12"), ... -> Enhancer: uint8 RGB -> uint8 RGB, same size
+    data set --enhance_dataset--> its layout, its labels, enhanced PNGs: one set of pixels for all detectors
+
+Pictures are enhanced at the size of their files, before any detector resizes them. Networks of
+others are run, never shipped: docs/enhancers.md has a recipe for each of the paper's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+
+from yolo_wnlb import journal
+from yolo_wnlb.builder import ENCODINGS, Report, progress, read
+from yolo_wnlb.journal import Line, digest, size_of
+from yolo_wnlb.lowlight import meant
+from yolo_wnlb.sources import DataSet, Picture, list_images, listed, read_json, read_sources, real
+
+Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
+Outputs = dict[str, np.ndarray]
+Network = Callable[[np.ndarray], Outputs]  # float32 (1, 3, H, W) -> all it returns, by name
+Span = tuple[float, float]
+
+SIGMAS = (15, 80, 250)  # of the retinex: pixels
+KEPT = 8  # sigma, in pixels of the smaller picture that a large one is computed on
+RECORD = "enhanced.json"  # in the folder of a data set: what it was made by, and of what
+ELSEWHERE = ("zerodce++", "zerodce", "enlightengan", "agllnet", "retinexformer")  # docs/enhancers.md
+
+
+@dataclass(frozen=True)
+class Enhancer:
+    """What brightens a picture and checks what goes in and comes out; make one with `enhancer`.
+
+    Attributes:
+        spec: What it was made from; files by their names alone.
+        sha256: Of its model file, its code and weights, or its folder's names and sizes; "" without.
+        work: What it does, unchecked.
+    """
+
+    spec: str
+    sha256: str
+    work: Work
+
+    def __call__(self, image: np.ndarray, name: str = "") -> np.ndarray:
+        """Enhance a picture.
+
+        Args:
+            image: uint8 RGB (H, W, 3); grey ones as three equal channels.
+            name: Its path, wanted by `dir:` alone.
+        Returns: A new uint8 RGB array of the same size.
+        Raises: ValueError, FileNotFoundError: with the remedy.
+        """
+        if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+            raise ValueError(f"the picture is {found}; wanted uint8 RGB (H, W, 3): repeat a grey one, drop an alpha")
+        result = self.work(np.ascontiguousarray(image), name)
+        if (result.shape, result.dtype) != (image.shape, image.dtype):
+            given, got = ("{} x {} pixels".format(*array.shape[1::-1]) for array in (image, result))
+            which = f"{name}, {given}," if name else given
+            raise ValueError(f"{self.spec} turned {which} into {got} of {result.dtype}; wanted uint8 of the same size")
+        return result
+
+
+def enhancer(spec: str) -> Enhancer:
+    """Make an enhancer.
+
+    Args:
+        spec: One of `KINDS`:
+            dir:FOLDER              pictures enhanced before, found by stem (and folder, where several share it)
+            gamma:2.2               codes to the power of 1 / 2.2
+            clahe:2, histeq         on the luma of YCrCb; CLAHE with 8 x 8 tiles and this clip limit
+            msr                     see `retinex`
+            onnx:FILE               run by onnxruntime, or without it by OpenCV
+            torch:MODULE:FACTORY    FACTORY() of an importable module returns an nn.Module
+            torchscript:FILE
+            Networks take (1, 3, H, W) RGB and have options: pad=12, sides are filled up to a multiple by
+            repeating the border, and cut back; range=0-1 of its values, or of input and output 0-1/-1-1;
+            output=NAME (a number for tuples of torch), where there are several.
+    Raises: ValueError, OSError, ImportError: with the remedy.
+    Example:
+        >>> enhancer("gamma:2")(np.full((2, 3, 3), 64, np.uint8))[0, 0].tolist()
+        [128, 128, 128]
+    """
+    head, options = str(spec), dict[str, str]()
+    while match := re.fullmatch(r"(.+),(\w+)=([^,=]*)", head):
+        head, options = match[1], {match[2]: match[3], **options}
+    kind, _, argument = head.partition(":")
+    if kind not in KINDS:
+        if kind.lower() in ELSEWHERE:
+            raise ValueError(
+                f"{kind} does not ship; docs/enhancers.md says how to run it and give dir:, onnx: or torch:"
+            )
+        forms = ", ".join(form for form, _ in KINDS.values())
+        raise ValueError(f"no enhancer {kind!r}{meant(kind, KINDS)}; choose from {forms}")
+    form, make = KINDS[kind]
+    allowed = re.findall(r",(\w+)=", form)
+    if unknown := [name for name in options if name not in allowed]:
+        raise ValueError(f"{kind} has no option {unknown[0]!r}{meant(unknown[0], allowed)}; wanted {form}")
+    if bool(argument) != (":" in form) and "[:" not in form:
+        raise ValueError(f"the enhancer is {spec!r}; wanted {form}")
+    return make(argument, options)
+
+
+def named(kind: str, argument: str, options: dict[str, str]) -> str:
+    """Write a spec down, the same on every machine."""
+    return ",".join([f"{kind}:{argument}", *(f"{name}={value}" for name, value in sorted(options.items()))])
+
+
+# ---- without learning ----------------------------------------------------------------------------
+
+
+def gamma(argument: str, options: dict[str, str]) -> Enhancer:
+    """Brighten by 255 (x / 255)^(1 / gamma)."""
+    value = above_0("gamma", argument or "2.2")
+    table = np.rint(255 * (np.arange(256) / 255) ** (1 / value)).astype(np.uint8)
+    return Enhancer(f"gamma:{value:g}", "", lambda image, name: cv2.LUT(image, table))
+
+
+def clahe(argument: str, options: dict[str, str]) -> Enhancer:
+    """Equalise tiles of the luma, their contrast limited (Zuiderveld, Graphics Gems IV, 1994)."""
+    limit = above_0("clahe", argument or "2")
+    return Enhancer(f"clahe:{limit:g}", "", lambda image, name: on_luma(image, cv2.createCLAHE(limit, (8, 8)).apply))
+
+
+def above_0(kind: str, argument: str) -> float:
+    """Read the number behind the colon."""
+    with suppress(ValueError):
+        if 0 < (value := float(argument)) < math.inf:
+            return value
+    raise ValueError(f"{kind} is {argument!r}; wanted a number above 0: {KINDS[kind][0]}")
+
+
+def on_luma(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Change the luma and keep the chroma; exact for grey. (The L of 8-bit LAB merges dark codes.)"""
+    luma, *chroma = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb))
+    return cv2.cvtColor(cv2.merge([change(luma), *chroma]), cv2.COLOR_YCrCb2RGB)
+
+
+def equalize(image: np.ndarray, name: str = "") -> np.ndarray:
+    """Equalise the histogram of the luma."""
+    return on_luma(image, cv2.equalizeHist)
+
+
+def retinex(image: np.ndarray, name: str = "") -> np.ndarray:
+    """Multi-scale retinex: the mean over scales of log x - log (Gaussian * x), in each channel.
+
+    Source: Jobson, Rahman, Woodell, "A Multiscale Retinex for Bridging the Gap Between Color Images
+    and the Human Observation of Scenes", IEEE Trans. Image Processing 6(7), 1997, with equal weights.
+    Differs: x is the code plus 1; for want of a fixed gain and offset the 1st and 99th percentile
+    of all channels become 0 and 255; no colour restoration.
+    """
+    codes = image.astype(np.float32) + 1
+    surround = np.ones_like(codes)
+    for sigma in SIGMAS:
+        surround *= blur(codes, sigma)
+    ratio = cv2.log(codes) - cv2.log(surround) / len(SIGMAS)
+    low, high = np.percentile(ratio, (1, 99))
+    if high - low < 1e-3:  # a code more or less is 0.004 or above: it is flat
+        return image.copy()
+    return to_codes(ratio, (low, high))
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blur by a Gaussian of a large sigma on a smaller picture; borders are mirrored.
+
+    Averaging pixels to 1 / f of the side and interpolating back add f^2 / 12 and f^2 / 6 to the variance.
+    """
+    sides = [max(1, round(side * KEPT / sigma)) for side in image.shape[1::-1]]
+    x, y = (math.sqrt((sigma * small / side) ** 2 - 0.25) for small, side in zip(sides, image.shape[1::-1]))
+    small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), x, sigmaY=y, borderType=cv2.BORDER_REFLECT)
+    return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR).reshape(image.shape)
+
+
+def to_codes(values: np.ndarray, span: Span) -> np.ndarray:
+    """Stretch a span of values over 0 to 255 and round; what lies outside is clipped."""
+    return np.rint(np.clip((values - span[0]) * (255 / (span[1] - span[0])), 0, 255)).astype(np.uint8)
+
+
+# ---- enhanced before -----------------------------------------------------------------------------
+
+
+def from_folder(argument: str, options: dict[str, str]) -> Enhancer:
+    """Take pictures that another program enhanced."""
+    from ultralytics.data.utils import IMG_FORMATS
+
+    folder = Path(argument)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {argument}; give that of the enhanced pictures: dir:FOLDER")
+    files: dict[str, list[Path]] = {}
+    listing = hashlib.sha256()
+    for file in map(Path, list_images(folder, IMG_FORMATS)):
+        files.setdefault(file.stem, []).append(file)
+        entry = f"{file.relative_to(folder).as_posix()} {size_of(file)}\n"
+        listing.update(entry.encode(errors="surrogateescape"))
+    if not files:
+        raise FileNotFoundError(f"{argument} holds no pictures ({', '.join(sorted(IMG_FORMATS))})")
+
+    def work(image: np.ndarray, name: str) -> np.ndarray:
+        found = files.get(Path(name).stem, [])
+        if len(found) > 1:
+            found = [file for file in found if file.parent.name == Path(name).parent.name] or found
+        if len(found) != 1:
+            many = f"has {len(found)} pictures ({', '.join(map(str, found[:2]))})" if found else "has no picture"
+            raise FileNotFoundError(f"{argument} {many} for {name!r}; wanted one of that name, any suffix")
+        return decode(read(found[0], str(found[0])), str(found[0]))
+
+    return Enhancer(named("dir", folder.resolve().name, options), listing.hexdigest(), work)
+
+
+def decode(stored: bytes, what: str) -> np.ndarray:
+    """Decode a picture to uint8 RGB, upright as its EXIF says."""
+    image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR) if stored else None
+    if image is None:
+        raise ValueError(f"{what} cannot be decoded; mend it or leave it out")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+# ---- networks ------------------------------------------------------------------------------------
+
+
+def through(network: Network, options: dict[str, str], what: str) -> Work:
+    """Show pictures to a network as its options say."""
+    number = r"(-?\d+(?:\.\d+)?)"
+    spans = re.fullmatch(f"{number}-{number}(?:/{number}-{number})?", options.get("range", "0-1"))
+    low, high, out_low, out_high = (float(v) if v else math.nan for v in spans.groups()) if spans else [math.nan] * 4
+    out_low, out_high = (low, high) if math.isnan(out_low) else (out_low, out_high)
+    if not (low < high and out_low < out_high):
+        raise ValueError(f"range is {options['range']!r}; wanted low-high: 0-1, 0-255, -1-1, or input/output 0-1/-1-1")
+    if not re.fullmatch("[1-9][0-9]*", options.get("pad", "1")):
+        raise ValueError(f"pad is {options['pad']!r}; wanted what sides have to be a multiple of: pad=12")
+    pad, output = int(options.get("pad", 1)), options.get("output")
+
+    def work(image: np.ndarray, name: str) -> np.ndarray:
+        height, width = image.shape[:2]
+        filled = cv2.copyMakeBorder(image, 0, -height % pad, 0, -width % pad, cv2.BORDER_REPLICATE)
+        x = filled.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
+        x = np.ascontiguousarray(x.transpose(2, 0, 1)[None])  # (1, 3, H, W)
+        try:
+            outputs = network(x)
+        except Exception as error:  # runtimes have their own
+            raise ValueError(
+                f"{what} fails on {x.shape[3]} x {x.shape[2]} pixels: {str(error).strip()}\n"
+                "Export it for any height and width, and say what sides have to be a multiple of: pad=12"
+            ) from error
+        wanted = output or next(iter(outputs), "")
+        if wanted not in outputs or (not output and len(outputs) > 1):
+            found = f"no output {output!r}" if output else f"{len(outputs)} outputs"
+            raise ValueError(f"{what} has {found}; give output= and one of {', '.join(outputs)}")
+        y = outputs[wanted]
+        if y.shape != x.shape:
+            raise ValueError(f"{what}: output {wanted} is {y.shape}; wanted {x.shape} as the input: RGB of that size")
+        if not np.isfinite(y).all():
+            raise ValueError(f"{what}: output {wanted} is not finite; is range={options.get('range', '0-1')} right?")
+        return to_codes(y[0].transpose(1, 2, 0)[:height, :width], (out_low, out_high))
+
+    return work
+
+
+def from_onnx(argument: str, options: dict[str, str]) -> Enhancer:
+    """Run an ONNX file by onnxruntime, or without it by OpenCV."""
+    file = existing(argument, "onnx:FILE")
+    try:
+        network = by_onnxruntime(file)
+    except ImportError:
+        try:
+            network = by_opencv(file)
+        except cv2.error as error:
+            raise ValueError(f"OpenCV cannot load {argument}: {error}; try with onnxruntime installed") from error
+    weights = [file, *file.parent.glob(f"{file.name}.data")]  # where torch puts large ones
+    return Enhancer(named("onnx", file.name, options), sha256_of(*weights), through(network, options, argument))
+
+
+def by_onnxruntime(file: Path) -> Network:
+    """Open a model of one picture by onnxruntime, on a GPU if it has one."""
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    try:
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
+        session = onnxruntime.InferenceSession(str(file), providers=providers)
+    except Exception as error:  # its own kinds
+        raise ValueError(f"{file} cannot be loaded as ONNX: {error}") from error
+    inputs = [f"{i.name} {i.type} {i.shape}" for i in session.get_inputs()]
+    if len(inputs) != 1 or session.get_inputs()[0].type != "tensor(float)":
+        raise ValueError(f"{file} takes {' and '.join(inputs)}; wanted one float picture (1, 3, H, W): export it so")
+    name, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    return lambda x: dict(zip(names, session.run(names, {name: x})))
+
+
+def by_opencv(file: Path) -> Network:
+    """Open a model of one picture by OpenCV."""
+    network = cv2.dnn.readNetFromONNX(str(file))
+    names = network.getUnconnectedOutLayersNames()
+
+    def run(x: np.ndarray) -> Outputs:
+        network.setInput(x)
+        return dict(zip(names, network.forward(names)))
+
+    return run
+
+
+def from_module(argument: str, options: dict[str, str]) -> Enhancer:
+    """Run an nn.Module of the user's own code."""
+    import torch
+
+    (place, _, factory), here = argument.partition(":"), str(Path.cwd())
+    sys.path.insert(0, here)  # the command starts elsewhere
+    try:
+        module = importlib.import_module(place)
+        if not callable(make := getattr(module, factory, None)):
+            raise ValueError(f"{place} has no function {factory!r}; wanted torch:MODULE:FACTORY")
+        network = make()
+    except ImportError as error:
+        raise ImportError(f"torch:{argument}: {error}; run where {place}.py lies, or install it") from error
+    finally:
+        sys.path.remove(here)
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"torch:{argument} returned {type(network).__name__}; wanted an nn.Module")
+    weights = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
+    for name, tensor in network.state_dict().items():
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return Enhancer(
+        named("torch", argument, options), weights.hexdigest(), through(by_torch(network), options, argument)
+    )
+
+
+def from_torchscript(argument: str, options: dict[str, str]) -> Enhancer:
+    """Run a TorchScript file."""
+    import torch
+
+    file = existing(argument, "torchscript:FILE")
+    try:
+        network = torch.jit.load(file, map_location="cpu")
+    except RuntimeError as error:
+        raise ValueError(
+            f"{argument} is no TorchScript file; weights alone need their network: torch:MODULE:FACTORY ({error})"
+        ) from error
+    return Enhancer(
+        named("torchscript", file.name, options), sha256_of(file), through(by_torch(network), options, argument)
+    )
+
+
+def by_torch(network: Any) -> Network:
+    """Run a module on a GPU if there is one."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.eval().to(device)
+
+    def run(x: np.ndarray) -> Outputs:
+        with torch.inference_mode():
+            found = network(torch.from_numpy(x).to(device))
+        if isinstance(found, torch.Tensor):
+            found = [found]
+        pairs = found.items() if isinstance(found, dict) else enumerate(found)
+        return {str(name): y.float().cpu().numpy() for name, y in pairs if isinstance(y, torch.Tensor)}
+
+    return run
+
+
+def existing(argument: str, form: str) -> Path:
+    """Return the path of a model file that is there."""
+    if not Path(argument).is_file():
+        raise FileNotFoundError(f"there is no file {argument}; give the model as {form}")
+    return Path(argument)
+
+
+def sha256_of(*files: Path) -> str:
+    """Hash the content of files."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+NETWORK = "[,pad=12][,range=0-1][,output=NAME]"
+KINDS: dict[str, tuple[str, Callable[[str, dict[str, str]], Enhancer]]] = {
+    "dir": ("dir:FOLDER", from_folder),
+    "gamma": ("gamma[:2.2]", gamma),
+    "clahe": ("clahe[:2]", clahe),
+    "histeq": ("histeq", lambda argument, options: Enhancer("histeq", "", equalize)),
+    "msr": ("msr", lambda argument, options: Enhancer("msr", "", retinex)),
+    "onnx": (f"onnx:FILE{NETWORK}", from_onnx),
+    "torch": (f"torch:MODULE:FACTORY{NETWORK}", from_module),
+    "torchscript": (f"torchscript:FILE{NETWORK}", from_torchscript),
+}
+
+
+# ---- data sets -----------------------------------------------------------------------------------
+
+
+def enhance_dataset(
+    source: str | Path,
+    spec: str,
+    out: str | Path,
+    *,
+    split: str | Sequence[str] | None = None,
+    images: str | Path | None = None,
+) -> Report:
+    """Write the enhanced twin of a data set: its layout, its labels, enhanced PNGs.
+
+    Run it again after whatever stopped it, or for another split: what is there stays, unless the
+    picture or its label has changed in the source.
+
+    Args:
+        source: A data YAML as Ultralytics takes it, a COCO annotation file, a folder that holds
+            either or both, or a folder of pictures; those of `yolo-wnlb darken` too.
+        spec: As `enhancer` takes it.
+        out: Folder to make, neither in the source nor around it.
+        split: "val", or several; all of them by default. data.yaml names those that are complete.
+        images: Folder of the pictures of COCO files, where it is not beside them.
+    Returns: What was done.
+    Raises: ValueError, OSError: with the remedy; what was done stays done.
+    """
+    home, enhance = Path(out).resolve(), enhancer(spec)
+    data, dark = read_source(source, images)
+    pictures = {picture.key: picture for picture in data.pictures(".png", None)}
+    splits = {name: [data.key(path) for path in paths] for name, paths in data.splits.items()}
+    if unknown := [name for name in listed(split) if name not in splits]:
+        raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(splits)}")
+    keys = dict.fromkeys(key for name in listed(split) or splits for key in splits[name])
+    listing = "\n".join(f"{picture.key} {picture.label and picture.label[1]}" for picture in pictures.values())
+    names = digest(listing.encode(errors="surrogateescape"))["blake2b"][:12]
+    header = {"enhancer": enhance.spec, "sha256": enhance.sha256, "source": f"{len(pictures)} pictures, {names}"}
+    lines = refuse(home, data, header)
+
+    def save() -> None:
+        journal.write(
+            home / RECORD, json.dumps({**header, "pictures": dict(sorted(lines.items()))}, indent=0).encode(), home
+        )
+
+    done, begun = 0, time.monotonic()
+    saved = begun
+    try:
+        for key in progress(keys, len(keys)):
+            files, line = made(pictures[key], data.root, home, enhance, lines.get(key, {}))
+            if files:
+                done, lines[key] = done + 1, line
+                if done == 1 or time.monotonic() > saved + 10:  # first the record: sizes tell what was not written
+                    save()
+                    saved = time.monotonic()
+                for name, content in files.items():
+                    journal.write(home / name, content, home)
+        finish(home, data, header, dark, [name for name, wanted in splits.items() if lines.keys() >= set(wanted)])
+    finally:
+        if done:
+            save()
+    for draft in home.glob("[0-9]*.tmp"):  # of a run that was killed
+        draft.unlink(missing_ok=True)
+
+    speed = f"{done} in this run: {time.monotonic() - begun:.1f} s" if done else "complete, nothing to do"
+    report = Report(f"{len(keys)} pictures in {out} by {enhance.spec} ({speed})", len(keys), notes=data.notes)
+    if data.definition is not None:
+        report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / 'data.yaml'}")
+    return report
+
+
+def read_source(source: str | Path, images: str | Path | None) -> tuple[DataSet, Line]:
+    """Read a data set, one that was darkened too, or a plain folder of pictures.
+
+    Returns: What it consists of; what its data YAML says of how it was darkened.
+    """
+    from ultralytics.data.utils import IMG_FORMATS
+    from ultralytics.utils import YAML
+    from yaml import YAMLError, safe_dump
+
+    path, cocos = Path(source), list[str]()
+    file = path
+    if path.is_dir():
+        file, cocos = path / "data.yaml", sorted(map(str, path.glob("annotations/*.json")))
+        if not (cocos or any(path.glob("*.y*ml")) or any(path.glob("*/_annotations.coco.json"))):
+            if not (found := list_images(path.resolve(), IMG_FORMATS)):
+                raise ValueError(f"{source} holds no data.yaml, no annotations/*.json and no pictures")
+            return DataSet([path.resolve()], [path.resolve()], {"pictures": list(map(real, found))}), {}
+    said: Any = {}
+    with suppress(YAMLError):  # `read_sources` answers it
+        said = YAML.load(file) if file.suffix in (".yaml", ".yml") and file.is_file() else {}
+    if not (isinstance(said, dict) and said.get("lowlight")):
+        return read_sources(source, images), {}
+    with TemporaryDirectory() as folder:  # `sources` refuses what was darkened: its reader darkens
+        bright = Path(folder) / file.name
+        root = said.get("path") or str(file.parent.resolve())
+        bright.write_text(safe_dump({**said, "path": root, "lowlight": None}), encoding="utf-8")
+        return read_sources([str(bright), *cocos], images), said["lowlight"]
+
+
+def refuse(out: Path, data: DataSet, header: Line) -> dict[str, Line]:
+    """Return what is known of the pictures in `out`; raise ValueError or FileExistsError if it is not ours to fill."""
+    if (data.root / RECORD).is_file():
+        raise ValueError(f"{data.root} was enhanced before: it holds our {RECORD}; give what it was made from")
+    for folder in data.guarded:
+        if out.is_relative_to(folder) or folder.is_relative_to(out):
+            raise ValueError(f"{out} and the source, {folder}, lie in each other; choose a folder beside the source")
+    if not (out / RECORD).is_file():
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise FileExistsError(f"{out} is a file or holds something else; choose a folder that is new or empty")
+        return {}
+    record = read_json(out / RECORD)
+    if other := [key for key in header if record.get(key) != header[key]]:
+        then, now = (", ".join(f"{key} {said.get(key)!r}" for key in other) for said in (record, header))
+        raise ValueError(f"{out} was begun with {then}, now it is {now}; give the same as then, or another out=")
+    return record["pictures"]
+
+
+def made(picture: Picture, root: Path, out: Path, enhance: Enhancer, line: Line) -> tuple[dict[str, bytes], Line]:
+    """Enhance one picture, unless `line` says that this was done. Returns: Files to write, and their line."""
+    try:
+        stored = read(root / picture.key, "the picture")
+        files, new = dict[str, bytes](), digest(stored, "source_")
+        if picture.label:
+            files[picture.label[1]] = read(Path(picture.label[0]), "its label file")
+            new |= digest(files[picture.label[1]], "label_")
+        written = {name: size_of(out / name) for name in (picture.image, *files)}
+        if new.items() <= line.items() and [*written.values()] == [line["bytes"], *map(len, files.values())]:
+            return {}, line
+        image = enhance(decode(stored, "the picture"), picture.key)
+    except ValueError as error:
+        raise ValueError(f"{picture.key}: {error}") from error
+    content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), ENCODINGS["png"])[1].tobytes()
+    return {**files, picture.image: content}, {**new, **digest(content)}
+
+
+def finish(out: Path, data: DataSet, header: Line, dark: Line, complete: list[str]) -> None:
+    """Write what speaks of the pictures, for the splits and annotation files that are complete."""
+    from yaml import safe_dump
+
+    data.places = {name: places if name in complete else [] for name, places in data.places.items()}
+    data.lists = {place: paths for place, paths in data.lists.items() if any(place in p for p in data.places.values())}
+    data.annotations = {file: folder for file, folder in data.annotations.items() if str(file) in complete}
+    kept = {data.key(path) for name in complete for path in data.splits[name]}
+    for name, content, _ in data.documents(kept, ".png", dark):
+        if name == "data.yaml":
+            said = content.removesuffix(b"lowlight: {}\n")
+            content = said + safe_dump({"enhanced": header}, sort_keys=False).encode()
+        if not (out / name).is_file() or (out / name).read_bytes() != content:
+            journal.write(out / name, content, out)
