@@ -668,7 +668,7 @@ def test_sources_that_are_none_are_named(source, tmp_path, monkeypatch):
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "no.yaml").write_text("names: [a]")
     for name, error, told in (
-        ("empty", ValueError, "holds no data.yaml and no annotations"),
+        ("empty", ValueError, "holds no data.yaml, no annotations"),
         ("list.json", ValueError, "is no COCO annotation file"),
         ("gone.json", FileNotFoundError, "there is no"),
         ("gone.yaml", FileNotFoundError, "gone.yaml"),
@@ -681,6 +681,20 @@ def test_sources_that_are_none_are_named(source, tmp_path, monkeypatch):
     shutil.rmtree(source / "images/train")
     with pytest.raises(FileNotFoundError, match=r"there is no .*images/train, which 'train' names"):
         darken(source, tmp_path / "dark")
+
+
+def test_a_folder_of_pictures_alone_is_darkened(source, dark, tmp_path):
+    report = darken(source / "images", tmp_path / "dark")
+    assert report.ok and report.images == 18 and not (tmp_path / "dark/data.yaml").exists()
+    shot = settings("severe").draw(picture_rng(3, "val/000003.png"))
+    wanted = take(cv2.imread(str(source / "images/val/000003.png")), shot)
+    assert np.array_equal(cv2.imread(str(tmp_path / "dark/val/000003.png")), wanted)
+    assert verify(tmp_path / "dark").ok
+
+
+def test_annotations_beside_a_data_yaml_are_spoken_of(source, tmp_path):
+    report = darken(source / "data.yaml", tmp_path / "dark")
+    assert any("instances_train.json" in note and "give the folder" in note for note in report.notes)
 
 
 def test_labels_that_ultralytics_would_not_find_are_refused(source, tmp_path):

@@ -283,6 +283,16 @@ def test_a_validation_that_escaped_the_darkness_stops(run, bright, tmp_path, mon
         SegmentationValidator(args={**args, **QUICK, "batch": 4})()
 
 
+def test_a_model_trained_in_the_dark_is_not_validated_in_the_light_without_a_word(run, bright, tmp_path, log):
+    model = YOLO(run[0] / "weights/best.pt")
+    model.val(data=str(bright), project=str(tmp_path), **QUICK)
+    (told,) = [line for line in log if "trained with lowlight=severe" in line]
+    assert "give lowlight=severe" in told
+    log.clear()
+    model.val(data=str(bright), project=str(tmp_path), lowlight="severe", **QUICK)
+    assert not any("trained with" in line for line in log)
+
+
 def test_a_data_set_that_reads_pictures_in_its_own_way_is_found_out(bright):
     class Own(YOLODataset):
         def get_image_and_label(self, i):

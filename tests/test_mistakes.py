@@ -315,6 +315,11 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("darken without out", lambda: darken(), ["out="]),
     ("unknown option of darken", lambda: darken("out=dark", "gama=2"), ["gama", "gamma"]),
     ("unknown preset of darken", lambda: darken("out=dark", "preset=night"), ["'night'", "severe"]),
+    (
+        "mistyped flag",
+        lambda: command("darken", "bright", "out=dark", "--verfy"),
+        ["'--verfy'", "did you mean --verify"],
+    ),
     ("shard 4/3", lambda: darken("out=dark", "shard=4/3"), ["'4/3'", "1/3, 2/3, 3/3"]),
     ("data set to darken missing", lambda: command("darken", "nowhere/data.yaml", "out=dark"), ["nowhere"]),
     ("output inside the source", lambda: darken("out=bright/dark"), ["lie in each other", "beside the source"]),

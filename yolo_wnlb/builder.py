@@ -172,7 +172,11 @@ def darken_dataset(
     if dry_run:
         return estimate(job, data, pictures, limit, workers)
     if is_complete(job, data, pictures):
-        return Report(f"{out} is complete, nothing to do: {len(pictures)} dark images", len(pictures), notes=data.notes)
+        return Report(
+            f"{out} is complete, nothing to do: {len(pictures)} dark images (--verify compares them with the manifest)",
+            len(pictures),
+            notes=data.notes,
+        )
 
     begun = time.monotonic()
     mine = pictures[part - 1 :: parts]
@@ -206,7 +210,7 @@ def darken_dataset(
         )
     if data.definition is not None:
         yaml = Path(out) / "data.yaml"
-        report.advice.append(f"train with: yolo segment train model=yolov8m-seg-wnlb.yaml data={yaml}")
+        report.advice.append(f"to train on it: data={yaml}")
     return report
 
 
@@ -301,10 +305,12 @@ def estimate(job: Job, data: DataSet, pictures: list[Picture], limit: int | None
     seconds = (time.perf_counter() - begun) * total / len(sample) / workers
     volume = next(folder for folder in (job.out, *job.out.parents) if folder.exists())
     needed, free = sum(sizes) * total / max(1, len(sizes)) / 1e9, shutil.disk_usage(volume).free / 1e9
-    told = [f"dry run, nothing is written to {job.out}", f"  {job.camera}, seed {job.seed}"]
+    named = [f"preset {name}: " for name in PRESETS if settings(name) == job.camera][:1]
+    told = [f"dry run, nothing is written to {job.out}", f"  {''.join(named)}{job.camera}, seed {job.seed}"]
     told += [f"  {Path(name).name}: {len(paths)} pictures" for name, paths in data.chosen(limit).items()]
     told += [f"  {total} images as {job.format}: about {needed:.2g} GB, {free:.0f} GB are free"]
-    told += [f"  about {timedelta(seconds=round(seconds))} h with workers={workers}, judged by {len(sample)} pictures"]
+    spent = f"{timedelta(seconds=round(seconds))} (hours:minutes:seconds)"
+    told += [f"  about {spent} with workers={workers}, judged by {len(sample)} pictures"]
     return Report("\n".join(told), total, failures=failures, notes=data.notes)
 
 

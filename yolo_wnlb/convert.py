@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from ultralytics.data.converter import convert_coco
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
-from ultralytics.utils import LOGGER, ONLINE
+from ultralytics.utils import DATASETS_DIR, LOGGER, ONLINE
 
 SAME = {"motorbike": "motorcycle", "diningtable": "dining table", "tvmonitor": "tv"}  # VOC's names, and COCO's
 LIS_FETCH = """\
@@ -57,8 +57,8 @@ def fetch_coco(yaml: str = "coco.yaml") -> str:
     except FileNotFoundError as error:
         raise ConnectionError(
             f"COCO 2017 (20 GB) is not on this machine, which is offline, or YOLO_OFFLINE is set. Bring it online, or "
-            f"copy the folder coco (images, labels, train2017.txt, val2017.txt) here; then run the same command "
-            f"again.\n{error}"
+            f"copy the folder coco (images, labels, train2017.txt, val2017.txt) into {DATASETS_DIR}; then run the same "
+            f"command again.\n{error}"
         ) from error
     for split in ("train", "val"):
         listed = Path(data[split])

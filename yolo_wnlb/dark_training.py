@@ -199,13 +199,21 @@ def check_pipeline(trainer: Any) -> None:
 
 
 def check_validation(validator: Any) -> None:
-    """Refuse to validate unless the darkness that was asked for is in the data set that was built.
+    """Refuse to validate unless the darkness that was asked for is there; warn if none was, of a model trained in it.
 
-    Raises: RuntimeError: it is not.
+    Raises: RuntimeError: it is not there.
     """
-    request = getattr(validator.args, "lowlight", None)
+    from ultralytics.utils import LOGGER
+
+    request, trained = getattr(validator.args, "lowlight", None), getattr(validator, "trained_in", None)
     if request and request != AUGMENTATIONS:
         check_dataset(validator.dataloader.dataset, request)
+    elif trained and not darkness(validator.data or {}):
+        preset = "PRESET" if trained == AUGMENTATIONS else trained
+        LOGGER.warning(
+            f"low light: this model was trained with lowlight={trained}, and these pictures are as they are; to "
+            f"validate in the dark give lowlight={preset}"
+        )
 
 
 def check_resumed(asked: Any, resumed: Any) -> None:

@@ -222,6 +222,10 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
 
     result = stock(trainer, *args, **kwargs)
     check_pipeline(trainer)
+    if request := getattr(trainer.args, "lowlight", None):
+        for model in (trainer.model, getattr(trainer.ema, "ema", None)):
+            if model is not None:
+                getattr(model, "module", model).lowlight = request  # so that a validation can tell
     return result
 
 
@@ -270,12 +274,19 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
 
 def patch_validator(validator: ModuleType) -> None:
     """Check the data set of a validation on its own; in training the trainer's check has seen it."""
+    wrap(validator.BaseValidator, "__call__", validate)
     wrap(validator.BaseValidator, "run_callbacks", run_callbacks)
+
+
+def validate(stock: Callable[..., Any], validator: Any, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
+    """Remember in which darkness the model was trained."""
+    validator.trained_in = getattr(model, "lowlight", None)
+    return stock(validator, trainer, model, **kwargs)
 
 
 def run_callbacks(stock: Callable[..., Any], validator: Any, event: str) -> None:
     """Look at what was built, right before the first batch."""
-    if event == "on_val_start" and not validator.training and getattr(validator.args, "lowlight", None):
+    if event == "on_val_start" and not validator.training:
         from yolo_wnlb.dark_training import check_validation
 
         check_validation(validator)

@@ -212,6 +212,16 @@ class DataSet:
         if orphans:
             self.notes.append(f"{len(orphans)} label files have no picture and stay behind (first: {orphans[0]})")
 
+    def add_folder(self, folder: Path) -> None:
+        """Take all pictures in a folder, and below it, as one data set without labels."""
+        from ultralytics.data.utils import IMG_FORMATS
+
+        if not (files := list_images(folder, IMG_FORMATS)):
+            raise ValueError(f"{folder} holds no data.yaml, no annotations/*.json and no pictures; give another folder")
+        self.roots.append(folder.resolve())
+        self.guarded.append(folder.resolve())
+        self.splits[str(folder)] = list(map(real, files))
+
     def add_coco(self, source: Path, images: str | Path | None) -> None:
         """Read the pictures in a COCO annotation file, and find the folder that their names start from."""
         file = real(source)
@@ -263,7 +273,9 @@ def read_sources(
         if path.is_dir():
             yamls = [file for file in [path / "data.yaml"] if file.is_file()] or sorted(path.glob("*.y*ml"))
             cocos = sorted(file for p in ("annotations/*.json", "*/_annotations.coco.json") for file in path.glob(p))
-            if len(yamls) > 1 or not (yamls or cocos):
+            if not (yamls or cocos):
+                data.add_folder(path)
+            if len(yamls) > 1:
                 found = f"{len(yamls)} data YAMLs" if yamls else "no data.yaml and no annotations/*.json"
                 raise ValueError(f"{source} holds {found}; give a file by its path")
             for file in yamls:
@@ -279,6 +291,10 @@ def read_sources(
             data.add_coco(path, images)
         else:
             data.add_yolo(str(source), download)
+            if beside := sorted(path.parent.glob("annotations/*.json")) if path.is_file() else []:
+                data.notes.append(
+                    f"{beside[0].name} and others beside {source} stay behind; to take them give the folder"
+                )
     if not data.splits:
         raise ValueError("; ".join(data.notes) or "no source; give a data YAML, a COCO annotation file or a folder")
     return data

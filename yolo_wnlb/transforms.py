@@ -12,8 +12,12 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
-from albumentations.core.transforms_interface import BaseTransformInitSchema, ImageOnlyTransform
 from pydantic import model_validator
+
+try:
+    from albumentations.core.transforms_interface import BaseTransformInitSchema, ImageOnlyTransform
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("LowLight needs albumentations: pip install albumentations", name=error.name) from error
 
 from yolo_wnlb.lowlight import CURVE, DEFAULT, Settings, Shot, settings, take
 
@@ -47,7 +51,8 @@ class LowLight(ImageOnlyTransform):
 
     Targets: image, images and volume (one darkness, fresh noise for each frame).
     Image types: uint8, float32 in [0, 1]; 1 or 3 channels.
-    Raises: ValueError: a setting is unknown, out of bounds or upside down.
+    Raises: ValueError: a value is unknown, out of bounds or upside down. (Of an argument that does not
+        exist albumentations only warns.)
     Example:
         >>> import albumentations as A
         >>> dark = A.Compose([LowLight("severe", p=1)], seed=0)(image=np.full((4, 4, 3), 200, np.uint8))
