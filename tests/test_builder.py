@@ -548,7 +548,7 @@ def test_a_worker_that_dies_stops_the_run_not_the_work(original, dark, tmp_path,
     ("change", "told"),
     [
         ({"seed": 4}, r"seed 3 \(now 4\)"),
-        ({"preset": "mild"}, r"gamma \[3.0, 4.0\] \(now \[1.5, 2.0\]\)"),
+        ({"preset": "mild"}, r"preset severe \(now mild\);"),
         ({"ev": -3}, r"ev None \(now \[-3.0, -3.0\]\)"),
         ({"format": "jpg"}, r"format png \(now jpg\)"),
         ({"limit": 2}, r"limit None \(now 2\), source 18 pictures, \w+ \(now 4 pictures"),

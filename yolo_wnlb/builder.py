@@ -162,6 +162,7 @@ def darken_dataset(
         "format": format,
         "limit": limit,
         "channels": data.channels,
+        "preset": next((name for name in PRESETS if settings(name) == camera), None),
         "source": f"{len(pictures)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
         "settings": portable(camera),
     }
@@ -305,8 +306,8 @@ def estimate(job: Job, data: DataSet, pictures: list[Picture], limit: int | None
     seconds = (time.perf_counter() - begun) * total / len(sample) / workers
     volume = next(folder for folder in (job.out, *job.out.parents) if folder.exists())
     needed, free = sum(sizes) * total / max(1, len(sizes)) / 1e9, shutil.disk_usage(volume).free / 1e9
-    named = [f"preset {name}: " for name in PRESETS if settings(name) == job.camera][:1]
-    told = [f"dry run, nothing is written to {job.out}", f"  {''.join(named)}{job.camera}, seed {job.seed}"]
+    named = f"preset {job.header['preset']}: " if job.header["preset"] else ""
+    told = [f"dry run, nothing is written to {job.out}", f"  {named}{job.camera}, seed {job.seed}"]
     told += [f"  {Path(name).name}: {len(paths)} pictures" for name, paths in data.chosen(limit).items()]
     told += [f"  {total} images as {job.format}: about {needed:.2g} GB, {free:.0f} GB are free"]
     spent = f"{timedelta(seconds=round(seconds))} (hours:minutes:seconds)"
@@ -533,9 +534,11 @@ def portable(drawn: Settings | Shot) -> Line:
 
 def documents(job: Job, data: DataSet, kept: set[str]) -> Iterator[tuple[bytes, Line]]:
     """Make the files that speak of the pictures in `kept`, and the line of each."""
-    how = {key: job.header[key] for key in ("seed", "format", "camera", "settings")}
-    if preset := [name for name in PRESETS if settings(name) == job.camera]:
-        how = {"preset": preset[0], **how}
+    how = {
+        key: job.header[key]
+        for key in ("preset", "seed", "format", "camera", "settings")
+        if job.header[key] is not None
+    }
     for name, content, more in data.documents(kept, f".{job.format}", how):
         yield content, {"file": name, **digest(content), **more}
 

@@ -237,8 +237,9 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         take(options, {})
         header, predictions = coco.load_predictions(files[0])
     else:
-        from yolo_wnlb.detectors import ultralytics as detector
+        from yolo_wnlb.detectors import torchvision, ultralytics
 
+        detector: Any = torchvision if torchvision.reads(files[0]) else ultralytics
         model = detector.load(files[0], str(options.pop("device", "")))
         classes = coco.class_map(detector.names(model), truth, options.pop("allow_missing", False))
         take(options, {"imgsz": None, "conf": None, "iou": None})

@@ -52,8 +52,11 @@ def recorded(out: Path, header: Line) -> Iterator[Line]:
     for file in [out / MANIFEST, *sorted((out / STATE).glob(f"*/{JOURNAL}"))]:
         if not (lines := read_lines(file)):
             continue
-        there, here = ({**line, **line["settings"], "settings": None} for line in (lines[0], header))
-        if other := [f"{key} {there.get(key)} (now {here[key]})" for key in here if there.get(key) != here[key]]:
+        there, here = ({**line["settings"], **line, "settings": None} for line in (lines[0], header))
+        differ = [key for key in here if there.get(key) != here[key]]
+        if there.get("preset") and here["preset"]:  # two names say it all
+            differ = [key for key in differ if key not in header["settings"]]
+        if other := [f"{key} {there.get(key)} (now {here[key]})" for key in differ]:
             raise ValueError(
                 f"{out} was begun with another {', '.join(other)}; give the same as then, or choose another out="
             )
