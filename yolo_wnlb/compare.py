@@ -7,22 +7,39 @@ A study names the data, the seeds and the training of each kind of detector once
 of a table can differ in them. A cell that is done is never done again; one that was interrupted
 starts anew, so that the table is the same whatever happened on the way. Example:
 
+    darken:                # data sets made first, where they are not there: settings of `yolo-wnlb darken`
+      dark: {source: bright/data.yaml, preset: severe}
     data: dark/data.yaml
+    split: val
     seeds: [0, 1, 2]
-    train:
+    train:                 # arguments of `yolo train`, or of `detectors.fit.fit` and `detectors.torchvision.build`
       yolo: {epochs: 10, imgsz: 256, batch: 8, optimizer: AdamW, lr0: 0.0005}
     rows:
       clean: {model: yolov8n-seg.yaml, data: bright/data.yaml, train: {epochs: 24}}
+      brightened: {weights: clean, enhance: clahe}
       fine-tuned: {model: yolov8n-seg.yaml, start: clean}
-      wNLB: {model: yolov8n-seg-wnlb.yaml, start: clean}
+      wNLB: {model: yolov8n-seg.yaml, start: clean, after: [P3, P4, P5], block: {sub_sample: 2}}
     baseline: fine-tuned   # or a list, one row of each detector: detectors are not compared with each other
+
+What a row can say:
+
+    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light
+    model      a model YAML to train (yolo)
+    weights    what to evaluate as it is, or the row that trained it
+    start      weights to start from, or the row that trained them; of another study: FOLDER/clean-{seed}/last.pt
+    data       to train on, if not the study's
+    train      a budget of its own, for rows that others start from
+    options    more arguments of the training, for this row alone
+    after      stages P2 ... P5 that a block is inserted after
+    block      options of `WNLB`: one mapping for all stages, or one for each
+    enhance    an enhancer (docs/enhancers.md) in front: of the study's pictures, in training and evaluation
 """
 
 from __future__ import annotations
 
 import csv
+import inspect
 import json
-import os
 import platform
 import re
 import statistics
@@ -37,12 +54,25 @@ from typing import Any
 
 import numpy as np
 
-from yolo_wnlb import coco
+from yolo_wnlb import coco, journal
 from yolo_wnlb.bootstrap import draws, resampled
+from yolo_wnlb.builder import darken_dataset
+from yolo_wnlb.enhance import decode, enhance_dataset, enhancer
 from yolo_wnlb.evaluate import Evaluation, evaluate
+from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+from yolo_wnlb.sources import listed
 
-KEYS: dict[str, Any] = {"data": None, "split": "val", "seeds": (0,), "train": {}, "rows": None, "baseline": None}
-ROW = ("detector", "model", "weights", "start", "data", "train", "options")
+KEYS: dict[str, Any] = {
+    "darken": {},
+    "data": None,
+    "split": "val",
+    "seeds": (0,),
+    "train": {},
+    "rows": None,
+    "baseline": None,
+}
+ROW = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
+STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
 RECORD, SPEC, LOG, RESULT = "cell.json", "spec.json", "log.txt", "evaluation.json"
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -107,8 +137,11 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if unknown := [key for key in content if key not in KEYS]:
         raise ValueError(f"{file}: no key {', '.join(unknown)} in a study; choose from {', '.join(KEYS)}")
     content = {**KEYS, **content}
+    for folder, how in content["darken"].items():
+        if not isinstance(how, dict) or "source" not in how:
+            raise ValueError(f"{file}, darken: {folder} is {how}; wanted {{source: bright/data.yaml, preset: severe}}")
     rows = {str(name): dict(row or {}) for name, row in content["rows"].items()}
-    sources = {row["start"] for row in rows.values() if row.get("start") in rows}
+    sources = {source_of(row) for row in rows.values()}
     for name, row in rows.items():
         if unknown := [key for key in row if key not in ROW]:
             raise ValueError(f"{file}, row '{name}': no key {', '.join(unknown)}; choose from {', '.join(ROW)}")
@@ -120,8 +153,24 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
                 f"{file}, row '{name}' has a budget of its own, and would stand in one table with others; "
                 "give train: for the detector, or write a second study"
             )
-        if row.get("start") == name or (row.get("start") in rows and rows[row["start"]].get("start") in rows):
-            raise ValueError(f"{file}, row '{name}': start: names a row that starts from a row; one step is enough")
+        source = rows.get(source_of(row), {})
+        if source_of(source) in rows:
+            raise ValueError(f"{file}, row '{name}' starts from a row that starts from a row; one step is enough")
+        if source and source.get("detector", YOLO) != row["detector"]:
+            raise ValueError(f"{file}, row '{name}' starts from '{source_of(row)}', which is another detector")
+        after = listed(row.get("after"))
+        if ("after" in row and "weights" in row) or ("block" in row and not after):
+            raise ValueError(
+                f"{file}, row '{name}': after: says where a model: to train gets blocks, block: which ones"
+            )
+        if row["detector"] != YOLO and isinstance(row.get("block"), list):
+            raise ValueError(f"{file}, row '{name}': block: of {row['detector']} is one mapping for all stages")
+        if "enhance" in row:
+            enhancer(row["enhance"])
+            if Path(content["data"]).suffix == ".json":
+                raise ValueError(f"{file}, row '{name}': enhance: wants data: to be a data YAML")
+        if unknown := [stage for stage in after if stage not in STAGES]:
+            raise ValueError(f"{file}, row '{name}': after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
         if row["detector"] not in content["train"] and "weights" not in row:
             raise ValueError(f"{file}: train: says nothing of {row['detector']}, which row '{name}' trains")
     baseline = content["baseline"] or []
@@ -136,26 +185,34 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "rows": rows, "seeds": seeds, "baseline": {rows[name]["detector"]: name for name in baselines}}
 
 
+def source_of(row: Mapping[str, Any]) -> str:
+    """Return what a row starts from or evaluates: weights, or the row that trains them; "" for nothing."""
+    return str(row.get("weights") or row.get("start") or "")
+
+
 def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cell]:
     """List the cells of a study, those first that others start from."""
     rows, cells = study["rows"], []
     shared = {"data": str(study["data"]), "split": study["split"], "truth": coco.fingerprint(truth)}
-    for name, row in sorted(rows.items(), key=lambda item: item[1].get("start") in rows):
-        trained = "weights" not in row
-        for seed in study["seeds"] if trained else [None]:
+    if study["darken"]:
+        shared["darken"] = study["darken"]
+    for name, row in sorted(rows.items(), key=lambda item: source_of(item[1]) in rows):
+        source = source_of(row)
+        trained_row = source in rows and "weights" not in rows[source]
+        for seed in study["seeds"] if "weights" not in row or trained_row or "{seed}" in source else [None]:
             spec = {**shared, "row": name, "seed": seed, "detector": row["detector"]}
-            spec |= {key: row[key] for key in ("model", "weights", "options") if key in row}
-            if trained:
+            spec |= {key: row[key] for key in ("model", "options", "after", "block", "enhance") if key in row}
+            if "weights" not in row:
                 spec["train"] = {**study["train"][row["detector"]], **row.get("train", {})}
                 spec["train_data"] = str(row.get("data", study["data"]))
-            start = row.get("start")
-            if start in rows:
-                first = rows[start]
-                source = folder_of(out, start, None if "weights" in first else seed)
-                start = str(Path(first["weights"]).resolve()) if "weights" in first else str(source / "last.pt")
-            if start:
-                spec["start"] = os.path.relpath(start, out) if Path(start).is_relative_to(out) else str(start)
-            after = row.get("start") if row.get("start") in rows and "weights" not in rows[row["start"]] else None
+            elif "imgsz" in study["train"].get(row["detector"], {}):
+                spec["imgsz"] = study["train"][row["detector"]]["imgsz"]
+            if source:
+                at = rows[source]["weights"] if source in rows and not trained_row else source
+                key = "weights" if "weights" in row else "start"
+                own = f"{folder_of(out, source, seed).name}/last.pt"
+                spec[key] = own if trained_row else str(at).replace("{seed}", str(seed))
+            after = source if trained_row else None
             cells.append(Cell(name, seed, folder_of(out, name, seed), json.loads(json.dumps(spec)), after))
     folders = [cell.folder for cell in cells]
     if twice := [cell.row for cell in cells if folders.count(cell.folder) > 1]:
@@ -191,15 +248,24 @@ def compare(
     Returns: The table; `str` of it is Markdown.
     Raises:
         ValueError: the study is not sound, or `out` holds cells that were run differently.
-        RuntimeError: a cell failed; its log says why. The others are kept.
+        ChildProcessError: a cell failed; its log says why. The others are kept.
     """
     if type(jobs) is not int or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}; wanted a whole number, 1 or more")
     plan, home = read_study(study), Path(out).resolve()
+    for folder, how in plan["darken"].items():
+        made = darken_dataset(how["source"], folder, **{key: value for key, value in how.items() if key != "source"})
+        print(made, flush=True)
+        if not made.ok:
+            raise ValueError(f"{folder}: pictures that one row lacks and another has make no table; mend the source")
     truth = coco.ground_truth(plan["data"], plan["split"])
     cells = cells_of(plan, home, truth)
     todo = [cell for cell in cells if cell.record is None]
     home.mkdir(parents=True, exist_ok=True)
+    for enhancing in {(cell.spec["enhance"], cell.spec.get("train_data")) for cell in todo if "enhance" in cell.spec}:
+        splits = [plan["split"], *(["train"] if enhancing[1] == str(plan["data"]) else [])]
+        folder = pictures_of(home, {"enhance": enhancing[0]}).parent
+        print(enhance_dataset(plan["data"], enhancing[0], folder, split=splits), flush=True)
     run_all(todo, jobs, device)
     measure_latency(cells, plan, truth, home, device)
     table = tabulate(plan, cells, json.loads((home / "latency.json").read_text(encoding="utf-8")))
@@ -225,7 +291,9 @@ def run_all(cells: list[Cell], jobs: int, device: str | None) -> None:
                 if error := future.exception():
                     failed.append(f"{cell.name}: {error}")
     if failed:
-        raise RuntimeError("; ".join(failed) + ". What is done is kept: run the same command again when it is mended")
+        raise ChildProcessError(
+            "; ".join(failed) + ". What is done is kept: run the same command again when it is mended"
+        )
 
 
 def run_apart(cell: Cell, device: str | None) -> None:
@@ -245,17 +313,17 @@ def run_apart(cell: Cell, device: str | None) -> None:
 def run_cell(folder: Path) -> None:
     """Train, predict, evaluate: what the process of one cell does."""
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
-    device = spec.pop("device")
-    begun, weights = time.time(), spec.get("weights")
-    if weights is None:
+    device, home = spec.pop("device"), folder.parent
+    begun, weights = time.time(), located(home, spec.get("weights"))
+    if not weights:
         weights = train_yolo(spec, folder, device) if spec["detector"] == YOLO else train_other(spec, folder, device)
     trained, memory = time.time() - begun, peak_memory()
 
     truth = coco.ground_truth(spec["data"], spec["split"])
     model = module_of(spec["detector"]).load(weights, device)
     names = module_of(spec["detector"]).names(model)
-    files = coco.image_files(truth, spec["data"], spec["split"])
-    predict = {"imgsz": spec["train"]["imgsz"]} if "imgsz" in spec.get("train", {}) else {}
+    files = coco.image_files(truth, pictures_of(home, spec), spec["split"])
+    predict = size_in(spec)
     found = module_of(spec["detector"]).predict(model, files, coco.class_map(names, truth), **predict)
     result = evaluate(truth, found, protocol=module_of(spec["detector"]).describe(model, **predict))
     result.to_json(folder / RESULT)
@@ -274,37 +342,65 @@ def run_cell(folder: Path) -> None:
     )
 
 
-def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> Path:
+def located(home: Path, weights: str | None) -> str | None:
+    """Return the path of weights: those that a row of the study trained, or others as the study says them."""
+    return str(home / weights) if weights and (home / weights).is_file() else weights
+
+
+def pictures_of(home: Path, spec: Mapping[str, Any]) -> Path:
+    """Return the data YAML of the pictures that a cell looks at."""
+    if "enhance" not in spec:
+        return Path(spec["data"])
+    return home / "enhanced" / re.sub(r"[^A-Za-z0-9.]+", "-", spec["enhance"]) / "data.yaml"
+
+
+def size_in(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the argument of `predict` for the size of the pictures, if the study says one."""
+    size = spec.get("imgsz") or spec.get("train", {}).get("imgsz")
+    return {"imgsz": size} if size else {}
+
+
+def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> str:
     """Train as `yolo train` does; the last weights count, none is chosen by the pictures it is judged on."""
     from ultralytics import YOLO
 
-    start = spec.get("start")
-    begin = str(folder.parent / start) if start and (folder.parent / start).is_file() else start
-    quiet = {"plots": False, "val": False, "exist_ok": True, "verbose": False, "pretrained": begin or False}
+    model = spec["model"]
+    if "after" in spec:
+        grafted, _ = graft(load_yaml(model), spec["after"], spec.get("block"))
+        model = folder / f"{Path(model).stem}-wnlb.yaml"  # its scale is the letter in its name
+        model.write_text(to_yaml(grafted, f"{spec['model']} with the blocks of row {spec['row']}"), encoding="utf-8")
+    quiet: dict[str, Any] = {"plots": False, "val": False, "exist_ok": True, "verbose": False}
+    quiet["pretrained"] = located(folder.parent, spec.get("start")) or False
     quiet |= {"project": str(folder), "name": "train", "seed": spec["seed"], "device": device}
-    model = YOLO(spec["model"])
-    model.train(data=spec["train_data"], **{**quiet, **spec["train"], **spec.get("options", {})})
-    return Path(folder / "train/weights/last.pt").replace(folder / "last.pt")
+    YOLO(model).train(data=train_data(spec, folder), **{**quiet, **spec["train"], **spec.get("options", {})})
+    return str((folder / "train/weights/last.pt").replace(folder / "last.pt"))
 
 
-def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> Path:
+def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> str:
     """Train Mask R-CNN or SOLOv2 on the same pictures."""
     import torch
 
     from yolo_wnlb.detectors import torchvision
     from yolo_wnlb.detectors.fit import fit
 
-    truth = coco.ground_truth(spec["train_data"], "train")
+    data = train_data(spec, folder)
+    truth = coco.ground_truth(data, "train")
     torch.manual_seed(spec["seed"])
-    start = spec.get("start")
-    begin = str(folder.parent / start) if start and (folder.parent / start).is_file() else start
     names = [category["name"] for category in truth["categories"]]
     settings = dict(spec["train"])
-    built = {key: settings.pop(key) for key in [*settings] if key not in (fit.__kwdefaults__ or ())}
-    model: Any = torchvision.build(spec["detector"], names, weights=begin, **{**built, **spec.get("options", {})})
-    files = coco.image_files(truth, spec["train_data"], "train")
+    built = {key: settings.pop(key) for key in [*settings] if key not in inspect.signature(fit).parameters}
+    built |= {"weights": located(folder.parent, spec.get("start")), "block": spec.get("block")}
+    if "after" in spec:
+        built["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
+    model: Any = torchvision.build(spec["detector"], names, **{**built, **spec.get("options", {})})
+    files = coco.image_files(truth, data, "train")
     (folder / "last.pt").unlink(missing_ok=True)
-    return fit(model, truth, files, folder, **settings, seed=spec["seed"], device=device, progress=False)
+    return str(fit(model, truth, files, folder, **settings, seed=spec["seed"], device=device, progress=False))
+
+
+def train_data(spec: Mapping[str, Any], folder: Path) -> str:
+    """Return the data to train on: enhanced, if it is the study's own."""
+    return str(pictures_of(folder.parent, spec)) if spec["train_data"] == spec["data"] else spec["train_data"]
 
 
 def module_of(detector: str) -> Any:
@@ -382,16 +478,26 @@ def measure_latency(
     models = {}
     for row, cell in firsts.items():
         detector = module_of(cell.spec["detector"])
-        model = detector.load(cell.spec.get("weights", cell.folder / "last.pt"), device)
-        predict = {"imgsz": cell.spec["train"]["imgsz"]} if "imgsz" in cell.spec.get("train", {}) else {}
-        models[row] = (detector, model, coco.class_map(detector.names(model), truth), predict)
-    files = list(coco.image_files(truth, plan["data"], plan["split"]).items())
+        model = detector.load(located(home, cell.spec.get("weights")) or cell.folder / "last.pt", device)
+        enhance = enhancer(cell.spec["enhance"]) if "enhance" in cell.spec else None
+        files = list(coco.image_files(truth, pictures_of(home, cell.spec), plan["split"]).items())
+        models[row] = (
+            detector,
+            model,
+            coco.class_map(detector.names(model), truth),
+            enhance,
+            files,
+            size_in(cell.spec),
+        )
+    originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
     times: dict[str, list[float]] = {row: [] for row in models}
     for i in range(TIMED + 5):
-        image = dict([files[i % len(files)]])
-        for row, (detector, model, classes, predict) in models.items():
+        for row, (detector, model, classes, enhance, files, predict) in models.items():
+            dark = decode(originals[i % len(files)].read_bytes(), "the picture")
             begun = time.perf_counter()
-            detector.predict(model, image, classes, **predict)
+            if enhance and not enhance.spec.startswith("dir:"):  # what it costs, beside the file it wrote before
+                enhance(dark)
+            detector.predict(model, dict([files[i % len(files)]]), classes, **predict)
             if i >= 5:
                 times[row].append(time.perf_counter() - begun)
     write(file, {row: round(1000 * statistics.median(took), 2) for row, took in times.items()})
@@ -399,9 +505,7 @@ def measure_latency(
 
 def write(file: Path, content: Any) -> None:
     """Write JSON, all of it or nothing."""
-    draft = file.with_suffix(".tmp")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(file)
+    journal.write(file, f"{json.dumps(content, indent=1)}\n".encode(), file.parent)
 
 
 # ---- the table -----------------------------------------------------------------------------------
