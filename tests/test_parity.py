@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import run_python
 from torch import nn
 from ultralytics import YOLO
 
@@ -123,15 +124,30 @@ def test_every_way_of_exporting_matches(segment, options):
     assert parity.precision == "float32"
 
 
-@pytest.mark.parametrize("options", [{"half": True}, {"format": "openvino"}], ids=str)
-def test_exports_in_fewer_digits_are_held_to_what_those_can_do(segment, options):
+def test_an_export_of_half_the_digits_is_held_to_what_those_can_do(segment):
     """A random model amplifies rounding, so the limits here are wider than those for trained ones."""
-    if "format" in options:
-        pytest.importorskip("openvino")
-    parity = check_export(segment, export(segment, "fewer_" + "".join(options), **options))
-    assert parity.precision == "float16" if "half" in options else parity.precision in ("float32", "bfloat16")
-    assert parity.difference["scores"] < {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}[parity.precision], parity
+    parity = check_export(segment, export(segment, "half", half=True))
+    assert parity.precision == "float16" and parity.difference["scores"] < 0.1, parity
     assert np.mean(parity.mask_ious) > 0.8, parity
+
+
+def test_openvino_is_held_to_what_its_digits_can_do(segment, folder):
+    """In a process of its own: OpenVINO 2026.4 gives the thread that compiles a model a signal stack, and may free it.
+
+    The kernel then kills the process at the next signal, which PyTorch's data loaders have every ended child send.
+    """
+    pytest.importorskip("openvino")
+    exported = export(segment, "openvino", format="openvino")
+    code = f"""
+import numpy as np
+from yolo_wnlb.parity import check_export
+parity = check_export({str(segment)!r}, {str(exported)!r})
+print(parity)
+assert parity.difference["scores"] < {{"float32": 1e-3, "bfloat16": 0.5}}[parity.precision]
+assert np.mean(parity.mask_ious) > 0.8
+"""
+    ended = run_python(code, folder)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("operation", ["gaussian", "dot_product", "concatenation"])
