@@ -134,6 +134,12 @@ def test_nothing_written_says_where_or_when_it_was_made(dark, original):
         assert str(original.parent) not in text and str(dark.parent) not in text and str(Path.home()) not in text
 
 
+def test_the_data_yaml_says_how_it_was_made_with_a_setting_in_each_line(dark):
+    _, _, said = (dark / "data.yaml").read_text().partition("\nlowlight:\n")
+    assert said.startswith("  preset: severe\n  seed: 3\n  format: png\n  camera: 1\n  settings:\n")
+    assert "    gamma: [3.0, 4.0]\n" in said
+
+
 def test_ultralytics_finds_pictures_and_labels_wherever_the_folder_is_moved(dark, tmp_path, monkeypatch):
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import check_det_dataset
@@ -365,6 +371,26 @@ def test_a_line_torn_by_a_kill_is_done_again(original, dark, tmp_path):
         assert not list(book.parent.glob("*.tmp"))
     darken(original, out)
     assert tree(out) == tree(dark)
+
+
+def test_a_header_is_read_without_what_follows_and_only_if_whole_and_ours(dark, tmp_path):
+    header, _, rest = (dark / "manifest.jsonl").read_bytes().partition(b"\n")
+    file = tmp_path / "manifest.jsonl"
+    assert journal.header_of(file) == {} and journal.header_of(tmp_path) == {}
+    for content, ours in (
+        (header + b"\n" + rest, True),
+        (header + b"\n\xff not of ours", True),
+        (header, False),
+        (header[:20] + b"\n" + rest, False),
+        (rest, False),
+        (b"[1]\n" + header + b"\n", False),
+        (b"\xff\n", False),
+        (b"", False),
+    ):
+        file.write_bytes(content)
+        assert journal.header_of(file) == (json.loads(header) if ours else {})
+        assert journal.read_lines(file)[:1] == ([json.loads(header)] if ours else [])
+        assert journal.is_begun(tmp_path) is ours
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(original, dark, tmp_path, monkeypatch):
@@ -623,8 +649,10 @@ def test_a_folder_that_cannot_be_written_stops_the_run(source, tmp_path):
 
 
 def test_what_is_dark_is_not_darkened_again(dark, tmp_path):
-    with pytest.raises(ValueError, match="darkened before: it says 'lowlight:'"):
-        darken(dark, tmp_path / "darker")
+    for source in (dark, dark / "data.yaml", [dark / "annotations/instances_val.json", dark / "data.yaml"]):
+        for dry_run in (False, True):
+            with pytest.raises(ValueError, match=r"/data\.yaml was darkened before: it says 'lowlight:'"):
+                darken(source, tmp_path / "darker", dry_run=dry_run)
     with pytest.raises(ValueError, match=r"darkened before: it holds our manifest\.jsonl"):
         darken(dark / "annotations/instances_val.json", tmp_path / "darker")
     assert not any(tmp_path.iterdir())

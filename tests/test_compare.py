@@ -133,7 +133,7 @@ def test_a_cell_that_fails_is_told_with_its_log_and_the_others_stay(folder, monk
     ("change", "told"),
     [
         ({"rows": None}, "lacks rows"),
-        ({"epochs": 3}, "no key epochs in a study"),
+        ({"epochs": 3}, "no key epochs.*; choose from darken, data"),
         ({"rows": {"a": {"modle": "yolov8n-seg.yaml"}}}, "row 'a': no key modle"),
         ({"rows": {"a": {}}}, "wants weights: to evaluate, or model: to train"),
         ({"rows": {"a": {"model": "x.yaml", "weights": "b.pt"}}}, "and not both"),

@@ -370,8 +370,6 @@ def picture(file):
 
 
 def test_the_twin_has_the_layout_and_the_labels_and_the_enhancers_pixels(original, tmp_path):
-    from yolo_wnlb.sources import read_sources
-
     report = enhance_dataset(original, "clahe", tmp_path / "out")
     assert (
         report.ok and report.images == 7 and str(report).startswith(f"7 pictures in {tmp_path / 'out'} by clahe:2 (7")
@@ -390,7 +388,24 @@ def test_the_twin_has_the_layout_and_the_labels_and_the_enhancers_pixels(origina
     names = [image["file_name"] for image in json.loads(after["annotations/instances_val.json"])["images"]]
     assert names == ["000000.png", "000001.png", "000002.png"]
     with pytest.raises(ValueError, match="was darkened before"):  # as its source was
-        read_sources(tmp_path / "out")
+        darken_dataset(tmp_path / "out", tmp_path / "darker")
+
+
+def test_of_a_darkened_folder_all_is_read_as_of_a_bright_one(source, tmp_path):
+    (source / "annotations/captions.json").write_text("{}")
+    folder = enhance_dataset(source, "gamma", tmp_path / "folder")
+    assert "captions.json is no COCO annotation file" in str(folder)
+    assert (tmp_path / "folder/annotations/instances_val.json").is_file()
+    file = enhance_dataset(source / "data.yaml", "gamma", tmp_path / "file")
+    assert "others beside" in str(file) and not (tmp_path / "file/annotations").exists()
+    before, after = ((root / "data.yaml").read_text() for root in (source, tmp_path / "folder"))
+    assert after.startswith(f"{before}enhanced:") and after == (tmp_path / "file/data.yaml").read_text()
+
+
+def test_the_twin_of_a_bright_data_set_says_nothing_of_darkness(original, tmp_path):
+    enhance_dataset(original.parent / "set", "gamma", tmp_path / "out")
+    said = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
+    assert "lowlight" not in said and said["enhanced"]["enhancer"] == "gamma:2.2"
 
 
 def test_ultralytics_reads_the_twin(original, tmp_path):
@@ -489,7 +504,7 @@ def test_a_place_or_source_of_no_use_is_refused(source, tmp_path):
         ((source, "gamma", source / "out"), "lie in each other; choose a folder beside the source"),
         ((source, "gamma", tmp_path), "lie in each other; choose a folder beside the source"),
         ((source, "gamma", tmp_path / "mine"), "holds something else; choose a folder that is new or empty"),
-        ((source, "gamma", tmp_path / "mine/precious.txt"), "is a file or holds"),
+        ((source, "gamma", tmp_path / "mine/precious.txt"), "is a file; choose a folder that is new or empty"),
         ((source / "labels", "gamma", two), r"holds no data.yaml, no annotations/\*.json and no pictures"),
         ((source, f"dir:{source / 'annotations'}", two), r"annotations holds no pictures \("),
     ):

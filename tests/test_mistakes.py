@@ -34,7 +34,7 @@ def command(*words):
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         status = main([str(word) for word in words])
     assert status == 2, said.getvalue()
-    raise SystemExit(said.getvalue().strip().splitlines()[0])
+    raise SystemExit(said.getvalue())
 
 
 def train(model, task="segment", **options):
@@ -225,6 +225,68 @@ def graft_a_data_set():
     command("graft", "data.yaml")
 
 
+def predictions(**changes):
+    """Evaluate one prediction on the generated data set."""
+    import json
+
+    shapes()
+    found = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 1, 9, 9], **changes}
+    Path("found.json").write_text(json.dumps([found]))
+    command("evaluate", "found.json", "data=shapes/data.yaml")
+
+
+def other_classes():
+    from ultralytics import YOLO
+
+    shapes()
+    model = YOLO("yolov8n-seg.yaml")
+    model.save("coco.pt")
+    command("evaluate", "coco.pt", "data=shapes/data.yaml", "imgsz=64")
+
+
+def evaluated_before():
+    shapes()
+    Path("runs").mkdir()
+    Path("runs/evaluation.json").write_text("{}")
+    command("evaluate", "best.pt", "data=shapes/data.yaml", "out=runs")
+
+
+def cut_off_predictions():
+    shapes()
+    Path("found.jsonl").write_text('{"header": {}}\n{"image_id": 1, "cat')
+    command("evaluate", "found.jsonl", "data=shapes/data.yaml")
+
+
+def study(**changes):
+    shapes()
+    rows = {"plain": {"model": "yolov8n-seg.yaml"}, "wNLB": {"model": "yolov8n-seg-wnlb.yaml"}}
+    said = {"data": "shapes/data.yaml", "train": {"yolo": {"epochs": 1}}, "rows": rows, "baseline": "plain"}
+    Path("study.yaml").write_text(yaml.safe_dump({**said, **changes}))
+    command("compare", "study.yaml")
+
+
+def unlike_run():
+    """A cell is there that was trained for longer."""
+    import json
+
+    cell = Path("runs/compare/study/plain-0")
+    cell.mkdir(parents=True)
+    (cell / "cell.json").write_text(json.dumps({"spec": {"row": "plain", "seed": 0, "train": {"epochs": 100}}}))
+    study()
+
+
+def enhance(*words):
+    shapes()
+    command("enhance", "shapes/data.yaml", *words)
+
+
+def inspect_without_blocks():
+    from ultralytics import YOLO
+
+    YOLO("yolov8n-seg.yaml").save("plain.pt")
+    command("inspect", "plain.pt")
+
+
 MISTAKES = [  # what was done, how, and what the message must say
     (
         "unknown operation in a YAML row",
@@ -331,6 +393,30 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("picture corrupt", corrupt_picture, ["FAILED images/train", "cannot be decoded", "left out"]),
     ("label file without picture", label_without_picture, ["lost.txt"]),
     ("preview of nothing", lambda: command("preview", "nowhere.jpg"), ["nowhere.jpg"]),
+    (
+        "model to evaluate missing",
+        lambda: (shapes(), command("evaluate", "bset.pt", "data=shapes/data.yaml")),
+        ["bset.pt"],
+    ),
+    ("evaluate without data", lambda: command("evaluate", "best.pt"), ["data="]),
+    ("category ids shifted by one", lambda: predictions(category_id=0), ["0", "category"]),
+    ("prediction for a picture that is not there", lambda: predictions(image_id=7), ["7", "image"]),
+    ("score that is no number", lambda: predictions(score=float("nan")), ["score"]),
+    ("predictions cut off in writing", cut_off_predictions, ["found.jsonl"]),
+    ("model of other classes", other_classes, ["disc"]),
+    ("evaluation there already", evaluated_before, ["exist_ok=True"]),
+    ("study missing", lambda: command("compare", "nowhere.yaml"), ["there is no study nowhere.yaml"]),
+    ("key of a study mistyped", lambda: study(seed=[1]), ["did you mean 'seeds'"]),
+    (
+        "row with a budget of its own",
+        lambda: study(rows={"plain": {"model": "a.yaml", "train": {"epochs": 9}}}),
+        ["a budget of its own"],
+    ),
+    ("cells that were run differently", unlike_run, ["unlike runs have no place in one table", "choose another out="]),
+    ("enhancer mistyped", lambda: enhance("with=claeh", "out=bright"), ["'claeh'", "did you mean 'clahe'"]),
+    ("enhancer's network missing", lambda: enhance("with=onnx:dce.onnx", "out=bright"), ["dce.onnx", "onnx:FILE"]),
+    ("enhanced into the source", lambda: enhance("with=clahe", "out=shapes/bright"), ["lie in each other"]),
+    ("inspect a model without blocks", inspect_without_blocks, ["block"]),
     ("foreign folder for the built-in data", foreign_folder, ["shapes"]),
 ]
 

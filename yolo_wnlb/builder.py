@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb import journal
-from yolo_wnlb.journal import FAILURES, FILES, MANIFEST, STATE, Line, digest, locked, read_lines, size_of
+from yolo_wnlb.journal import FAILURES, FILES, MANIFEST, STATE, Line, digest, header_of, locked, read_lines, size_of
 from yolo_wnlb.lowlight import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, picture_rng, settings, take
 from yolo_wnlb.sources import DataSet, Picture, read_json, read_sources
 
@@ -151,8 +151,8 @@ def darken_dataset(
     workers = workers or processors()
     home = Path(out).resolve()
     data = read_sources(source, images, download=not dry_run)
-    pictures = data.pictures(f".{format}", limit)
     refuse(home, data)
+    pictures = data.pictures(f".{format}", limit)
 
     listing = "\n".join([*(picture.key for picture in pictures), *map(data.name, [*data.annotations, *data.lists])])
     header = {
@@ -273,15 +273,11 @@ def read_shard(shard: str | None) -> tuple[int, int]:
 
 def refuse(out: Path, data: DataSet) -> None:
     """Raise ValueError or FileExistsError where `out` must not be written to, or the source not be darkened."""
-    if read_lines(data.root / MANIFEST):
+    if data.dark:
+        raise ValueError(f"{data.yaml} was darkened before: it says 'lowlight:'; give the bright data set")
+    if header_of(data.root / MANIFEST):
         raise ValueError(f"{data.root} was darkened before: it holds our {MANIFEST}; give the bright data set")
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; choose a folder that is new or empty")
-    for folder in data.guarded:
-        if out.is_relative_to(folder) or any(path.is_relative_to(out) for path in (folder, *data.annotations)):
-            raise ValueError(f"{out} and the source, {folder}, lie in each other; choose a folder beside the source")
-    if out.exists() and any(out.iterdir()) and not journal.is_begun(out):
-        raise FileExistsError(f"{out} holds something else; choose a folder that is new or empty")
+    refuse_place(out, data, journal.is_begun(out))
     documents = [data.name(file) for file in (*data.annotations, *data.lists)]
     if twice := [name for name in documents if documents.count(name) > 1]:
         raise ValueError(f"two files would both become {twice[0]}; rename one of them")
@@ -290,6 +286,17 @@ def refuse(out: Path, data: DataSet) -> None:
             f"{out} lies in a folder 'images', hence Ultralytics would look for its labels in one named 'labels'; "
             "choose another out="
         )
+
+
+def refuse_place(out: Path, data: DataSet, begun: bool) -> None:
+    """Raise ValueError or FileExistsError where `out` is the user's own; `begun` says that its content is ours."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; choose a folder that is new or empty")
+    for folder in data.guarded:
+        if out.is_relative_to(folder) or any(path.is_relative_to(out) for path in (folder, *data.annotations)):
+            raise ValueError(f"{out} and the source, {folder}, lie in each other; choose a folder beside the source")
+    if out.exists() and any(out.iterdir()) and not begun:
+        raise FileExistsError(f"{out} holds something else; choose a folder that is new or empty")
 
 
 def estimate(job: Job, data: DataSet, pictures: list[Picture], limit: int | None, workers: int) -> Report:
@@ -534,11 +541,8 @@ def portable(drawn: Settings | Shot) -> Line:
 
 def documents(job: Job, data: DataSet, kept: set[str]) -> Iterator[tuple[bytes, Line]]:
     """Make the files that speak of the pictures in `kept`, and the line of each."""
-    how = {
-        key: job.header[key]
-        for key in ("preset", "seed", "format", "camera", "settings")
-        if job.header[key] is not None
-    }
+    names = ("preset", "seed", "format", "camera", "settings")
+    how = {"lowlight": {name: job.header[name] for name in names if job.header[name] is not None}}
     for name, content, more in data.documents(kept, f".{job.format}", how):
         yield content, {"file": name, **digest(content), **more}
 

@@ -60,6 +60,7 @@ from yolo_wnlb.builder import darken_dataset
 from yolo_wnlb.enhance import decode, enhance_dataset, enhancer
 from yolo_wnlb.evaluate import Evaluation, evaluate
 from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+from yolo_wnlb.lowlight import meant
 from yolo_wnlb.sources import listed
 
 KEYS: dict[str, Any] = {
@@ -128,6 +129,8 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         file = Path(study)
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no study {file}; {__name__} shows how to write one") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is no study, it cannot be read: {error}") from error
     else:
@@ -135,7 +138,7 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(content, dict) or (lack := [key for key in ("data", "rows") if not content.get(key)]):
         raise ValueError(f"{file} is no study: it lacks {', '.join(lack) if isinstance(content, dict) else 'all keys'}")
     if unknown := [key for key in content if key not in KEYS]:
-        raise ValueError(f"{file}: no key {', '.join(unknown)} in a study; choose from {', '.join(KEYS)}")
+        raise ValueError(f"{file}: no key {unknown[0]}{meant(unknown[0], KEYS)}; choose from {', '.join(KEYS)}")
     content = {**KEYS, **content}
     for folder, how in content["darken"].items():
         if not isinstance(how, dict) or "source" not in how:
@@ -144,7 +147,9 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     sources = {source_of(row) for row in rows.values()}
     for name, row in rows.items():
         if unknown := [key for key in row if key not in ROW]:
-            raise ValueError(f"{file}, row '{name}': no key {', '.join(unknown)}; choose from {', '.join(ROW)}")
+            raise ValueError(
+                f"{file}, row '{name}': no key {unknown[0]}{meant(unknown[0], ROW)}; choose from {', '.join(ROW)}"
+            )
         row.setdefault("detector", YOLO)
         if ("weights" in row and "model" in row) or (row["detector"] == YOLO and not {"weights", "model"} & row.keys()):
             raise ValueError(f"{file}, row '{name}' wants weights: to evaluate, or model: to train, and not both")

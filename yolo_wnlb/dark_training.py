@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_wnlb.journal import MANIFEST, read_lines
+from yolo_wnlb.journal import MANIFEST, header_of
 from yolo_wnlb.lowlight import PRESETS, Settings, picture_rng, settings, take
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
@@ -156,9 +156,9 @@ def darkness(data: dict[str, Any]) -> str:
             f"'lowlight: {said}' in a data YAML says that its pictures are dark already; to darken them while they are "
             f"loaded take it out, and give lowlight={said} to yolo train and val"
         )
-    if not said and data.get("path") and (lines := read_lines(Path(data["path"]) / MANIFEST)):
-        said = lines[0]
-    if isinstance(said, dict):
+    if not said and data.get("path"):
+        said = header_of(Path(data["path"]) / MANIFEST)
+    if said and isinstance(said, dict):
         told = ", ".join(f"{name} {said[name]}" for name in ("preset", "seed") if name in said)
         return f"by yolo-wnlb darken: {told}"
     return str(said or "")

@@ -20,17 +20,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
 import numpy as np
 
 from yolo_wnlb import journal
-from yolo_wnlb.builder import ENCODINGS, Report, progress, read
+from yolo_wnlb.builder import ENCODINGS, Report, progress, read, refuse_place
 from yolo_wnlb.journal import Line, digest, size_of
 from yolo_wnlb.lowlight import meant
-from yolo_wnlb.sources import DataSet, Picture, list_images, listed, read_json, read_sources, real
+from yolo_wnlb.sources import DataSet, Picture, list_images, listed, read_json, read_sources
 
 Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
 Outputs = dict[str, np.ndarray]
@@ -428,7 +427,7 @@ def enhance_dataset(
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
     home, enhance = Path(out).resolve(), enhancer(spec)
-    data, dark = read_source(source, images)
+    data = read_sources(source, images)
     pictures = {picture.key: picture for picture in data.pictures(".png", None)}
     splits = {name: [data.key(path) for path in paths] for name, paths in data.splits.items()}
     if unknown := [name for name in listed(split) if name not in splits]:
@@ -456,7 +455,7 @@ def enhance_dataset(
                     saved = time.monotonic()
                 for name, content in files.items():
                     journal.write(home / name, content, home)
-        finish(home, data, header, dark, [name for name, wanted in splits.items() if lines.keys() >= set(wanted)])
+        finish(home, data, header, [name for name, wanted in splits.items() if lines.keys() >= set(wanted)])
     finally:
         if done:
             save()
@@ -470,45 +469,13 @@ def enhance_dataset(
     return report
 
 
-def read_source(source: str | Path, images: str | Path | None) -> tuple[DataSet, Line]:
-    """Read a data set, one that was darkened too, or a plain folder of pictures.
-
-    Returns: What it consists of; what its data YAML says of how it was darkened.
-    """
-    from ultralytics.data.utils import IMG_FORMATS
-    from ultralytics.utils import YAML
-    from yaml import YAMLError, safe_dump
-
-    path, cocos = Path(source), list[str]()
-    file = path
-    if path.is_dir():
-        file, cocos = path / "data.yaml", sorted(map(str, path.glob("annotations/*.json")))
-        if not (cocos or any(path.glob("*.y*ml")) or any(path.glob("*/_annotations.coco.json"))):
-            if not (found := list_images(path.resolve(), IMG_FORMATS)):
-                raise ValueError(f"{source} holds no data.yaml, no annotations/*.json and no pictures")
-            return DataSet([path.resolve()], [path.resolve()], {"pictures": list(map(real, found))}), {}
-    said: Any = {}
-    with suppress(YAMLError):  # `read_sources` answers it
-        said = YAML.load(file) if file.suffix in (".yaml", ".yml") and file.is_file() else {}
-    if not (isinstance(said, dict) and said.get("lowlight")):
-        return read_sources(source, images), {}
-    with TemporaryDirectory() as folder:  # `sources` refuses what was darkened: its reader darkens
-        bright = Path(folder) / file.name
-        root = said.get("path") or str(file.parent.resolve())
-        bright.write_text(safe_dump({**said, "path": root, "lowlight": None}), encoding="utf-8")
-        return read_sources([str(bright), *cocos], images), said["lowlight"]
-
-
 def refuse(out: Path, data: DataSet, header: Line) -> dict[str, Line]:
     """Return what is known of the pictures in `out`; raise ValueError or FileExistsError if it is not ours to fill."""
     if (data.root / RECORD).is_file():
         raise ValueError(f"{data.root} was enhanced before: it holds our {RECORD}; give what it was made from")
-    for folder in data.guarded:
-        if out.is_relative_to(folder) or folder.is_relative_to(out):
-            raise ValueError(f"{out} and the source, {folder}, lie in each other; choose a folder beside the source")
-    if not (out / RECORD).is_file():
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise FileExistsError(f"{out} is a file or holds something else; choose a folder that is new or empty")
+    begun = (out / RECORD).is_file()
+    refuse_place(out, data, begun)
+    if not begun:
         return {}
     record = read_json(out / RECORD)
     if other := [key for key in header if record.get(key) != header[key]]:
@@ -535,17 +502,13 @@ def made(picture: Picture, root: Path, out: Path, enhance: Enhancer, line: Line)
     return {**files, picture.image: content}, {**new, **digest(content)}
 
 
-def finish(out: Path, data: DataSet, header: Line, dark: Line, complete: list[str]) -> None:
+def finish(out: Path, data: DataSet, header: Line, complete: list[str]) -> None:
     """Write what speaks of the pictures, for the splits and annotation files that are complete."""
-    from yaml import safe_dump
-
     data.places = {name: places if name in complete else [] for name, places in data.places.items()}
     data.lists = {place: paths for place, paths in data.lists.items() if any(place in p for p in data.places.values())}
     data.annotations = {file: folder for file, folder in data.annotations.items() if str(file) in complete}
     kept = {data.key(path) for name in complete for path in data.splits[name]}
-    for name, content, _ in data.documents(kept, ".png", dark):
-        if name == "data.yaml":
-            said = content.removesuffix(b"lowlight: {}\n")
-            content = said + safe_dump({"enhanced": header}, sort_keys=False).encode()
+    provenance = {"lowlight": data.dark, "enhanced": header} if data.dark else {"enhanced": header}
+    for name, content, _ in data.documents(kept, ".png", provenance):
         if not (out / name).is_file() or (out / name).read_bytes() != content:
             journal.write(out / name, content, out)

@@ -28,20 +28,29 @@ MANIFEST, FAILURES, STATE, JOURNAL = "manifest.jsonl", "failures.txt", ".darken"
 FILES = {"image": "", "label": "label_", "file": ""}  # keys that name a file of the output: mark of its size and hash
 
 
+def header_of(file: Path) -> Line:
+    """Read the header alone of a journal or manifest; empty if it is torn, not there or not ours."""
+    with suppress(OSError, ValueError), file.open("rb") as stream:
+        line = stream.readline()
+        header = json.loads(line) if line.endswith(b"\n") else None
+        if isinstance(header, dict) and {"camera", "seed", "settings"} <= header.keys():
+            return header
+    return {}
+
+
 def read_lines(file: Path) -> list[Line]:
-    """Read the whole lines of a journal or manifest of ours; none if it is not there or not ours."""
+    """Read the whole lines of a journal or manifest, the header first; none if it is not there or not ours."""
     lines = []
     with suppress(OSError):
-        for line in file.read_bytes().split(b"\n")[:-1]:  # behind the last newline is what a kill tore off
+        for line in file.read_bytes().split(b"\n")[:-1] if header_of(file) else ():  # a kill tears off the last one
             with suppress(ValueError):
                 lines.append(json.loads(line))
-    ours = lines and isinstance(lines[0], dict) and {"camera", "seed", "settings"} <= lines[0].keys()
-    return lines if ours else []
+    return lines
 
 
 def is_begun(out: Path) -> bool:
     """Tell whether a folder was begun or completed by us."""
-    return (out / STATE).is_dir() or bool(read_lines(out / MANIFEST))
+    return (out / STATE).is_dir() or bool(header_of(out / MANIFEST))
 
 
 def recorded(out: Path, header: Line) -> Iterator[Line]:
@@ -67,7 +76,7 @@ def recorded(out: Path, header: Line) -> Iterator[Line]:
 def appending(folder: Path, header: Line) -> Iterator[Callable[[Line], None]]:
     """Open the journal in a folder behind its last whole line; yield what appends one."""
     file = folder / JOURNAL
-    whole = file.read_bytes().rpartition(b"\n") if read_lines(file) else (b"", b"", b"")
+    whole = file.read_bytes().rpartition(b"\n") if header_of(file) else (b"", b"", b"")
     with file.open("ab", buffering=0) as stream:
         stream.truncate(len(whole[0] + whole[1]))
 

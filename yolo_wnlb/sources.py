@@ -56,6 +56,8 @@ class DataSet:
         annotations: COCO files, and the folder that the file names in each start from.
         lists: Text files that list the pictures of a split, with these in their order.
         places: Folders and lists of each split.
+        yaml: The data YAML, as it was given; "" without one.
+        dark: What the data YAML says of how its pictures were darkened; empty for bright ones.
         definition: What else the data YAML says; None without one.
         channels: 3 or 1.
         notes: What the user should know.
@@ -69,6 +71,8 @@ class DataSet:
     annotations: dict[Path, Path] = field(default_factory=dict)
     lists: dict[Path, list[Path]] = field(default_factory=dict)
     places: dict[str, list[Path]] = field(default_factory=dict)
+    yaml: str = ""
+    dark: dict[str, Any] = field(default_factory=dict)
     definition: dict[str, Any] | None = None
     channels: int = 3
     notes: list[str] = field(default_factory=list)
@@ -121,10 +125,14 @@ class DataSet:
         return list(found.values())
 
     def documents(
-        self, kept: set[str], suffix: str, lowlight: dict[str, Any]
+        self, kept: set[str], suffix: str, provenance: dict[str, Any]
     ) -> Iterator[tuple[str, bytes, dict[str, str]]]:
         """Write anew what speaks of pictures, of those only whose keys are in `kept`.
 
+        Args:
+            kept: Keys of pictures.
+            suffix: That of the new pictures.
+            provenance: What data.yaml is to say of how they were made: {"lowlight": ...}, {"enhanced": ...} or both.
         Yields: Name below the output, content, and of COCO files the folder of the pictures.
         """
         for file, folder in sorted(self.annotations.items()):
@@ -147,7 +155,7 @@ class DataSet:
                 names = [self.name(place) if place in self.lists else self.key(place) for place in places]
                 splits[split] = names if len(names) > 1 else names[0] if names else None
             said = yaml.safe_dump({**splits, **self.definition}, sort_keys=False, allow_unicode=True)
-            done = yaml.safe_dump({"lowlight": lowlight}, sort_keys=False, default_flow_style=None)
+            done = yaml.safe_dump(provenance, sort_keys=False, default_flow_style=None)
             yield "data.yaml", f"{said}{done}".encode(), {}
 
     # ---- reading
@@ -168,8 +176,7 @@ class DataSet:
             hint = "" if download else "\nA dry run downloads nothing: have Ultralytics fetch the data set first"
             raise FileNotFoundError(f"{str(error).strip()}{hint}") from error
         said = YAML.load(data["yaml_file"])
-        if said.get("lowlight"):
-            raise ValueError(f"{source} was darkened before: it says 'lowlight:'; give the bright data set")
+        self.yaml, self.dark = source, said.get("lowlight") or {}
         self.channels = data.get("channels", 3)
         if self.channels not in (1, 3):
             raise ValueError(f"{source} has {self.channels} channels; a camera has 3, or 1 for grey")
