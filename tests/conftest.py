@@ -1,6 +1,7 @@
-"""What all tests share: an offline Ultralytics with settings of its own, models to start from, and its log."""
+"""What tests share: an offline Ultralytics with settings of its own, its log, models to start from, small detectors."""
 
 import atexit
+import itertools
 import logging
 import os
 import shutil
@@ -80,6 +81,12 @@ def log():
     LOGGER.setLevel(level)
 
 
+@pytest.fixture
+def seed():
+    """Torch's random numbers from their start."""
+    torch.manual_seed(0)
+
+
 def tensors(outputs):
     """Flatten what a model returns, nested tuples, lists and dicts, into a list of tensors."""
     if isinstance(outputs, torch.Tensor):
@@ -95,3 +102,73 @@ def run_python(code, cwd, **env):
     return subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+# ---- small detectors, and what they can learn --------------------------------------------------------
+
+SOLO = {  # arguments of SOLOv2, which builds and trains it in seconds
+    "backbone": "resnet18",
+    "feat_channels": 32,
+    "stacked_convs": 1,
+    "mask_channels": 32,
+    "kernel_channels": 32,
+    "num_grids": (12, 8, 6, 4, 4),
+    "scale_ranges": ((1, 24), (18, 48), (36, 96), (96, 999), (96, 999)),
+    "min_size": 96,
+    "max_size": 128,
+}
+FEW_REGIONS = {  # of Mask R-CNN, so that a step takes no second
+    "max_size": 128,
+    "rpn_post_nms_top_n_train": 60,
+    "rpn_batch_size_per_image": 32,
+    "box_batch_size_per_image": 16,
+}
+
+
+class Pyramid(nn.Module):
+    """Five maps of 32 channels, enough to learn a few pictures by heart in seconds."""
+
+    out_channels = 32
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleDict()
+        fed = 3
+        for i, (side, stride) in enumerate(((5, 4), (3, 2), (3, 2), (3, 2), (3, 2))):
+            convs = [nn.Conv2d(fed, 32, side, stride, side // 2, bias=False), nn.Conv2d(32, 32, 3, 1, 1, bias=False)]
+            layers = [layer for conv in convs for layer in (conv, nn.BatchNorm2d(32), nn.ReLU())]
+            self.body[f"layer{i}"], fed = nn.Sequential(*layers), 32
+
+    def forward(self, x):
+        maps = {}
+        for name, layer in self.body.items():
+            maps[name] = x = layer(x)
+        return maps
+
+
+def small_solov2(size=192, backbone=None, **options):
+    """A SOLOv2 for five classes of objects of a fifth to half of `size` pixels."""
+    from yolo_wnlb.detectors.solov2 import SOLOv2
+
+    settings = {
+        "feat_channels": 64,
+        "stacked_convs": 2,
+        "mask_channels": 32,
+        "kernel_channels": 32,
+        "num_grids": (16, 12, 8, 4, 4),
+        "scale_ranges": ((1, 0.25 * size), (0.19 * size, 0.5 * size), (0.38 * size, size), (size, 9999), (size, 9999)),
+        "min_size": size,
+        "max_size": size,
+    }
+    return SOLOv2(backbone or Pyramid(), 5, **{**settings, **options})
+
+
+def scenes(number, size, crowd=3):
+    """The first scenes with 2 to `crowd` objects that are not too small for quarter-size masks."""
+    import numpy as np
+
+    from yolo_wnlb.shapes import scene
+
+    drawn = (scene(np.random.default_rng(i), size) for i in itertools.count())
+    large = (s for s in drawn if 2 <= len(s.classes) <= crowd and s.masks.sum((1, 2)).min() > (0.2 * size) ** 2)
+    return itertools.islice(large, number)

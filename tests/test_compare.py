@@ -14,9 +14,11 @@ import yaml
 from conftest import run_python
 
 from yolo_wnlb import coco
-from yolo_wnlb.compare import Cell, against, cells_of, compare, differences, read_study
+from yolo_wnlb.compare import compare
 from yolo_wnlb.evaluate import evaluate
 from yolo_wnlb.shapes import NAMES, generate
+from yolo_wnlb.study import Cell, cells_of, differences, read_study
+from yolo_wnlb.table import against
 
 STUDY = {
     "darken": {"dark": {"source": "shapes/data.yaml", "preset": "mild"}},
@@ -79,6 +81,7 @@ def test_all_cells_stand_in_one_table_with_costs_and_records(done):
     assert len(rows["wNLB"]["w"]) == 2 and len(rows["wNLB"]["w"][0]) == 2
     assert "| wNLB |" in said and "table.md" in " ".join(file.name for file in out.iterdir())
     record = json.loads((out / "wNLB-1/cell.json").read_text())
+    assert record in json.loads((out / "table.json").read_text())["records"]
     assert record["spec"]["start"] == "clean-1/last.pt" and record["spec"]["seed"] == 1
     assert {"torch", "ultralytics", "device"} <= record["where"].keys() and record["protocol"]["max_detections"] == 100
     told = json.loads((out / "brightened-1/cell.json").read_text())["spec"]

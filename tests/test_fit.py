@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import FEW_REGIONS, SOLO, scenes, small_solov2
 from pycocotools import mask as coder
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,67 +22,29 @@ from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, solov2
 from yolo_wnlb.detectors.torchvision import build, load, names, predict, save
 from yolo_wnlb.evaluate import evaluate
-from yolo_wnlb.shapes import NAMES, generate, scene
+from yolo_wnlb.shapes import NAMES, generate
 
 SIZE = 96
-SOLO = {
-    "backbone": "resnet18",
-    "feat_channels": 32,
-    "stacked_convs": 1,
-    "mask_channels": 32,
-    "kernel_channels": 32,
-    "num_grids": (12, 8, 6, 4, 4),
-    "scale_ranges": ((1, 24), (18, 48), (36, 96), (96, 999), (96, 999)),
-    "min_size": SIZE,
-    "max_size": 128,
-}
-FEW = {
-    "backbone": "resnet18",
-    "min_size": 64,
-    "max_size": 128,
-    "anchor_sizes": (8, 16, 32, 64, 128),
-    "rpn_post_nms_top_n_train": 60,
-    "rpn_batch_size_per_image": 32,
-    "box_batch_size_per_image": 16,
-}
+FEW = {**FEW_REGIONS, "backbone": "resnet18", "min_size": 64, "anchor_sizes": (8, 16, 32, 64, 128)}
 QUIET = {"workers": 0, "device": "cpu", "progress": False}
 
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def write(folder, number, size=SIZE, crowd=3):
-    """Write scenes with 2 to `crowd` large objects; returns their truth and files. Category ids are 3, 5, 7, 9, 11."""
-    truth = {"images": [], "annotations": [], "categories": [{"id": 2 * i + 3, "name": n} for i, n in enumerate(NAMES)]}
-    files, draw = {}, 0
-    folder.mkdir(exist_ok=True)
-    while len(files) < number:
-        drawn, draw = scene(np.random.default_rng(draw), size), draw + 1
-        if not 2 <= len(drawn.classes) <= crowd or drawn.masks.sum((1, 2)).min() < (0.2 * size) ** 2:
-            continue
-        key = len(files) + 100
-        files[key] = folder / f"{key}.png"
-        cv2.imwrite(str(files[key]), drawn.image)
-        truth["images"].append({"id": key, "file_name": files[key].name, "width": size, "height": size})
-        for kind, code in zip(drawn.classes, encode(drawn.masks)):
-            more = {"area": float(coder.area(code)), "bbox": coder.toBbox(code).tolist(), "iscrowd": 0}
-            truth["annotations"].append(
-                {
-                    "id": len(truth["annotations"]) + 1,
-                    "image_id": key,
-                    "category_id": 2 * kind + 3,
-                    "segmentation": code,
-                    **more,
-                }
-            )
-    return truth, files
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("four"), 4)
+    """Scenes of 2 or 3 large objects: their truth and files. Category ids are 3, 5, 7, 9, 11."""
+    truth = {"images": [], "annotations": [], "categories": [{"id": 2 * i + 3, "name": n} for i, n in enumerate(NAMES)]}
+    folder, files = tmp_path_factory.mktemp("four"), {}
+    for key, drawn in enumerate(scenes(4, SIZE), 100):
+        files[key] = folder / f"{key}.png"
+        cv2.imwrite(str(files[key]), drawn.image)
+        truth["images"].append({"id": key, "file_name": files[key].name, "width": SIZE, "height": SIZE})
+        for kind, code in zip(drawn.classes, encode(drawn.masks)):
+            ids = {"id": len(truth["annotations"]) + 1, "image_id": key, "category_id": 2 * kind + 3, "iscrowd": 0}
+            shape = {"segmentation": code, "area": float(coder.area(code)), "bbox": coder.toBbox(code).tolist()}
+            truth["annotations"].append({**ids, **shape})
+    return truth, files
 
 
 def first_images(data, number):
@@ -260,36 +223,12 @@ def log_of(folder):
         return list(csv.DictReader(file))
 
 
-class Pyramid(nn.Module):
-    """Five maps of 32 channels, enough to learn a few pictures by heart in seconds."""
-
-    out_channels = 32
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.ModuleDict()
-        fed = 3
-        for i, stride in enumerate((4, 2, 2, 2, 2)):
-            layers = [nn.Conv2d(fed, 32, 5 if i == 0 else 3, stride, 2 if i == 0 else 1), nn.BatchNorm2d(32), nn.ReLU()]
-            layers += [nn.Conv2d(32, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU()]
-            self.body[f"layer{i}"], fed = nn.Sequential(*layers), 32
-
-    def forward(self, x):
-        maps = {}
-        for name, layer in self.body.items():
-            maps[name] = x = layer(x)
-        return maps
-
-
 def built(detector, blocks=True, **options):
     """A detector on a ResNet-18, or "own": a module that `build` knows nothing of."""
     torch.manual_seed(3)
     block = {"w_lr": 5.0} if blocks else {}
     if detector == "own":
-        settings = {**SOLO, "feat_channels": 64, "num_grids": (16, 12, 8, 4, 4), "min_size": 192, "max_size": 192}
-        settings["scale_ranges"] = ((1, 48), (36, 96), (72, 192), (999, 9999), (999, 9999))
-        del settings["backbone"]
-        model = SOLOv2(Pyramid(), 5, **settings)
+        model = small_solov2(stacked_convs=1)
         insert_blocks(model.backbone.body, (4, 5) if blocks else (), **block)
         return model
     options = {**(SOLO if detector == "solov2" else FEW), **options}

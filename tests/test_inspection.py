@@ -11,24 +11,11 @@ from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 
 from yolo_wnlb import WNLB, cli, wnlb
-from yolo_wnlb.inspection import (
-    MAP,
-    PICTURE,
-    Block,
-    Frame,
-    Look,
-    attention,
-    attention_strip,
-    draw,
-    effective_neighbours,
-    inspect_model,
-    scaled,
-    tone,
-    w_z_norm,
-)
-from yolo_wnlb.inspection import Object as Thing
-from yolo_wnlb.preview import GAP
+from yolo_wnlb.inspection import MAP, attention_strip, draw, inspect_model, tone
+from yolo_wnlb.looks import PICTURE, Block, Frame, Look, attention, effective_neighbours, w_z_norm
+from yolo_wnlb.looks import Object as Thing
 from yolo_wnlb.shapes import NAMES, generate
+from yolo_wnlb.sheet import GAP, scaled
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIZE = 64  # of images and inputs: a stride of 32 leaves a map of 2 x 2

@@ -9,7 +9,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import run_python
+from conftest import FEW_REGIONS, SOLO, run_python
 from pycocotools import mask as coder
 from torch import nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
@@ -23,31 +23,10 @@ from yolo_wnlb.detectors.maskrcnn import COCO_CLASSES, detect, encode_pasted, ma
 from yolo_wnlb.detectors.torchvision import build, describe, load, names, predict, reads, save
 from yolo_wnlb.shapes import scene
 
-FEW = {  # regions, so that a step takes no second
-    "min_size": 96,
-    "max_size": 128,
-    "rpn_post_nms_top_n_train": 60,
-    "rpn_post_nms_top_n_test": 12,
-    "rpn_batch_size_per_image": 32,
-    "box_batch_size_per_image": 16,
-    "box_detections_per_img": 20,
-}
-SOLO = {
-    "backbone": "resnet18",
-    "feat_channels": 32,
-    "stacked_convs": 1,
-    "mask_channels": 32,
-    "kernel_channels": 32,
-    "num_grids": (12, 8, 6, 4, 4),
-    "min_size": 96,
-    "max_size": 128,
-}
+FEW = {**FEW_REGIONS, "min_size": 96, "rpn_post_nms_top_n_test": 12, "box_detections_per_img": 20}
 NONE = torch.zeros(0, dtype=torch.int64)
 
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def lively(model):

@@ -7,8 +7,9 @@ import pytest
 
 from yolo_wnlb import cli
 from yolo_wnlb.lowlight import PRESETS, Shot, picture_rng, settings, take
-from yolo_wnlb.preview import CELL, GAP, built_in, find, preview, shortened, shrink, stops
+from yolo_wnlb.preview import CELL, built_in, find, preview, shrink, stops
 from yolo_wnlb.shapes import generate
+from yolo_wnlb.sheet import GAP, shortened
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -11,7 +11,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import run_python
+from conftest import Pyramid, run_python, scenes
+from conftest import small_solov2 as small
 from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -22,7 +23,7 @@ from yolo_wnlb.detectors import solov2 as module
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_targets import assign, centres_of_mass, quarter
-from yolo_wnlb.shapes import NAMES, scene
+from yolo_wnlb.shapes import NAMES
 
 PUBLISHED = {
     "num_grids": (40, 36, 24, 16, 12),
@@ -30,48 +31,7 @@ PUBLISHED = {
     "pos_scale": 0.2,
 }
 
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def stage(fed, width, stride):
-    layers = [nn.Conv2d(fed, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    return [*layers, nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-
-
-class Pyramid(nn.Module):
-    """Five maps of 32 channels: what SOLOv2 needs of a backbone, and no more."""
-
-    out_channels = 32
-
-    def __init__(self):
-        super().__init__()
-        stem = [nn.Conv2d(3, 32, 4, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
-        stages = [nn.Sequential(*stem, *stage(32, 32, 1)), *(nn.Sequential(*stage(32, 32, 2)) for _ in range(4))]
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, x):
-        maps = OrderedDict()
-        for i, layers in enumerate(self.stages):
-            maps[str(i)] = x = layers(x)
-        return maps
-
-
-def small(size=192, backbone=None, **options):
-    """A SOLOv2 for five classes of objects of a fifth to half of `size` pixels."""
-    settings = {
-        "feat_channels": 64,
-        "stacked_convs": 2,
-        "mask_channels": 32,
-        "kernel_channels": 32,
-        "num_grids": (16, 12, 8, 4, 4),
-        "scale_ranges": ((1, 0.25 * size), (0.19 * size, 0.5 * size), (0.38 * size, size), (size, 9999), (size, 9999)),
-        "min_size": size,
-        "max_size": size,
-    }
-    return SOLOv2(backbone or Pyramid(), 5, **{**settings, **options})
+pytestmark = pytest.mark.usefixtures("seed")
 
 
 def box_of(mask):
@@ -86,13 +46,11 @@ def target_of(masks, labels):
 
 
 def pictures(number, size, crowd=3):
-    """Images and targets of scenes with 2 to `crowd` objects that are not too small for quarter-size masks."""
-    images, targets, i = [], [], 0
-    while len(images) < number:
-        drawn, i = scene(np.random.default_rng(i), size), i + 1
-        if 2 <= len(drawn.classes) <= crowd and drawn.masks.sum((1, 2)).min() > (0.2 * size) ** 2:
-            images.append(torch.from_numpy(drawn.image[..., ::-1].copy()).permute(2, 0, 1) / 255)
-            targets.append(target_of(drawn.masks, [kind + 1 for kind in drawn.classes]))
+    """Images and targets of `scenes`."""
+    images, targets = [], []
+    for drawn in scenes(number, size, crowd):
+        images.append(torch.from_numpy(drawn.image[..., ::-1].copy()).permute(2, 0, 1) / 255)
+        targets.append(target_of(drawn.masks, [kind + 1 for kind in drawn.classes]))
     return images, targets
 
 

@@ -41,7 +41,7 @@ yolo-wnlb COMMAND [FILE ...] [key=value ...]
       one position attends to, the predictions beside the labels and those of another model
   compare STUDY.yaml [out=FOLDER] [jobs=1] [device=0]
       Train and evaluate the rows of a study with equal data, seeds and budget, and print their table
-      with intervals. Goes on where it was stopped. yolo_wnlb/compare.py shows what a study holds
+      with intervals. Goes on where it was stopped. yolo_wnlb/study.py shows what a study holds
   doctor
       Versions, devices, whether activation works, and what to do about each problem
 
@@ -115,6 +115,17 @@ def take(options: dict[str, Any], known: dict[str, Any]) -> list[Any]:
     return [options.get(key, default) for key, default in known.items()]
 
 
+def until_stopped(build: Callable[..., Any], *args: Any, **options: Any) -> int:
+    """Build what the same command goes on with after Ctrl-C, and print what was done; returns the exit status."""
+    try:
+        result = build(*args, **options)
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is lost, the same command goes on from here", file=sys.stderr)
+        return 130
+    print(result)
+    return 0 if getattr(result, "ok", True) else 1
+
+
 def run_graft(files: list[str], options: dict[str, Any]) -> int:
     """Write the grafted YAML next to where the user stands."""
     from yolo_wnlb.grafting import graft, load_yaml, to_yaml
@@ -172,18 +183,13 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
     out, check = options.pop("out", None), options.pop("verify", False)
     if check and (out or len(files) == 1):
         result = verify(out or files[0])
-    elif not files or not out:
+        print(result)
+        return 0 if result.ok else 1
+    if not files or not out:
         raise ValueError(f"wants a source and out=, found {files}, out={out}: darken coco8-seg.yaml out=dark")
-    else:
-        settings = [field.name for field in fields(Settings)]
-        take(options, dict.fromkeys([*(darken_dataset.__kwdefaults__ or {}), *settings]))
-        try:
-            result = darken_dataset(files, out, **options)
-        except KeyboardInterrupt:
-            print("\nstopped; nothing is lost, the same command goes on from here", file=sys.stderr)
-            return 130
-    print(result)
-    return 0 if result.ok else 1
+    settings = [field.name for field in fields(Settings)]
+    take(options, dict.fromkeys([*(darken_dataset.__kwdefaults__ or {}), *settings]))
+    return until_stopped(darken_dataset, files, out, **options)
 
 
 def run_preview(files: list[str], options: dict[str, Any]) -> int:
@@ -205,12 +211,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
     out, spec, split, images = take(options, {"out": None, "with": None, "split": None, "images": None})
     if len(files) != 1 or not out or not spec:
         raise ValueError(f"wants a source, out= and with=, found {files}: enhance dark/data.yaml out=bright with=clahe")
-    try:
-        print(enhance_dataset(files[0], spec, out, split=split, images=images))
-    except KeyboardInterrupt:
-        print("\nstopped; nothing is lost, the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return until_stopped(enhance_dataset, files[0], spec, out, split=split, images=images)
 
 
 def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
@@ -290,8 +291,7 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
     if len(files) != 1:
         raise ValueError(f"wants one study, found {files}: compare study.yaml out=runs/study")
     out, jobs, device = take(options, {"out": f"runs/compare/{Path(files[0]).stem}", "jobs": 1, "device": None})
-    print(f"{compare(files[0], out, jobs=jobs, device=device if device is None else str(device))}\n\nwritten to {out}")
-    return 0
+    return until_stopped(compare, files[0], out, jobs=jobs, device=device if device is None else str(device))
 
 
 def run_doctor(files: list[str], options: dict[str, Any]) -> int:

@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise ImportError("evaluation needs pycocotools; install it: pip install 'yolo-wnlb[evaluate]'") from error
 
-from yolo_wnlb.sources import list_images
+from yolo_wnlb.sources import SPLITS, list_images, listed, read_json
 
 LOGGER = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def read_coco(file: Path) -> Truth:
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; give a COCO annotation file or a data YAML")
     try:
-        truth = json.loads(file.read_text(encoding="utf-8-sig"))
+        truth = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}); fetch or write it again") from error
     check_truth(truth, file.name)
@@ -201,7 +201,7 @@ def data_set(source: str | Path, split: str) -> dict[str, Any]:
     except (SyntaxError, TypeError, YAMLError) as error:
         raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
     if not data.get(split):
-        splits = [key for key in ("train", "val", "test", "minival") if data.get(key)]
+        splits = [key for key in SPLITS if data.get(key)]
         raise ValueError(f"{source} has no split {split!r}; choose from {', '.join(splits)}")
     return data
 
@@ -210,7 +210,7 @@ def split_files(data: dict[str, Any], source: str | Path, split: str) -> list[Pa
     """List the images of a split in Ultralytics' order."""
     from ultralytics.data.utils import IMG_FORMATS
 
-    places = [Path(place) for place in (data[split] if isinstance(data[split], list) else [data[split]])]
+    places = [Path(place) for place in listed(data[split])]
     if missing := [place for place in places if not place.exists()]:
         raise FileNotFoundError(f"{source}: there is no {missing[0]}, which {split!r} names")
     files = sorted(name for place in places for name in list_images(place, IMG_FORMATS))
@@ -222,8 +222,7 @@ def split_files(data: dict[str, Any], source: str | Path, split: str) -> list[Pa
 def annotation_files(data: dict[str, Any], split: str) -> list[Path]:
     """List the COCO files that may belong to a split: of its name, or of that of its folder or list."""
     roots = dict.fromkeys([Path(data["path"]), Path(data["yaml_file"]).absolute().parent])
-    place = data[split][0] if isinstance(data[split], list) else data[split]
-    names = dict.fromkeys([split, Path(place).stem])
+    names = dict.fromkeys([split, Path(listed(data[split])[0]).stem])
     files = [root / "annotations" / f"instances_{name}.json" for root in roots for name in names]
     return [file for file in files if file.is_file()]
 

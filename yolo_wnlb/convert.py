@@ -260,7 +260,7 @@ def check_missing(lost: list[str], total: Sized, listed: Path, skip: bool) -> No
 def read_json(file: Path) -> dict[str, Any]:
     """Read a COCO annotation file."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
         if lack := [key for key in ("images", "annotations", "categories") if key not in data]:
             raise ValueError(f"it lacks {', '.join(lack)}")
     except ValueError as error:

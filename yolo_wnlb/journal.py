@@ -133,6 +133,11 @@ def write(target: Path, content: bytes, scratch: Path) -> None:
         raise cannot_write(target, error) from error
 
 
+def write_json(target: Path, content: Any) -> None:
+    """Write a JSON file, all of it or nothing."""
+    write(target, f"{json.dumps(content, indent=1)}\n".encode(), target.parent)
+
+
 def cannot_write(target: Path, error: OSError) -> OSError:
     """Make the error that stops a run."""
     return OSError(

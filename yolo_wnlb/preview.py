@@ -21,11 +21,10 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.lowlight import PRESETS, Settings, Shot, light_of_codes, look_up, picture_rng, settings, take
+from yolo_wnlb.sheet import heading, panel, resized, scaled, shortened
+from yolo_wnlb.sources import listed
 
 CELL = 320  # pixels, the longer side of a picture
-GAP = 8
-LINE = 19  # height of a line of text
-PAPER, INK, FAINT = (236, 236, 234), (20, 22, 26), (84, 88, 96)  # RGB
 SMALL = [cv2.IMWRITE_JPEG_QUALITY, 75, cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
 SAVED_AS: dict[str, list[int]] = {".png": [], ".jpg": SMALL, ".jpeg": SMALL}
 Picture = tuple[str, np.ndarray]  # its name; uint8 BGR (H, W, 3)
@@ -68,7 +67,7 @@ def preview(
         raise ValueError(f"out={out} is one of the pictures to look at; choose another file name")
     pictures = list(map(read, files)) if sources else list(built_in(n))
     rows = [row(name, shrink(image), columns, seed) for name, image in pictures]
-    picture = np.vstack([heading(["source", *columns]), *rows])
+    picture = np.vstack([heading(["source", *columns], CELL, 40, 19), *rows])
     out.write_bytes(cv2.imencode(out.suffix, picture, SAVED_AS[out.suffix.lower()])[1].tobytes())
     return out
 
@@ -92,7 +91,9 @@ def find(source: Path, n: int) -> list[Path]:
             ) from error
         except (SyntaxError, YAMLError) as error:
             raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
-        folders = [Path(folder) for folder in (val if isinstance(val, list) else [val])]
+        folders = [Path(folder) for folder in listed(val)]
+        if not folders:
+            raise ValueError(f"{source} names no val: pictures; give a folder of images")
     elif source.is_file():
         return [source]
     elif not source.exists():
@@ -132,11 +133,8 @@ def built_in(n: int, size: int = CELL) -> Iterator[Picture]:
 
 def shrink(image: np.ndarray, size: int = CELL) -> np.ndarray:
     """Scale a larger picture down to `size` pixels on its longer side."""
-    scale = size / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    larger = max(image.shape[:2]) > size
+    return resized(image, scaled(image.shape, size), cv2.INTER_AREA) if larger else image
 
 
 # ---- the grid ------------------------------------------------------------------------------------
@@ -144,12 +142,13 @@ def shrink(image: np.ndarray, size: int = CELL) -> np.ndarray:
 
 def row(name: str, image: np.ndarray, columns: dict[str, Settings], seed: int) -> np.ndarray:
     """Lay a picture and its dark versions side by side, captions below."""
-    cells = [cell(image, [f"mean {brightness(image):.0f}", shortened(name), "{1} x {0} pixels".format(*image.shape)])]
+    lines = [f"mean {brightness(image):.0f}", shortened(name), "{1} x {0} pixels".format(*image.shape)]
+    cells = [panel([image], lines, CELL, 15)]
     for drawn_from in columns.values():
         shot = drawn_from.draw(picture_rng(seed, name))
         dark = take(image, shot)
         light = f"mean {brightness(dark):.0f}, {stops(image, shot):+.1f} stops"
-        cells.append(cell(dark, [light, *told(shot)]))
+        cells.append(panel([dark], [light, *told(shot)], CELL, 15))
     return np.hstack(cells)
 
 
@@ -172,43 +171,3 @@ def told(shot: Shot) -> list[str]:
     crf = shot.crf.rpartition("#")[2] if isinstance(shot.crf, str) else "n {:.2f}  u {:.2f}".format(*shot.crf)
     noise = f"σs {shot.sigma_s:.3f}  σc {shot.sigma_c:.4f}"  # noqa: RUF001
     return [f"{curve}  {crf}", f"{noise}  {shot.bayer or 'no mosaic'}"]
-
-
-def shortened(name: str, letters: int = 34) -> str:
-    """Keep the end of a long name."""
-    return name if len(name) <= letters else f"…{name[1 - letters :]}"
-
-
-def cell(image: np.ndarray, lines: list[str]) -> np.ndarray:
-    """Centre a picture over its caption: the first line bright, the others faint."""
-    caption = paper(LINE * len(lines) + 2 * GAP)
-    caption = write(caption, [(GAP // 2 + LINE * i, line, 15, i == 0) for i, line in enumerate(lines)])
-    field = paper(image.shape[0])
-    left = (field.shape[1] - image.shape[1]) // 2
-    field[:, left : left + image.shape[1]] = image
-    return np.vstack([field, caption])
-
-
-def heading(names: list[str]) -> np.ndarray:
-    """Write the names of the columns."""
-    return np.hstack([write(paper(40), [(9, name, 19, True)]) for name in names])
-
-
-def paper(height: int) -> np.ndarray:
-    """Empty space, a column wide; BGR as all arrays here."""
-    return np.full((height, CELL + GAP, 3), PAPER[::-1], np.uint8)
-
-
-def write(space: np.ndarray, lines: list[tuple[int, str, int, bool]]) -> np.ndarray:
-    """Write lines, each (top, text, size, bright), centred."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
-    sheet = Image.fromarray(space[..., ::-1])
-    pen = ImageDraw.Draw(sheet)
-    for top, text, size, bright in lines:
-        file = Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVuSans{'-Bold' if bright else ''}.ttf"
-        font = ImageFont.truetype(str(file), size)
-        left = (space.shape[1] - pen.textlength(text, font)) / 2
-        pen.text((left, top), text, INK if bright else FAINT, font)
-    return np.asarray(sheet)[..., ::-1]

@@ -283,8 +283,7 @@ def read_sources(
             if not (yamls or cocos):
                 data.add_folder(path)
             if len(yamls) > 1:
-                found = f"{len(yamls)} data YAMLs" if yamls else "no data.yaml and no annotations/*.json"
-                raise ValueError(f"{source} holds {found}; give a file by its path")
+                raise ValueError(f"{source} holds {len(yamls)} data YAMLs; give a file by its path")
             for file in yamls:
                 data.add_yolo(str(file), download)
             for file in cocos:
