@@ -168,12 +168,26 @@ def test_rows_that_would_share_a_folder_are_refused(tmp_path):
 
 def test_weights_of_another_study_are_taken_seed_by_seed(tmp_path):
     rows = {"clean": {"weights": "first/clean-{seed}/last.pt"}, "b": {"model": "b.yaml", "start": "clean"}}
+    rows["bright"] = {"weights": "clean", "enhance": "clahe"}
     study = read_study({**STUDY, "rows": rows, "baseline": None})
     cells = cells_of(study, tmp_path, {"images": [], "annotations": [], "categories": []})
     found = {cell.name: cell.spec.get("weights") or cell.spec["start"] for cell in cells}
     first, second = "first/clean-0/last.pt", "first/clean-1/last.pt"
-    assert found == {"clean, seed 0": first, "clean, seed 1": second, "b, seed 0": first, "b, seed 1": second}
+    assert found == {"clean, seed 0": first, "clean, seed 1": second, "b, seed 0": first, "b, seed 1": second} | {
+        "bright, seed 0": first,
+        "bright, seed 1": second,
+    }
     assert all(cell.after is None for cell in cells)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(__file__).parents[1].glob("scripts/studies/*-*.yaml")), ids=lambda f: f.stem
+)
+def test_our_studies_know_the_weights_of_every_cell(file, tmp_path):
+    if "backbone" in yaml.safe_load(file.read_text()):
+        pytest.skip("a model, not a study")
+    cells = cells_of(read_study(file), tmp_path, {"images": [], "annotations": [], "categories": []})
+    assert cells and not [cell.name for cell in cells if "None" in json.dumps(cell.spec)]
 
 
 def test_differences_names_what_differs():

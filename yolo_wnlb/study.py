@@ -181,7 +181,8 @@ def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cel
     for name, row in sorted(rows.items(), key=lambda item: source_of(item[1]) in rows):
         source = source_of(row)
         trained_row = source in rows and "weights" not in rows[source]
-        for seed in study["seeds"] if "weights" not in row or trained_row or "{seed}" in source else [None]:
+        at = str(rows[source]["weights"]) if source in rows and not trained_row else source
+        for seed in study["seeds"] if "weights" not in row or trained_row or "{seed}" in at else [None]:
             spec = {**shared, "row": name, "seed": seed, "detector": row["detector"]}
             spec |= {key: row[key] for key in ("model", "options", "after", "block", "enhance") if key in row}
             if "weights" not in row:
@@ -190,10 +191,9 @@ def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cel
             elif "imgsz" in study["train"].get(row["detector"], {}):
                 spec["imgsz"] = study["train"][row["detector"]]["imgsz"]
             if source:
-                at = rows[source]["weights"] if source in rows and not trained_row else source
                 key = "weights" if "weights" in row else "start"
                 own = f"{folder_of(out, source, seed).name}/last.pt"
-                spec[key] = own if trained_row else str(at).replace("{seed}", str(seed))
+                spec[key] = own if trained_row else at.replace("{seed}", str(seed))
             after = source if trained_row else None
             cells.append(Cell(name, seed, folder_of(out, name, seed), json.loads(json.dumps(spec)), after))
     folders = [cell.folder for cell in cells]

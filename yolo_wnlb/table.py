@@ -101,6 +101,8 @@ def told(row: Mapping[str, Any]) -> str:
     text = f"{100 * row['delta']:+.2f} [{100 * row['images'][0]:+.2f}, {100 * row['images'][1]:+.2f}]"
     if row["seeds_interval"]:
         text += f", seeds [{100 * row['seeds_interval'][0]:+.2f}, {100 * row['seeds_interval'][1]:+.2f}]"
+    if not row["seeds_interval"]:
+        return f"{text}: one seed, chance in training not known"
     return text if row["clear"] else f"{text}: inside the noise"
 
 
