@@ -131,8 +131,8 @@ def measure_latency(
     originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
     times: dict[str, list[float]] = {row: [] for row in models}
     for i in range(TIMED + 5):
+        dark = decode(originals[i % len(originals)].read_bytes(), "the picture")
         for row, (detector, model, classes, enhance, files, predict) in models.items():
-            dark = decode(originals[i % len(files)].read_bytes(), "the picture")
             begun = time.perf_counter()
             if enhance and not enhance.spec.startswith("dir:"):  # what it costs, beside the file it wrote before
                 enhance(dark)

@@ -99,10 +99,9 @@ def told(row: Mapping[str, Any]) -> str:
     if row.get("delta") is None:
         return ""
     text = f"{100 * row['delta']:+.2f} [{100 * row['images'][0]:+.2f}, {100 * row['images'][1]:+.2f}]"
-    if row["seeds_interval"]:
-        text += f", seeds [{100 * row['seeds_interval'][0]:+.2f}, {100 * row['seeds_interval'][1]:+.2f}]"
     if not row["seeds_interval"]:
         return f"{text}: one seed, chance in training not known"
+    text += f", seeds [{100 * row['seeds_interval'][0]:+.2f}, {100 * row['seeds_interval'][1]:+.2f}]"
     return text if row["clear"] else f"{text}: inside the noise"
 
 
@@ -112,7 +111,7 @@ def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, f
     The interval over images draws them with replacement, the same ones for all rows and seeds, and
     takes the mean over the seeds; that over seeds is Student's t of the paired differences.
     """
-    records = {cell.name: cell.record for cell in cells}
+    records = {cell.name: record for cell in cells if (record := cell.record)}  # all of them: a failed cell ends it
     rows: dict[str, list[Cell]] = {name: [] for name in plan["rows"]}
     for cell in cells:
         rows[cell.row].append(cell)
@@ -127,14 +126,14 @@ def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, f
     table = []
     for name, group in rows.items():
         found = [records[cell.name] for cell in group]
-        by_seed = [record["AP"] for record in found if record]
+        by_seed = [record["AP"] for record in found]
         row: dict[str, Any] = {"name": name, "detector": group[0].spec["detector"], "seeds": len(by_seed)}
-        row |= {metric: float(np.mean([record[metric] for record in found if record])) for metric in METRICS}
+        row |= {metric: float(np.mean([record[metric] for record in found])) for metric in METRICS}
         row |= {"sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None, "by seed": by_seed}
-        first = found[0] or {}
+        first = found[0]
         row |= {"parameters M": first.get("parameters M"), "GFLOPs": first.get("GFLOPs"), "ms": latency.get(name)}
         row["peak MB"] = (first.get("training") or {}).get("peak MB")
-        row["w"] = [record["w"] for record in found if record and record["w"]]
+        row["w"] = [record["w"] for record in found if record["w"]]
         base = plan["baseline"].get(row["detector"])
         if base not in (None, name):
             row |= {"baseline": base, **against(group, rows[base], results, drawn)}
@@ -148,9 +147,9 @@ def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, f
         "mask AP by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation over seeds",
         f"differences: [95 % over {DRAWS} draws of the images], seeds [95 %, paired t]; clear only if both leave out 0",
         "M parameters, GFLOPs (two a multiply-add), ms for one image from file to masks, MB at most in training",
-        f"run on {', '.join(sorted({str((record or {}).get('where')) for record in records.values()}))}",
+        f"run on {', '.join(sorted({str(record['where']) for record in records.values()}))}",
     ]
-    return Table(table, list(plan["baseline"].values()), notes, [record for record in records.values() if record])
+    return Table(table, list(plan["baseline"].values()), notes, [*records.values()])
 
 
 def against(
