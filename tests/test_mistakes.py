@@ -271,7 +271,7 @@ def unlike_run():
 
     cell = Path("runs/compare/study/plain-0")
     cell.mkdir(parents=True)
-    (cell / "cell.json").write_text(json.dumps({"spec": {"row": "plain", "seed": 0, "train": {"epochs": 100}}}))
+    (cell / "cell.json").write_text(json.dumps({"spec": {"seed": 0, "train": {"epochs": 100}}, "files": {}}))
     study()
 
 

@@ -2,8 +2,9 @@
 
 Images are drawn again, with replacement, the same ones for both sides; each side's AP follows from
 who hit what (`evaluate.Matches`), without evaluating again. Only differences have an interval here:
-the AP of drawn images is biased upward (repeated images make classes easier), and the bias cancels
-in pairs. What it does not cover is chance in training: for that, train with several seeds.
+the AP of drawn images is biased upward (repeated images make classes easier). Of two like models the
+bias is the same; what is left of it between unlike ones is taken off, so that the interval lies around
+the difference itself. What it does not cover is chance in training: train with several seeds for that.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def paired_bootstrap(
     images = first.matches[kind].images
     weights = draws(images, n, seed)
     gains = resampled(second, weights, metric, kind) - resampled(first, weights, metric, kind)
+    gains += delta - gains.mean()
     low, high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Difference(
         metric, kind, delta, float(low), float(high), float(gains.std(ddof=1)), confidence, images, n, seed

@@ -7,43 +7,48 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import platform
 import re
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from yolo_wnlb import coco
+from yolo_wnlb.enhance import sha256_of
 from yolo_wnlb.evaluate import evaluate
 from yolo_wnlb.grafting import graft, load_yaml, to_yaml
 from yolo_wnlb.journal import write_json
-from yolo_wnlb.sources import listed
-from yolo_wnlb.study import METRICS, RECORD, RESULT, SPEC, YOLO
+from yolo_wnlb.sources import listed, renamed
+from yolo_wnlb.study import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, located
 
 
 def run_cell(folder: Path) -> None:
     """Train, predict, evaluate: what the process of one cell does."""
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     device, home = spec.pop("device"), folder.parent
-    begun, weights = time.time(), located(home, spec.get("weights"))
-    if not weights:
-        weights = train_yolo(spec, folder, device) if spec["detector"] == YOLO else train_other(spec, folder, device)
+    begun, source = time.time(), spec.get("weights") or spec.get("start")
+    train = train_yolo if spec["detector"] == YOLO else train_other
+    weights = str(located(home, spec["weights"])) if "weights" in spec else train(spec, folder, device)
     trained, memory = time.time() - begun, peak_memory()
 
     truth = coco.ground_truth(spec["data"], spec["split"])
-    model = module_of(spec["detector"]).load(weights, device)
-    names = module_of(spec["detector"]).names(model)
-    files = coco.image_files(truth, pictures_of(home, spec), spec["split"])
-    predict = size_in(spec)
-    found = module_of(spec["detector"]).predict(model, files, coco.class_map(names, truth), **predict)
-    result = evaluate(truth, found, protocol=module_of(spec["detector"]).describe(model, **predict))
+    detector = module_of(spec["detector"])
+    model = detector.load(weights, device)
+    predict = {"imgsz": spec["imgsz"]} if "imgsz" in spec else {}
+    files = pictures(truth, spec["data"], spec["split"], enhanced_in(home, spec.get("enhance")))
+    found = detector.predict(model, files, coco.class_map(detector.names(model), truth), **predict)
+    result = evaluate(truth, found, protocol=detector.describe(model, **predict))
     result.to_json(folder / RESULT)
+    file = located(home, source) if source else None
     write_json(
         folder / RECORD,
         {
             "spec": spec,
+            "files": {source: sha256_of(file)} if file and file.is_file() else {},
             **{metric: result.masks[metric] for metric in METRICS},
             "box AP": result.boxes["AP"],
             "w": learned(model),
@@ -55,37 +60,43 @@ def run_cell(folder: Path) -> None:
     )
 
 
-def located(home: Path, weights: str | None) -> str | None:
-    """Return the path of weights: those that a row of the study trained, or others as the study says them."""
-    return str(home / weights) if weights and (home / weights).is_file() else weights
+def enhanced_in(home: Path, enhance: str | None) -> Path | None:
+    """Return the folder of the pictures that an enhancer made; None without one."""
+    return home / ENHANCED / re.sub(r"[^A-Za-z0-9.]+", "-", enhance) if enhance else None
 
 
-def pictures_of(home: Path, spec: Mapping[str, Any]) -> Path:
-    """Return the data YAML of the pictures that a cell looks at."""
-    if "enhance" not in spec:
-        return Path(spec["data"])
-    return home / "enhanced" / re.sub(r"[^A-Za-z0-9.]+", "-", spec["enhance"]) / "data.yaml"
+def pictures(truth: coco.Truth, data: str, split: str, enhanced: Path | None) -> dict[int, Path]:
+    """Find the pictures of a truth, or their enhanced twins: {image id: file}."""
+    if not enhanced:
+        return coco.image_files(truth, data, split)
+    twins = [{**image, "file_name": renamed(image["file_name"], ".png")} for image in truth["images"]]
+    return coco.image_files({**truth, "images": twins}, enhanced / "data.yaml", split)
 
 
-def size_in(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the argument of `predict` for the size of the pictures, if the study says one."""
-    size = spec.get("imgsz") or spec.get("train", {}).get("imgsz")
-    return {"imgsz": size} if size else {}
+def train_data(spec: Mapping[str, Any], home: Path) -> tuple[str, Path | None]:
+    """Return the data to train on, and the folder of its enhanced twin: if it is the study's own data."""
+    same = Path(spec["train_data"]).resolve() == Path(spec["data"]).resolve()
+    return spec["train_data"], enhanced_in(home, spec.get("enhance")) if same else None
 
 
 def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> str:
     """Train as `yolo train` does; the last weights count, none is chosen by the pictures it is judged on."""
+    import torch
     from ultralytics import YOLO
 
     model = spec["model"]
     if "after" in spec:
         grafted, _ = graft(load_yaml(model), spec["after"], spec.get("block"))
         model = folder / f"{Path(model).stem}-wnlb.yaml"  # its scale is the letter in its name
-        model.write_text(to_yaml(grafted, f"{spec['model']} with the blocks of row {spec['row']}"), encoding="utf-8")
+        model.write_text(to_yaml(grafted, f"{spec['model']} with blocks"), encoding="utf-8")
     quiet: dict[str, Any] = {"plots": False, "val": False, "exist_ok": True, "verbose": False}
-    quiet["pretrained"] = located(folder.parent, spec.get("start")) or False
+    quiet["pretrained"] = str(located(folder.parent, spec["start"])) if "start" in spec else False
     quiet |= {"project": str(folder), "name": "train", "seed": spec["seed"], "device": device}
-    YOLO(model).train(data=train_data(spec, folder), **{**quiet, **spec["train"], **spec.get("options", {})})
+    data, enhanced = train_data(spec, folder.parent)
+    torch.manual_seed(spec["seed"])  # Ultralytics 8.4.0 draws a model before it sets the seed
+    YOLO(model).train(
+        data=str(enhanced / "data.yaml") if enhanced else data, **quiet, **{**spec["train"], **spec.get("options", {})}
+    )
     return str((folder / "train/weights/last.pt").replace(folder / "last.pt"))
 
 
@@ -96,24 +107,19 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> st
     from yolo_wnlb.detectors import torchvision
     from yolo_wnlb.detectors.fit import fit
 
-    data = train_data(spec, folder)
+    data, enhanced = train_data(spec, folder.parent)
     truth = coco.ground_truth(data, "train")
     torch.manual_seed(spec["seed"])
     names = [category["name"] for category in truth["categories"]]
     settings = dict(spec["train"])
     built = {key: settings.pop(key) for key in [*settings] if key not in inspect.signature(fit).parameters}
-    built |= {"weights": located(folder.parent, spec.get("start")), "block": spec.get("block")}
+    built |= {"weights": located(folder.parent, spec["start"]) if "start" in spec else None, "block": spec.get("block")}
     if "after" in spec:
         built["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
     model: Any = torchvision.build(spec["detector"], names, **{**built, **spec.get("options", {})})
-    files = coco.image_files(truth, data, "train")
+    files = pictures(truth, data, "train", enhanced)
     (folder / "last.pt").unlink(missing_ok=True)
     return str(fit(model, truth, files, folder, **settings, seed=spec["seed"], device=device, progress=False))
-
-
-def train_data(spec: Mapping[str, Any], folder: Path) -> str:
-    """Return the data to train on: enhanced, if it is the study's own."""
-    return str(pictures_of(folder.parent, spec)) if spec["train_data"] == spec["data"] else spec["train_data"]
 
 
 def module_of(detector: str) -> Any:
@@ -138,8 +144,13 @@ def learned(model: Any) -> list[float]:
 
 
 def size_of(model: Any, image_size: str) -> dict[str, float]:
-    """Count parameters, and floating-point operations (a multiplication and its addition are two) of one image."""
+    """Count parameters, and floating-point operations (a multiplication and its addition are two) of one image.
+
+    Of Mask R-CNN and SOLOv2 these are the operations of the backbone and the pyramid: the heads work
+    as much as they find.
+    """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     module = network(model)
@@ -147,10 +158,10 @@ def size_of(model: Any, image_size: str) -> dict[str, float]:
         return {}
     sides = [int(side) for side in re.findall(r"\d+", str(image_size))][:2] or [640]
     height, width = (sides * 2)[:2]
-    place = next(module.parameters()).device
-    image = torch.zeros(3, height, width, device=place)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        module([image]) if hasattr(model, "classes") else module(image[None])
+    first = next(module.parameters())  # the weights of the first convolution
+    image = torch.zeros(1, first.shape[1], height, width, device=first.device, dtype=first.dtype)
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        getattr(module, "backbone", module)(image)
     parameters = sum(p.numel() for p in module.parameters())
     return {"parameters M": round(parameters / 1e6, 3), "GFLOPs": round(counter.get_total_flops() / 1e9, 2)}
 
@@ -180,5 +191,12 @@ def where(device: str | None) -> dict[str, str]:
     return {**told, "torch": torch.__version__, "ultralytics": ultralytics.__version__, "yolo_wnlb": __version__}
 
 
+def follow() -> None:
+    """End with whoever holds the other end of the standard input, however that ended."""
+    os.read(0, 1)  # returns at its end; sys.stdin would be locked when we end first
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=follow, daemon=True).start()
     run_cell(Path(sys.argv[1]))

@@ -261,6 +261,24 @@ def image_folder(file: Path, names: Iterable[str]) -> Path:
     return max(places, key=lambda place: sum((place / name).is_file() for name in names))
 
 
+def digest(source: str | Path, split: str = "val") -> str:
+    """Reduce the pictures of a split, by names and sizes of their files, and their labels to a short hash."""
+    from ultralytics.data.utils import img2label_paths
+
+    if Path(source).suffix.lower() == ".json":
+        pictures, labels = [*image_files(read_coco(Path(source)), source).values()], [Path(source)]
+    else:
+        data = data_set(source, split)
+        pictures = split_files(data, source, split)
+        labels = [*map(Path, img2label_paths(list(map(str, pictures)))), *annotation_files(data, split)]
+    found = hashlib.sha256()
+    for picture in pictures:
+        found.update(f"{picture.name} {picture.stat().st_size}\n".encode(errors="surrogateescape"))
+    for label in labels:
+        found.update(label.read_bytes() if label.is_file() else b"")
+    return found.hexdigest()[:16]
+
+
 def fingerprint(truth: Truth) -> str:
     """Reduce all of a truth that evaluation rests on, file names left out, to a short hash.
 

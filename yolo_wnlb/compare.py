@@ -10,7 +10,7 @@ same whatever happened on the way.
 from __future__ import annotations
 
 import json
-import statistics
+import random
 import subprocess
 import sys
 import time
@@ -19,12 +19,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from yolo_wnlb import coco
 from yolo_wnlb.builder import darken_dataset
-from yolo_wnlb.cell import located, module_of, pictures_of, size_in
+from yolo_wnlb.cell import enhanced_in, module_of, pictures, train_data
 from yolo_wnlb.enhance import decode, enhance_dataset, enhancer
-from yolo_wnlb.journal import write_json
-from yolo_wnlb.study import LOG, SPEC, Cell, cells_of, read_study
+from yolo_wnlb.journal import STATE, locked, write_json
+from yolo_wnlb.study import LOG, SPEC, Cell, cells_of, located, read_study
 from yolo_wnlb.table import Table, tabulate
 
 TIMED = 30  # images for the latency, after 5 to warm up
@@ -55,18 +57,27 @@ def compare(
             raise ValueError(f"{folder}: pictures that one row lacks and another has make no table; mend the source")
     truth = coco.ground_truth(plan["data"], plan["split"])
     cells = cells_of(plan, home, truth)
-    todo = [cell for cell in cells if cell.record is None]
-    home.mkdir(parents=True, exist_ok=True)
-    for enhancing in {(cell.spec["enhance"], cell.spec.get("train_data")) for cell in todo if "enhance" in cell.spec}:
-        splits = [plan["split"], *(["train"] if enhancing[1] == str(plan["data"]) else [])]
-        folder = pictures_of(home, {"enhance": enhancing[0]}).parent
-        print(enhance_dataset(plan["data"], enhancing[0], folder, split=splits), flush=True)
-    run_all(todo, jobs, device)
-    measure_latency(cells, plan, truth, home, device)
-    table = tabulate(plan, cells, json.loads((home / "latency.json").read_text(encoding="utf-8")))
-    table.save(home)
+    (home / STATE).mkdir(parents=True, exist_ok=True)
+    with locked(home):
+        todo = [cell for cell in cells if cell.record is None]
+        for cell in todo:
+            check_source(cell)
+        for spec in {cell.row: cell.spec for cell in cells}.values():
+            if folder := enhanced_in(home, spec.get("enhance")):
+                splits = [plan["split"], *(["train"] if "train" in spec and train_data(spec, home)[1] else [])]
+                print(enhance_dataset(plan["data"], spec["enhance"], folder, split=splits), flush=True)
+        run_all(todo, jobs, device)
+        table = tabulate(plan, cells, measure_latency(cells, plan, truth, device))
+        table.save(home)
     print(f"\nwritten to {out}:\n", flush=True)
     return table
+
+
+def check_source(cell: Cell) -> None:
+    """Refuse a cell whose weights are not there; a bare name may be one that Ultralytics fetches."""
+    source = cell.spec.get("weights") or cell.spec.get("start")
+    if cell.after is None and source and Path(source).name != source and not Path(source).is_file():
+        raise FileNotFoundError(f"{cell.name}: there are no weights {source}; train them first (a study of their own?)")
 
 
 def run_all(cells: list[Cell], jobs: int, device: str | None) -> None:
@@ -97,9 +108,12 @@ def run_apart(cell: Cell, device: str | None) -> None:
     print(f"{time.strftime('%H:%M:%S')} {cell.name} ...", flush=True)
     cell.folder.mkdir(parents=True, exist_ok=True)
     write_json(cell.folder / SPEC, {**cell.spec, "device": device})
-    with (cell.folder / LOG).open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "yolo_wnlb.cell", str(cell.folder)]
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    command = [sys.executable, "-m", "yolo_wnlb.cell", str(cell.folder)]
+    with (
+        (cell.folder / LOG).open("w", encoding="utf-8") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
+        status = process.wait()
     if status:
         last = (cell.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise RuntimeError(f"ended with status {status}: {''.join(last)[:300]} (all of it in {cell.folder / LOG})")
@@ -107,36 +121,52 @@ def run_apart(cell: Cell, device: str | None) -> None:
 
 
 def measure_latency(
-    cells: Iterable[Cell], plan: Mapping[str, Any], truth: coco.Truth, home: Path, device: str | None
-) -> None:
-    """Time one image from file to finished masks, all rows taking turns in one process; kept in latency.json."""
-    firsts = {cell.row: cell for cell in sorted(cells, key=lambda cell: cell.seed or 0, reverse=True)}
-    file = home / "latency.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")).keys() == firsts.keys():
-        return
+    cells: Iterable[Cell], plan: Mapping[str, Any], truth: coco.Truth, device: str | None
+) -> dict[str, list[float] | None]:
+    """Time one image from file to finished masks: {row: [median, lower quartile, upper quartile] in ms}.
+
+    All rows in one process, in an order drawn anew for each image. None for pictures that were enhanced
+    elsewhere. Kept in latency.json, as long as models and device are the same.
+    """
+    firsts: dict[str, Cell] = {}
+    for cell in cells:
+        firsts.setdefault(cell.row, cell)
+    home = next(iter(firsts.values())).home
+    file, records = home / "latency.json", {row: cell.record or {} for row, cell in firsts.items()}
+    of = {row: [record["protocol"]["sha256"], record["spec"].get("enhance")] for row, record in records.items()}
+    asked = {"device": device, "of": of}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if known.get("asked") == asked:
+        return known["ms"]
     models = {}
     for row, cell in firsts.items():
         detector = module_of(cell.spec["detector"])
-        model = detector.load(located(home, cell.spec.get("weights")) or cell.folder / "last.pt", device)
-        enhance = enhancer(cell.spec["enhance"]) if "enhance" in cell.spec else None
-        files = list(coco.image_files(truth, pictures_of(home, cell.spec), plan["split"]).items())
-        models[row] = (
-            detector,
-            model,
-            coco.class_map(detector.names(model), truth),
-            enhance,
-            files,
-            size_in(cell.spec),
+        model = detector.load(
+            located(home, cell.spec["weights"]) if "weights" in cell.spec else cell.folder / "last.pt", device
         )
+        classes = coco.class_map(detector.names(model), truth)
+        enhance = enhancer(cell.spec["enhance"]) if "enhance" in cell.spec else None
+        files = list(pictures(truth, plan["data"], plan["split"], enhanced_in(home, cell.spec.get("enhance"))).items())
+        predict = {"imgsz": cell.spec["imgsz"]} if "imgsz" in cell.spec else {}
+        models[row] = (detector, model, classes, enhance, files, predict)
     originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
     times: dict[str, list[float]] = {row: [] for row in models}
+    order = random.Random(0)
     for i in range(TIMED + 5):
         dark = decode(originals[i % len(originals)].read_bytes(), "the picture")
-        for row, (detector, model, classes, enhance, files, predict) in models.items():
+        for row in order.sample(list(models), len(models)):
+            detector, model, classes, enhance, files, predict = models[row]
+            if enhance and enhance.spec.startswith("dir:"):
+                continue
             begun = time.perf_counter()
-            if enhance and not enhance.spec.startswith("dir:"):  # what it costs, beside the file it wrote before
+            if enhance:  # what it costs, beside the file it wrote before
                 enhance(dark)
             detector.predict(model, dict([files[i % len(files)]]), classes, **predict)
             if i >= 5:
-                times[row].append(time.perf_counter() - begun)
-    write_json(file, {row: round(1000 * statistics.median(took), 2) for row, took in times.items()})
+                times[row].append(1000 * (time.perf_counter() - begun))
+    found = {
+        row: [round(float(ms), 2) for ms in np.quantile(took, [0.5, 0.25, 0.75])] if took else None
+        for row, took in times.items()
+    }
+    write_json(file, {"asked": asked, "ms": found})
+    return found

@@ -23,9 +23,9 @@ What a row can say:
     model      a model YAML to train (yolo)
     weights    what to evaluate as it is, or the row that trained it
     start      weights to start from, or the row that trained them; of another study: FOLDER/clean-{seed}/last.pt
-    data       to train on, if not the study's
+    data       a data YAML to train on, if not the study's
     train      a budget of its own, for rows that others start from
-    options    more arguments of the training, for this row alone
+    options    more arguments of the training, for this row alone; none that make the budgets unlike
     after      stages P2 ... P5 that a block is inserted after
     block      options of `WNLB`: one mapping for all stages, or one for each
     enhance    an enhancer (docs/enhancers.md) in front: of the study's pictures, in training and evaluation
@@ -33,6 +33,7 @@ What a row can say:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ from pathlib import Path
 from typing import Any
 
 from yolo_wnlb import coco
-from yolo_wnlb.enhance import enhancer
+from yolo_wnlb.enhance import enhancer, sha256_of
+from yolo_wnlb.grafting import graft, load_yaml
 from yolo_wnlb.lowlight import meant
 from yolo_wnlb.sources import listed
 
@@ -57,13 +59,24 @@ KEYS: dict[str, Any] = {
 ROW = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
+OWN = "{out}/"  # in front of weights that a row of the study trains
 RECORD, SPEC, LOG, RESULT = "cell.json", "spec.json", "log.txt", "evaluation.json"  # files of a cell
+ENHANCED = "enhanced"  # folder of enhanced pictures, beside the cells
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+OURS = (  # arguments of a training that are the study's to give
+    *("data", "seed", "device", "model", "weights", "start", "pretrained", "resume", "stages", "block"),
+    *("project", "name", "exist_ok", "val", "plots", "verbose", "progress"),
+)
+BUDGET = ("epochs", "time", "patience", "batch", "imgsz", "min_size", "max_size", "fraction")  # equal in all rows
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table with one seed. `spec` is all that its result depends on."""
+    """One row of the table with one seed.
+
+    `spec` is all that its result depends on, but for the content of the weights and the model YAML that
+    it read: their hashes are in its record.
+    """
 
     row: str
     seed: int | None
@@ -77,6 +90,11 @@ class Cell:
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
 
     @property
+    def home(self) -> Path:
+        """The folder of all cells."""
+        return self.folder.parent
+
+    @property
     def record(self) -> dict[str, Any] | None:
         """What the cell left behind when it was done; None before.
 
@@ -86,7 +104,8 @@ class Cell:
             record: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        if other := differences(record["spec"], self.spec):
+        files = {name: sha256_of(file) for name in record["files"] if (file := located(self.home, name)).is_file()}
+        if other := differences({**record["spec"], **record["files"]}, {**self.spec, **record["files"], **files}):
             raise ValueError(
                 f"{self.folder} was run with another {other}; unlike runs have no place in one table: choose another "
                 "out=, or delete that folder to run it again"
@@ -100,111 +119,172 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     Raises: ValueError: a key is unknown or missing, a row starts from one that is not there, or has a
         budget of its own although it is compared.
     """
-    if isinstance(study, (str, Path)):
-        import yaml
-
-        file = Path(study)
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no study {file}; {__name__} shows how to write one") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is no study, it cannot be read: {error}") from error
-    else:
-        content, file = dict(study), Path("study")
+    file = Path(study) if isinstance(study, (str, Path)) else Path("study")
+    content = read_yaml(file) if isinstance(study, (str, Path)) else dict(study)
     if not isinstance(content, dict) or (lack := [key for key in ("data", "rows") if not content.get(key)]):
         raise ValueError(f"{file} is no study: it lacks {', '.join(lack) if isinstance(content, dict) else 'all keys'}")
     if unknown := [key for key in content if key not in KEYS]:
         raise ValueError(f"{file}: no key {unknown[0]}{meant(unknown[0], KEYS)}; choose from {', '.join(KEYS)}")
-    content = {**KEYS, **content}
+    content = {**KEYS, **{key: value for key, value in content.items() if value is not None}}
+    for key in ("darken", "train", "rows"):
+        if not isinstance(content[key], dict):
+            raise ValueError(f"{file}: {key}: is {content[key]}; wanted a mapping, name: {{...}}")
+        for name, how in content[key].items():
+            if not isinstance(how, dict):
+                raise ValueError(f"{file}, {key}: {name} is {how}; wanted a mapping, {name}: {{...}}")
     for folder, how in content["darken"].items():
-        if not isinstance(how, dict) or "source" not in how:
+        if "source" not in how:
             raise ValueError(f"{file}, darken: {folder} is {how}; wanted {{source: bright/data.yaml, preset: severe}}")
-    rows = {str(name): dict(row or {}) for name, row in content["rows"].items()}
-    sources = {source_of(row) for row in rows.values()}
+    if content["split"] == "train":
+        raise ValueError(f"{file}: split: train would test on the pictures that were trained on; give val or test")
+    rows = {str(name): {"detector": YOLO, **row} for name, row in content["rows"].items()}
+    for detector, settings in content["train"].items():
+        if ours := [key for key in settings if key in OURS]:
+            raise ValueError(f"{file}, train: {detector}: {ours[0]} is not for it to say; rows and seeds do")
     for name, row in rows.items():
-        if unknown := [key for key in row if key not in ROW]:
-            raise ValueError(
-                f"{file}, row '{name}': no key {unknown[0]}{meant(unknown[0], ROW)}; choose from {', '.join(ROW)}"
-            )
-        row.setdefault("detector", YOLO)
-        if ("weights" in row and "model" in row) or (row["detector"] == YOLO and not {"weights", "model"} & row.keys()):
-            raise ValueError(f"{file}, row '{name}' wants weights: to evaluate, or model: to train, and not both")
-        if row.get("train") and name not in sources:
-            raise ValueError(
-                f"{file}, row '{name}' has a budget of its own, and would stand in one table with others; "
-                "give train: for the detector, or write a second study"
-            )
-        source = rows.get(source_of(row), {})
-        if source_of(source) in rows:
-            raise ValueError(f"{file}, row '{name}' starts from a row that starts from a row; one step is enough")
-        if source and source.get("detector", YOLO) != row["detector"]:
-            raise ValueError(f"{file}, row '{name}' starts from '{source_of(row)}', which is another detector")
-        after = listed(row.get("after"))
-        if ("after" in row and "weights" in row) or ("block" in row and not after):
-            raise ValueError(
-                f"{file}, row '{name}': after: says where a model: to train gets blocks, block: which ones"
-            )
-        if row["detector"] != YOLO and isinstance(row.get("block"), list):
-            raise ValueError(f"{file}, row '{name}': block: of {row['detector']} is one mapping for all stages")
-        if "enhance" in row:
-            enhancer(row["enhance"])
-            if Path(content["data"]).suffix == ".json":
-                raise ValueError(f"{file}, row '{name}': enhance: wants data: to be a data YAML")
-        if unknown := [stage for stage in after if stage not in STAGES]:
-            raise ValueError(f"{file}, row '{name}': after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
-        if row["detector"] not in content["train"] and "weights" not in row:
-            raise ValueError(f"{file}: train: says nothing of {row['detector']}, which row '{name}' trains")
+        check_row(f"{file}, row '{name}'", row, rows, content)
     baseline = content["baseline"] or []
     baselines = [str(name) for name in (baseline if isinstance(baseline, list) else [baseline])]
     if unknown := [name for name in baselines if name not in rows]:
         raise ValueError(f"{file}: baseline: names '{unknown[0]}'; choose from {', '.join(rows)}")
     if len({rows[name]["detector"] for name in baselines}) < len(baselines):
         raise ValueError(f"{file}: baseline: names two rows of one detector, {', '.join(baselines)}; keep one")
-    seeds = list(content["seeds"]) if isinstance(content["seeds"], (list, tuple)) else [content["seeds"]]
-    if not seeds or any(type(seed) is not int for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{file}: seeds: is {content['seeds']}; wanted different whole numbers, such as [0, 1, 2]")
-    return {**content, "rows": rows, "seeds": seeds, "baseline": {rows[name]["detector"]: name for name in baselines}}
+    seeds = content["seeds"]
+    if not isinstance(seeds, (list, tuple)) or {*map(type, seeds)} != {int} or len({*seeds}) < len(seeds):
+        raise ValueError(f"{file}: seeds: is {seeds}; wanted a list of different whole numbers, such as [0, 1, 2]")
+    return {**content, "rows": rows, "baseline": {rows[name]["detector"]: name for name in baselines}}
+
+
+def read_yaml(file: Path) -> Any:
+    """Read a YAML; a key that is there twice is a mistake, and would lose a row."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no study {file}; {__name__} shows how to write one") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no study, it cannot be read: {error}") from error
+
+
+def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Check one row of a study; `place` names it in what is raised."""
+    detector, after = row["detector"], listed(row.get("after"))
+    if unknown := [key for key in row if key not in ROW]:
+        raise ValueError(f"{place}: no key {unknown[0]}{meant(unknown[0], ROW)}; choose from {', '.join(ROW)}")
+    if ("weights" in row and "model" in row) or (detector == YOLO and not {"weights", "model"} & row.keys()):
+        raise ValueError(f"{place} wants weights: to evaluate, or model: to train, and not both")
+    if detector == YOLO and "model" in row and not str(row["model"]).endswith((".yaml", ".yml")):
+        raise ValueError(f"{place}: model: {row['model']} is no YAML; give its definition, and start: {row['model']}")
+    for key in ("train", "options"):
+        if not isinstance(row.get(key, {}), dict):
+            raise ValueError(f"{place}: {key}: is {row[key]}; wanted arguments of the training, {{name: value}}")
+        if ours := [name for name in row.get(key, {}) if name in (*OURS, *(BUDGET if key == "options" else ()))]:
+            raise ValueError(f"{place}: {key}: {ours[0]} is the study's to say, so that all rows are alike in it")
+    chain = [row]
+    while source := rows.get(source_of(chain[-1])):
+        if any(source is earlier for earlier in chain):
+            raise ValueError(f"{place} comes from itself; start from other weights")
+        if source["detector"] != detector:
+            raise ValueError(f"{place} starts from '{source_of(chain[-1])}', which is another detector")
+        chain.append(source)
+    if row.get("train") and not any(row is rows.get(weights_of(rows, other.get("start"))) for other in rows.values()):
+        raise ValueError(
+            f"{place} has a budget of its own, and would stand in one table with others; "
+            "give train: for the detector, or write a second study"
+        )
+    if detector not in study["train"] and "weights" not in row:
+        raise ValueError(f"{place}: train: of the study says nothing of {detector}, which this row trains")
+    if "weights" not in row and Path(str(row.get("data", study["data"]))).suffix == ".json":
+        raise ValueError(f"{place} trains, and a JSON names the pictures of one split; give data: a data YAML")
+    if ("after" in row and "weights" in row) or ("block" in row and not after):
+        raise ValueError(f"{place}: after: says where a model: to train gets blocks, block: which ones")
+    if unknown := [stage for stage in after if stage not in STAGES]:
+        raise ValueError(f"{place}: after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
+    if detector != YOLO and isinstance(row.get("block"), list):
+        raise ValueError(f"{place}: block: of {detector} is one mapping for all stages")
+    if "enhance" in row:
+        enhancer(row["enhance"])
+        if Path(study["data"]).suffix == ".json":
+            raise ValueError(f"{place}: enhance: wants data: to be a data YAML")
 
 
 def source_of(row: Mapping[str, Any]) -> str:
-    """Return what a row starts from or evaluates: weights, or the row that trains them; "" for nothing."""
+    """Return what a row starts from or evaluates: weights, or a row; "" for nothing."""
     return str(row.get("weights") or row.get("start") or "")
 
 
+def weights_of(rows: Mapping[str, Any], source: str | None) -> str:
+    """Return the row that trains the weights which a row's source means, or where they lie; "" for none."""
+    source = str(source or "")
+    while "weights" in rows.get(source, {}):
+        source = str(rows[source]["weights"])
+    return source
+
+
+def located(home: Path, weights: str) -> Path:
+    """Return the path of weights: of a row of the study below its folder, others as the study says them."""
+    return home / weights.removeprefix(OWN) if weights.startswith(OWN) else Path(weights)
+
+
 def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cell]:
-    """List the cells of a study, those first that others start from."""
+    """List the cells of a study.
+
+    Raises: ValueError, OSError: a model YAML is none, blocks do not fit it, or rows would share a folder.
+    """
     rows, cells = study["rows"], []
+    trained_on = {str(row.get("data", study["data"])) for row in rows.values() if "weights" not in row}
+    digests = {data: coco.digest(data, "train") for data in trained_on}
     shared = {"data": str(study["data"]), "split": study["split"], "truth": coco.fingerprint(truth)}
+    shared |= {"pictures": coco.digest(study["data"], study["split"])}
     if study["darken"]:
         shared["darken"] = study["darken"]
-    for name, row in sorted(rows.items(), key=lambda item: source_of(item[1]) in rows):
-        source = source_of(row)
-        trained_row = source in rows and "weights" not in rows[source]
-        at = str(rows[source]["weights"]) if source in rows and not trained_row else source
-        for seed in study["seeds"] if "weights" not in row or trained_row or "{seed}" in at else [None]:
-            spec = {**shared, "row": name, "seed": seed, "detector": row["detector"]}
-            spec |= {key: row[key] for key in ("model", "options", "after", "block", "enhance") if key in row}
-            if "weights" not in row:
-                spec["train"] = {**study["train"][row["detector"]], **row.get("train", {})}
-                spec["train_data"] = str(row.get("data", study["data"]))
-            elif "imgsz" in study["train"].get(row["detector"], {}):
-                spec["imgsz"] = study["train"][row["detector"]]["imgsz"]
-            if source:
-                key = "weights" if "weights" in row else "start"
-                own = f"{folder_of(out, source, seed).name}/last.pt"
-                spec[key] = own if trained_row else at.replace("{seed}", str(seed))
-            after = source if trained_row else None
-            cells.append(Cell(name, seed, folder_of(out, name, seed), json.loads(json.dumps(spec)), after))
-    folders = [cell.folder for cell in cells]
-    if twice := [cell.row for cell in cells if folders.count(cell.folder) > 1]:
+    for name, row in rows.items():
+        try:
+            spec = {**shared, **spec_of(row, study, digests)}
+        except (ValueError, TypeError, OSError) as error:
+            raise type(error)(f"row '{name}': {error}") from error
+        source = weights_of(rows, source_of(row))
+        after, key = source if source in rows else None, "weights" if "weights" in row else "start"
+        for seed in study["seeds"] if "train" in spec or after or "{seed}" in source else [None]:
+            own = f"{OWN}{folder_of(out, source, seed).name}/last.pt"
+            weights = own if after else source.replace("{seed}", str(seed))
+            seeded = {**spec, "seed": seed, **({key: weights} if weights else {})}
+            cells.append(Cell(name, seed, folder_of(out, name, seed), json.loads(json.dumps(seeded)), after))
+    taken = [out / ENHANCED, *(cell.folder for cell in cells)]
+    if twice := [cell.row for cell in cells if [str(f).lower() for f in taken].count(str(cell.folder).lower()) > 1]:
         raise ValueError(f"rows {', '.join(dict.fromkeys(twice))} would share a folder; give them names further apart")
     return cells
 
 
+def spec_of(row: Mapping[str, Any], study: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the cells of a row have in common; `digests` are those of the pictures to train on."""
+    settings = study["train"].get(row["detector"], {})
+    spec = {key: row[key] for key in ("detector", "model", "options", "after", "block", "enhance") if key in row}
+    if "model" in row:
+        definition = load_yaml(row["model"])
+        if "after" in row:
+            graft(definition, row["after"], row.get("block"))
+        spec["definition"] = hashlib.sha256(json.dumps(definition).encode()).hexdigest()[:16]
+    if "weights" not in row:
+        spec["train"] = {**settings, **row.get("train", {})}
+        spec["train_data"] = str(row.get("data", study["data"]))
+        spec["train_pictures"] = digests[spec["train_data"]]
+    if "imgsz" in settings:
+        spec["imgsz"] = settings["imgsz"]
+    return spec
+
+
 def folder_of(out: Path, row: str, seed: int | None) -> Path:
     """Where a cell keeps what it makes."""
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", row).strip("-")
+    name = re.sub(r"[^\w.]+", "-", row).strip("-.")
     return out / (name if seed is None else f"{name}-{seed}")
 
 

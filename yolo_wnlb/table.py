@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,13 @@ import numpy as np
 from yolo_wnlb.bootstrap import draws, resampled
 from yolo_wnlb.evaluate import Evaluation
 from yolo_wnlb.journal import write_json
-from yolo_wnlb.study import METRICS, RESULT, Cell
+from yolo_wnlb.study import METRICS, RESULT, Cell, differences
 
 DRAWS = 1000  # of the images, for the intervals
+PROTOCOL = (  # in what all cells of a detector have to be alike
+    *("truth", "max_detections", "image_size", "confidence_floor", "nms_iou", "mask_threshold"),
+    "detections_per_image",
+)
 
 
 @dataclass
@@ -26,8 +30,9 @@ class Table:
 
     Attributes:
         rows: One dict a row: name, detector, seeds, AP ... APl (means), sd of AP over the seeds, what it
-            costs, and against the baseline: delta, images (interval over the choice of images),
-            seeds_interval (over the seeds, paired t), clear (True if both leave out 0).
+            costs, and against the baseline: delta (mean), deltas (by seed), over_seeds and over_images
+            (half the 95 % interval by each source of chance), interval (both together), clear (it
+            leaves out 0, and there is more than one seed).
         baseline: The rows that the others are compared with, one of each detector.
         notes: Data, budget, versions.
         records: What each cell left behind: its specification, numbers, protocol, versions.
@@ -60,7 +65,8 @@ class Table:
             numbers = [f"{100 * row[metric]:.2f}" if row[metric] > -1 else "-" for metric in METRICS[1:]]
             costs = [row.get("parameters M"), row.get("GFLOPs"), row.get("ms"), row.get("peak MB")]
             cost = ["-" if value is None else f"{value:g}" for value in costs]
-            lines.append(f"| {' | '.join([row['name'], ap, *numbers, told(row), *cost])} |")
+            name = row["name"].replace("|", "\\|")
+            lines.append(f"| {' | '.join([name, ap, *numbers, told(row), *cost])} |")
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
     def save(self, folder: Path) -> None:
@@ -98,77 +104,87 @@ def told(row: Mapping[str, Any]) -> str:
     """Say what a row has more than the baseline, and whether that is more than noise."""
     if row.get("delta") is None:
         return ""
-    text = f"{100 * row['delta']:+.2f} [{100 * row['images'][0]:+.2f}, {100 * row['images'][1]:+.2f}]"
-    if not row["seeds_interval"]:
+    text = f"{100 * row['delta']:+.2f} [{100 * row['interval'][0]:+.2f}, {100 * row['interval'][1]:+.2f}]"
+    if row["over_seeds"] is None:
         return f"{text}: one seed, chance in training not known"
-    text += f", seeds [{100 * row['seeds_interval'][0]:+.2f}, {100 * row['seeds_interval'][1]:+.2f}]"
     return text if row["clear"] else f"{text}: inside the noise"
 
 
-def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, float]) -> Table:
-    """Bring all cells into one table.
-
-    The interval over images draws them with replacement, the same ones for all rows and seeds, and
-    takes the mean over the seeds; that over seeds is Student's t of the paired differences.
-    """
-    records = {cell.name: record for cell in cells if (record := cell.record)}  # all of them: a failed cell ends it
+def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, Any]) -> Table:
+    """Bring all cells, which are done, into one table."""
+    records = {cell.folder: cell.record or {} for cell in cells}
     rows: dict[str, list[Cell]] = {name: [] for name in plan["rows"]}
     for cell in cells:
         rows[cell.row].append(cell)
-    results = {cell.name: Evaluation.from_json(cell.folder / RESULT) for cell in cells}
-    protocols = {json.dumps([r.protocol[key] for key in ("truth", "max_detections")]) for r in results.values()}
-    if len(protocols) > 1:
-        raise ValueError(f"the cells were evaluated unlike each other: {protocols}; delete those of another truth")
+    results = {cell.folder: Evaluation.from_json(cell.folder / RESULT) for cell in cells}
+    for cell in cells:
+        model = next(other for other in cells if other.spec["detector"] == cell.spec["detector"])
+        there, here = ({key: records[c.folder]["protocol"].get(key) for key in PROTOCOL} for c in (model, cell))
+        if other := differences(there, here):
+            raise ValueError(f"{cell.name} and {model.name} were evaluated unlike each other: {other}; run one anew")
     images = next(iter(results.values())).matches["segm"].images
     weights = draws(images, DRAWS, 0)
-    drawn = {name: resampled(result, weights) for name, result in results.items()}
+    drawn = {folder: resampled(result, weights) for folder, result in results.items()}
 
     table = []
     for name, group in rows.items():
-        found = [records[cell.name] for cell in group]
+        found = [records[cell.folder] for cell in group]
         by_seed = [record["AP"] for record in found]
         row: dict[str, Any] = {"name": name, "detector": group[0].spec["detector"], "seeds": len(by_seed)}
         row |= {metric: float(np.mean([record[metric] for record in found])) for metric in METRICS}
         row |= {"sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None, "by seed": by_seed}
         first = found[0]
-        row |= {"parameters M": first.get("parameters M"), "GFLOPs": first.get("GFLOPs"), "ms": latency.get(name)}
-        row["peak MB"] = (first.get("training") or {}).get("peak MB")
+        row |= {key: first.get(key) for key in ("parameters M", "GFLOPs")}
+        row["ms"], row["ms quartiles"] = (latency[name][0], latency[name][1:]) if latency[name] else (None, None)
+        row["peak MB"] = (first["training"] or {}).get("peak MB")
         row["w"] = [record["w"] for record in found if record["w"]]
         base = plan["baseline"].get(row["detector"])
         if base not in (None, name):
             row |= {"baseline": base, **against(group, rows[base], results, drawn)}
         table.append(row)
     truths = next(iter(results.values())).protocol
-    budgets = "; ".join(f"{name}: {settings}" for name, settings in plan["train"].items())
     notes = [
         f"{plan['data']}, {plan['split']}: {truths['images']} images, {truths['objects']} objects, "
-        f"truth {truths['truth']}",
-        f"trained alike: {budgets}; seeds {plan['seeds']}",
+        f"truth {truths['truth']}; seeds {', '.join(map(str, plan['seeds']))}",
+        *(f"{name}: {settings}" for name, settings in plan["train"].items()),
+        *(f"row {name}: {own}" for name, row in plan["rows"].items() if (own := unlike(row))),
         "mask AP by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation over seeds",
-        f"differences: [95 % over {DRAWS} draws of the images], seeds [95 %, paired t]; clear only if both leave out 0",
-        "M parameters, GFLOPs (two a multiply-add), ms for one image from file to masks, MB at most in training",
+        "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval: chance in training "
+        f"(Student's t over the seeds) and in the choice of images ({DRAWS} draws, the same for all) together",
+        "M parameters; GFLOPs (two a multiply-add; without the heads of Mask R-CNN and SOLOv2, which depend on what "
+        "they find); ms for one image from file to masks, median; MB at most in training (of a GPU, its memory)",
         f"run on {', '.join(sorted({str(record['where']) for record in records.values()}))}",
     ]
     return Table(table, list(plan["baseline"].values()), notes, [*records.values()])
 
 
+def unlike(row: Mapping[str, Any]) -> str:
+    """Say in what the training of a row is its own."""
+    own = {**row.get("train", {}), **row.get("options", {})}
+    trained_on = [f"on {row['data']}"] if "data" in row else []
+    return ", ".join([*trained_on, *(f"{key}: {value}" for key, value in own.items())])
+
+
 def against(
-    group: list[Cell], base: list[Cell], results: Mapping[str, Evaluation], drawn: Mapping[str, np.ndarray]
+    group: list[Cell], base: list[Cell], results: Mapping[Path, Evaluation], drawn: Mapping[Path, np.ndarray]
 ) -> dict[str, Any]:
-    """Compare the cells of a row with those of the baseline, seed by seed."""
+    """Compare the cells of a row with those of the baseline, seed by seed.
+
+    Training and choice of images are chances of their own, so their variances add up: half the interval is
+    sqrt((t s / sqrt(n))^2 + (1.96 sd)^2), with s the spread of the n differences by seed, t Student's, and
+    sd the spread of their mean over the draws of the images.
+    """
     partner = {cell.seed: cell for cell in base}
     pairs = [(cell, partner.get(cell.seed) or base[0]) for cell in group if cell.seed in partner or len(base) == 1]
     if not pairs:  # a row without seeds, against one with seeds
         pairs = [(group[0], cell) for cell in base]
-    deltas = [results[a.name].masks["AP"] - results[b.name].masks["AP"] for a, b in pairs]
-    gains = np.mean([drawn[a.name] - drawn[b.name] for a, b in pairs], axis=0)
-    images = tuple(map(float, np.quantile(gains, [0.025, 0.975])))
-    interval = None
+    deltas = [results[a.folder].masks["AP"] - results[b.folder].masks["AP"] for a, b in pairs]
+    gains = np.mean([drawn[a.folder] - drawn[b.folder] for a, b in pairs], axis=0)
+    over_images, over_seeds = 1.96 * float(gains.std(ddof=1)), None
     if len(deltas) > 1:
         from scipy.stats import t
 
-        half = float(t.ppf(0.975, len(deltas) - 1)) * statistics.stdev(deltas) / len(deltas) ** 0.5
-        interval = (statistics.mean(deltas) - half, statistics.mean(deltas) + half)
-    both = [images, *([interval] if interval else [])]
-    clear = bool(interval) and all(low > 0 or high < 0 for low, high in both)
-    return {"delta": statistics.mean(deltas), "images": images, "seeds_interval": interval, "clear": clear}
+        over_seeds = float(t.ppf(0.975, len(deltas) - 1)) * statistics.stdev(deltas) / len(deltas) ** 0.5
+    delta, half = statistics.mean(deltas), math.hypot(over_images, over_seeds or 0.0)
+    found = {"delta": delta, "deltas": deltas, "over_seeds": over_seeds, "over_images": over_images}
+    return {**found, "interval": (delta - half, delta + half), "clear": over_seeds is not None and abs(delta) > half}
