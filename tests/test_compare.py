@@ -1,6 +1,7 @@
 """`yolo-wnlb compare`: cells that can be killed, tables that can be trusted, and what has no place in one."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,15 @@ def test_all_cells_stand_in_one_table_with_costs_and_records(done):
     assert "417/417 tensors of the pretrained model kept" in log
 
 
+def command_of(pid):
+    """The words a process was started with; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at processes as Linux shows them")
 def test_killed_in_the_middle_of_a_cell_it_ends_in_the_same_table(done, folder):
     out = folder / "killed"
     code = f"import sys; from yolo_wnlb.cli import main; main(['compare', 'study.yaml', 'out={out}', 'device=cpu'])"
@@ -113,15 +123,21 @@ def test_killed_in_the_middle_of_a_cell_it_ends_in_the_same_table(done, folder):
     busy = run(folder / "study.yaml", out)
     wait_for("fine-tuned-0/train/args.yaml")
     assert busy.returncode == 2 and "another run is writing into" in busy.stderr, busy.stdout + busy.stderr
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    (cell,) = [process for process in processes if command_of(process)[-1:] == [str(out / "fine-tuned-0")]]
     first.kill()  # and its cell goes with it
     assert first.wait() == -signal.SIGKILL and not (out / "fine-tuned-0/cell.json").exists()
+    deadline = time.time() + 20
+    while command_of(cell) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not command_of(cell), "gone with its parent"
     again = run(folder / "study.yaml", out, device="cpu", jobs=2)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "clean, seed 0 ..." not in again.stdout, "what is done is not done again"
     assert table(out) == table(done[0])
 
 
-@pytest.mark.parametrize("other", ["budget", "weights", "labels"])
+@pytest.mark.parametrize("other", ["budget", "weights", "labels", "start to be run anew", "classes"])
 def test_cells_that_were_run_differently_are_refused(done, folder, monkeypatch, tmp_path, other):
     shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("killed", "broken", "others"))
     monkeypatch.chdir(tmp_path / "copy")
@@ -135,12 +151,18 @@ def test_cells_that_were_run_differently_are_refused(done, folder, monkeypatch, 
     elif other == "weights":  # as if the row that others start from had been run anew
         with Path("plain/clean-0/last.pt").open("ab") as file:
             file.write(b"0")
+    elif other == "start to be run anew":
+        Path("plain/clean-0/cell.json").unlink()
+        told = r"brightened-0, .*fine-tuned-0, .*wNLB-0 started from what will be run anew; delete them"
+    elif other == "classes":
+        Path("shapes/data.yaml").write_text(yaml.safe_dump({**bright, "names": bright["names"][::-1]}))
+        told = r"clean-0 was run with another .*train_pictures \(.*\(the same of \d more\)"
     else:
         label = next(Path("shapes/labels/train").iterdir())
         label.write_text(label.read_text() + "0 0.1 0.1 0.2 0.1 0.2 0.2\n")
         told = r"clean-0 was run with another .*train_pictures \("
     with pytest.raises(ValueError, match=told):
-        compare({**said, "darken": {}} if other == "labels" else said, "plain", device="cpu")
+        compare({**said, "darken": {}} if other in ("labels", "classes") else said, "plain", device="cpu")
 
 
 def test_a_cell_that_fails_is_told_with_its_log_and_the_others_stay(folder, monkeypatch):
@@ -176,6 +198,13 @@ def test_a_cell_that_fails_is_told_with_its_log_and_the_others_stay(folder, monk
         ({"train": {"yolo": {"epochs": 1, "pretrained": "x.pt"}}}, "pretrained is not for it to say"),
         ({"rows": {"a": {"weights": "b"}, "b": {"model": "x.yaml", "train": {"epochs": 9}}}}, "a budget of its own"),
         ({"rows": {"a": {"model": "x.yaml", "data": "a.json"}}, "baseline": None}, "a JSON names the pictures of one"),
+        ({"rows": {"a": {"weights": "b.pt", "data": "c.yaml"}}, "baseline": None}, "as they are; remove data:"),
+        ({"rows": {"a": {"detector": "yolov8", "weights": "b.pt"}}, "baseline": None}, "no detector yolov8"),
+        ({"rows": {"a": {"detector": "solov2", "model": "x.yaml"}}, "baseline": None}, "model: is for yolo"),
+        (
+            {"rows": {"a": {"model": "x.yaml", "start": "b"}, "b": {"weights": "c"}, "c": {"weights": "b"}}},
+            "from itself",
+        ),
         ({"split": "train"}, "would test on the pictures that were trained on"),
         ({"train": {"yolo": None}}, "yolo is None; wanted a mapping"),
         ({"rows": ["a"]}, r"rows: is \['a'\]; wanted a mapping"),
@@ -215,10 +244,10 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr("yolo_wnlb.coco.digest", lambda data, split: "")
 
 
-@pytest.mark.parametrize("names", [("w NLB", "w-NLB"), ("wnlb", "wNLB"), ("enhanced",)])
+@pytest.mark.parametrize("names", [("w NLB", "w-NLB"), ("wnlb", "wNLB"), ("enhanced",), ("...",)])
 def test_rows_that_would_share_a_folder_are_refused(names, tmp_path, no_pictures):
     study = read_study({**STUDY, "rows": {name: {"weights": "b.pt"} for name in names}, "baseline": None})
-    with pytest.raises(ValueError, match=f"rows {', '.join(names)} would share a folder"):
+    with pytest.raises(ValueError, match=f"rows {re.escape(', '.join(names))} would share a folder"):
         cells_of(study, tmp_path, NOTHING)
 
 
@@ -298,7 +327,7 @@ def test_differences_are_paired_and_clear_only_beyond_both_chances():
     results = {c.folder: result(shifts[row][i]) for row, group in cells.items() for i, c in enumerate(group)}
     aps = {folder: found.masks["AP"] for folder, found in results.items()}
     deltas = [aps[a.folder] - aps[b.folder] for a, b in zip(cells["good"], cells["bad"])]
-    noise = np.random.default_rng(0).normal(size=500)
+    noise = np.random.default_rng(0).normal(size=500)  # the same for all seeds
     drawn = {folder: ap + 0.01 * noise * ("good" in folder.name) for folder, ap in aps.items()}
     better = against(cells["good"], cells["bad"], results, drawn)
     assert better["delta"] == pytest.approx(np.mean(deltas)) and better["deltas"] == pytest.approx(deltas)
@@ -314,20 +343,47 @@ def test_differences_are_paired_and_clear_only_beyond_both_chances():
     assert one["over_seeds"] is None and not one["clear"], "one seed says nothing of chance in training"
 
 
-def test_one_interval_errs_as_often_as_it_says():
-    """Three seeds and a choice of images, no true difference: 5 % of the intervals leave out 0, give or take."""
-    rng, wrong, rounds = np.random.default_rng(0), 0, 2000
+@pytest.mark.parametrize("common", [0.0, 1.0], ids=["each seed its own images", "images that all seeds share"])
+def test_one_interval_errs_as_seldom_as_it_says(common):
+    """Three seeds, 60 images, no true difference: at most 5 % of the intervals leave out 0, and not next to none."""
+    rng, wrong, rounds = np.random.default_rng(0), 0, 1000
     cells = {name: [Cell(name, seed, Path(f"{name}-{seed}"), {}) for seed in range(3)] for name in "ab"}
+    weights = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), 200) / 60
     for _ in range(rounds):
-        deltas = rng.normal(0, 0.01) + rng.normal(0, 0.01, 3)  # the images are the same for all seeds
+        effects = common * rng.normal(size=60) + rng.normal(size=(3, 60))  # of each image, in each seed
         results = {cell.folder: SimpleNamespace(masks={"AP": 0.0}) for cell in cells["b"]}
-        results |= {cell.folder: SimpleNamespace(masks={"AP": delta}) for cell, delta in zip(cells["a"], deltas)}
-        spread = rng.normal(0, 0.01, 200)
-        drawn = {
-            cell.folder: spread if cell.row == "a" else np.zeros(200) for group in cells.values() for cell in group
-        }
+        results |= {c.folder: SimpleNamespace(masks={"AP": row.mean()}) for c, row in zip(cells["a"], effects)}
+        drawn = {cell.folder: weights @ row for cell, row in zip(cells["a"], effects)}
+        drawn |= {cell.folder: np.zeros(200) for cell in cells["b"]}
         wrong += against(cells["a"], cells["b"], results, drawn)["clear"]
-    assert wrong / rounds < 0.05
+    assert 0.01 < wrong / rounds < 0.05
+
+
+def test_rows_that_were_evaluated_unlike_each_other_have_no_table(done, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("killed", "broken", "others"))
+    monkeypatch.chdir(tmp_path / "copy")
+    record = json.loads(Path("plain/wNLB-1/cell.json").read_text())
+    record["protocol"]["image_size"] = "128x128"
+    Path("plain/wNLB-1/cell.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"wNLB, seed 1 and clean, seed 0 were evaluated unlike .*image_size"):
+        compare("study.yaml", "plain", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("train", "block", "told"),
+    [
+        ({"imgsz": 64}, {}, "a, seed 0: Mask R-CNN has no option imgsz"),
+        ({"epohcs": 3}, {}, "no option epohcs"),
+        ({}, {"sub": 2}, "sub"),
+    ],
+)
+def test_what_mask_rcnn_does_not_know_is_told_before_anything_is_trained(folder, monkeypatch, train, block, told):
+    monkeypatch.chdir(folder)
+    rows = {"a": {"detector": "maskrcnn", "after": "P4", "block": block}}
+    study = {"data": "shapes/data.yaml", "train": {"maskrcnn": {"epochs": 1, **train}}, "rows": rows}
+    with pytest.raises((ValueError, TypeError), match=told):
+        compare(study, folder / "refused", device="cpu")
+    assert not (folder / "refused/a-0").exists()
 
 
 def test_mask_rcnn_and_solov2_stand_in_it_by_the_same_keys(folder, monkeypatch):

@@ -23,32 +23,33 @@ from yolo_wnlb.evaluate import evaluate
 from yolo_wnlb.grafting import graft, load_yaml, to_yaml
 from yolo_wnlb.journal import write_json
 from yolo_wnlb.sources import listed, renamed
-from yolo_wnlb.study import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, located
+from yolo_wnlb.study import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, located, safe_name
 
 
 def run_cell(folder: Path) -> None:
     """Train, predict, evaluate: what the process of one cell does."""
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     device, home = spec.pop("device"), folder.parent
-    begun, source = time.time(), spec.get("weights") or spec.get("start")
+    begun, source = time.time(), spec.get("weights") or spec.get("start") or ""
+    file = Path(located(home, source))
+    files = {source: sha256_of(file)} if file.is_file() else {}
     train = train_yolo if spec["detector"] == YOLO else train_other
-    weights = str(located(home, spec["weights"])) if "weights" in spec else train(spec, folder, device)
+    weights = located(home, spec["weights"]) if "weights" in spec else train(spec, folder, device)
     trained, memory = time.time() - begun, peak_memory()
 
     truth = coco.ground_truth(spec["data"], spec["split"])
     detector = module_of(spec["detector"])
     model = detector.load(weights, device)
     predict = {"imgsz": spec["imgsz"]} if "imgsz" in spec else {}
-    files = pictures(truth, spec["data"], spec["split"], enhanced_in(home, spec.get("enhance")))
-    found = detector.predict(model, files, coco.class_map(detector.names(model), truth), **predict)
+    images = pictures(truth, spec["data"], spec["split"], enhanced_in(home, spec.get("enhance")))
+    found = detector.predict(model, images, coco.class_map(detector.names(model), truth), **predict)
     result = evaluate(truth, found, protocol=detector.describe(model, **predict))
     result.to_json(folder / RESULT)
-    file = located(home, source) if source else None
     write_json(
         folder / RECORD,
         {
             "spec": spec,
-            "files": {source: sha256_of(file)} if file and file.is_file() else {},
+            "files": files,
             **{metric: result.masks[metric] for metric in METRICS},
             "box AP": result.boxes["AP"],
             "w": learned(model),
@@ -62,7 +63,7 @@ def run_cell(folder: Path) -> None:
 
 def enhanced_in(home: Path, enhance: str | None) -> Path | None:
     """Return the folder of the pictures that an enhancer made; None without one."""
-    return home / ENHANCED / re.sub(r"[^A-Za-z0-9.]+", "-", enhance) if enhance else None
+    return home / ENHANCED / safe_name(enhance) if enhance else None
 
 
 def pictures(truth: coco.Truth, data: str, split: str, enhanced: Path | None) -> dict[int, Path]:
@@ -90,7 +91,7 @@ def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> str
         model = folder / f"{Path(model).stem}-wnlb.yaml"  # its scale is the letter in its name
         model.write_text(to_yaml(grafted, f"{spec['model']} with blocks"), encoding="utf-8")
     quiet: dict[str, Any] = {"plots": False, "val": False, "exist_ok": True, "verbose": False}
-    quiet["pretrained"] = str(located(folder.parent, spec["start"])) if "start" in spec else False
+    quiet["pretrained"] = located(folder.parent, spec["start"]) if "start" in spec else False
     quiet |= {"project": str(folder), "name": "train", "seed": spec["seed"], "device": device}
     data, enhanced = train_data(spec, folder.parent)
     torch.manual_seed(spec["seed"])  # Ultralytics 8.4.0 draws a model before it sets the seed
@@ -111,15 +112,24 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> st
     truth = coco.ground_truth(data, "train")
     torch.manual_seed(spec["seed"])
     names = [category["name"] for category in truth["categories"]]
-    settings = dict(spec["train"])
-    built = {key: settings.pop(key) for key in [*settings] if key not in inspect.signature(fit).parameters}
-    built |= {"weights": located(folder.parent, spec["start"]) if "start" in spec else None, "block": spec.get("block")}
-    if "after" in spec:
-        built["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
-    model: Any = torchvision.build(spec["detector"], names, **{**built, **spec.get("options", {})})
+    built, settings = arguments_of(spec)
+    weights = located(folder.parent, spec["start"]) if "start" in spec else None
+    model: Any = torchvision.build(spec["detector"], names, weights=weights, **built)
     files = pictures(truth, data, "train", enhanced)
     (folder / "last.pt").unlink(missing_ok=True)
     return str(fit(model, truth, files, folder, **settings, seed=spec["seed"], device=device, progress=False))
+
+
+def arguments_of(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arguments of `build` and of `fit` in a cell of Mask R-CNN or SOLOv2."""
+    from yolo_wnlb.detectors.fit import fit
+
+    built = {**spec["train"], **spec.get("options", {})}
+    settings = {key: built.pop(key) for key in [*built] if key in inspect.signature(fit).parameters}
+    built["block"] = spec.get("block")
+    if "after" in spec:
+        built["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
+    return built, settings
 
 
 def module_of(detector: str) -> Any:

@@ -262,20 +262,21 @@ def image_folder(file: Path, names: Iterable[str]) -> Path:
 
 
 def digest(source: str | Path, split: str = "val") -> str:
-    """Reduce the pictures of a split, by names and sizes of their files, and their labels to a short hash."""
+    """Reduce the pictures of a split, by names and sizes of their files, labels and classes to a short hash."""
     from ultralytics.data.utils import img2label_paths
 
     if Path(source).suffix.lower() == ".json":
-        pictures, labels = [*image_files(read_coco(Path(source)), source).values()], [Path(source)]
+        pictures, files, names = [*image_files(read_coco(Path(source)), source).values()], [Path(source)], {}
     else:
         data = data_set(source, split)
-        pictures = split_files(data, source, split)
-        labels = [*map(Path, img2label_paths(list(map(str, pictures)))), *annotation_files(data, split)]
-    found = hashlib.sha256()
+        pictures, names = split_files(data, source, split), data["names"]
+        files = [*map(Path, img2label_paths(list(map(str, pictures)))), *annotation_files(data, split)]
+    found = hashlib.sha256(json.dumps(names).encode())
     for picture in pictures:
         found.update(f"{picture.name} {picture.stat().st_size}\n".encode(errors="surrogateescape"))
-    for label in labels:
-        found.update(label.read_bytes() if label.is_file() else b"")
+    for file in files:
+        content = file.read_bytes() if file.is_file() else b""
+        found.update(f"{len(content)}\n".encode() + content)
     return found.hexdigest()[:16]
 
 

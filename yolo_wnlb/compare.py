@@ -23,10 +23,10 @@ import numpy as np
 
 from yolo_wnlb import coco
 from yolo_wnlb.builder import darken_dataset
-from yolo_wnlb.cell import enhanced_in, module_of, pictures, train_data
+from yolo_wnlb.cell import arguments_of, enhanced_in, module_of, pictures, train_data, where
 from yolo_wnlb.enhance import decode, enhance_dataset, enhancer
 from yolo_wnlb.journal import STATE, locked, write_json
-from yolo_wnlb.study import LOG, SPEC, Cell, cells_of, located, read_study
+from yolo_wnlb.study import LOG, SPEC, YOLO, Cell, cells_of, located, read_study
 from yolo_wnlb.table import Table, tabulate
 
 TIMED = 30  # images for the latency, after 5 to warm up
@@ -38,7 +38,7 @@ def compare(
     """Run what is left of a study, and make its table.
 
     Args:
-        study: A YAML file or its content; see above.
+        study: A YAML file or its content; see `study`.
         out: Folder of the cells and the table. Run it again after whatever stopped it.
         jobs: How many cells at once. Latency is measured afterwards, alone.
         device: As Ultralytics takes it: "cpu", "0".
@@ -59,9 +59,9 @@ def compare(
     cells = cells_of(plan, home, truth)
     (home / STATE).mkdir(parents=True, exist_ok=True)
     with locked(home):
-        todo = [cell for cell in cells if cell.record is None]
+        todo = unfinished(cells)
         for cell in todo:
-            check_source(cell)
+            check_cell(cell)
         for spec in {cell.row: cell.spec for cell in cells}.values():
             if folder := enhanced_in(home, spec.get("enhance")):
                 splits = [plan["split"], *(["train"] if "train" in spec and train_data(spec, home)[1] else [])]
@@ -73,38 +73,80 @@ def compare(
     return table
 
 
-def check_source(cell: Cell) -> None:
-    """Refuse a cell whose weights are not there; a bare name may be one that Ultralytics fetches."""
-    source = cell.spec.get("weights") or cell.spec.get("start")
-    if cell.after is None and source and Path(source).name != source and not Path(source).is_file():
-        raise FileNotFoundError(f"{cell.name}: there are no weights {source}; train them first (a study of their own?)")
+def unfinished(cells: list[Cell]) -> list[Cell]:
+    """List the cells that are to be run.
+
+    Raises: ValueError: some that are done were run under other conditions, or started from one that will be run anew.
+    """
+    todo, unlike = list[Cell](), list[str]()
+    for cell in cells:
+        try:
+            if cell.record is None:
+                todo.append(cell)
+        except ValueError as error:
+            unlike.append(str(error))
+    anew = {(cell.row, cell.seed) for cell in todo}
+    stale = [cell.folder for cell in cells if cell not in todo and (cell.after, cell.seed) in anew]
+    if stale and not unlike:
+        raise ValueError(
+            f"{', '.join(map(str, stale))} started from what will be run anew; delete them to run them too"
+        )
+    if unlike:
+        raise ValueError(unlike[0] + (f" (the same of {len(unlike) - 1} more)" if unlike[1:] else ""))
+    return todo
+
+
+def check_cell(cell: Cell) -> None:
+    """Refuse a cell whose weights are not there, or whose model cannot be built, before hours are spent on others."""
+    weights, start = cell.spec.get("weights"), cell.spec.get("start")
+    for path in [weights, *([start] if start and Path(start).name != start else [])]:  # a bare name may be fetched
+        if path and cell.after is None and not Path(path).exists():
+            raise FileNotFoundError(
+                f"{cell.name}: there are no weights {path}; train them first (a study of their own?)"
+            )
+    if "train" in cell.spec and cell.spec["detector"] != YOLO:
+        import torch
+
+        built = {
+            key: value for key, value in arguments_of(cell.spec)[0].items() if key not in ("freeze", "trainable_layers")
+        }
+        try:
+            with torch.device("meta"):
+                module_of(cell.spec["detector"]).build(cell.spec["detector"], ["thing"], **built)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{cell.name}: {error}") from error
 
 
 def run_all(cells: list[Cell], jobs: int, device: str | None) -> None:
     """Run cells, each in its own process, in an order that their starts allow."""
     waiting, running = list(cells), dict[Future[None], Cell]()
-    failed: list[str] = []
+    failed, processes = list[str](), list[subprocess.Popen[bytes]]()
     with ThreadPoolExecutor(jobs) as pool:
-        while waiting or running:
-            blocked = {(cell.row, cell.seed) for cell in [*waiting, *running.values()]}
-            for cell in [cell for cell in waiting if (cell.after, cell.seed) not in blocked]:
-                if len(running) < jobs and not failed:
-                    waiting.remove(cell)
-                    running[pool.submit(run_apart, cell, device)] = cell
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell = running.pop(future)
-                if error := future.exception():
-                    failed.append(f"{cell.name}: {error}")
+        try:
+            while waiting or running:
+                blocked = {(cell.row, cell.seed) for cell in [*waiting, *running.values()]}
+                for cell in [cell for cell in waiting if (cell.after, cell.seed) not in blocked]:
+                    if len(running) < jobs and not failed:
+                        waiting.remove(cell)
+                        running[pool.submit(run_apart, cell, device, processes)] = cell
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
+                    if error := future.exception():
+                        failed.append(f"{cell.name}: {error}")
+        except BaseException:  # Ctrl-C: do not wait hours for the cells
+            for process in processes:
+                process.kill()
+            raise
     if failed:
         raise ChildProcessError(
             "; ".join(failed) + ". What is done is kept: run the same command again when it is mended"
         )
 
 
-def run_apart(cell: Cell, device: str | None) -> None:
-    """Run one cell in a process of its own, for its memory and its peace."""
+def run_apart(cell: Cell, device: str | None, processes: list[subprocess.Popen[bytes]]) -> None:
+    """Run one cell in a process of its own, for its memory and its peace; `processes` gets to know it."""
     print(f"{time.strftime('%H:%M:%S')} {cell.name} ...", flush=True)
     cell.folder.mkdir(parents=True, exist_ok=True)
     write_json(cell.folder / SPEC, {**cell.spec, "device": device})
@@ -113,6 +155,7 @@ def run_apart(cell: Cell, device: str | None) -> None:
         (cell.folder / LOG).open("w", encoding="utf-8") as log,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT) as process,
     ):
+        processes.append(process)
         status = process.wait()
     if status:
         last = (cell.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
@@ -134,7 +177,7 @@ def measure_latency(
     home = next(iter(firsts.values())).home
     file, records = home / "latency.json", {row: cell.record or {} for row, cell in firsts.items()}
     of = {row: [record["protocol"]["sha256"], record["spec"].get("enhance")] for row, record in records.items()}
-    asked = {"device": device, "of": of}
+    asked = {"where": where(device), "of": of}
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if known.get("asked") == asked:
         return known["ms"]

@@ -57,25 +57,31 @@ KEYS: dict[str, Any] = {
     "baseline": None,
 }
 ROW = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
+DETECTORS = ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light")
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
 OWN = "{out}/"  # in front of weights that a row of the study trains
 RECORD, SPEC, LOG, RESULT = "cell.json", "spec.json", "log.txt", "evaluation.json"  # files of a cell
 ENHANCED = "enhanced"  # folder of enhanced pictures, beside the cells
+FILES = ("table.md", "table.csv", "table.json", "table.png", "latency.json")  # beside the cells
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 OURS = (  # arguments of a training that are the study's to give
     *("data", "seed", "device", "model", "weights", "start", "pretrained", "resume", "stages", "block"),
-    *("project", "name", "exist_ok", "val", "plots", "verbose", "progress"),
+    *("cfg", "project", "name", "exist_ok", "val", "plots", "verbose", "progress"),
 )
-BUDGET = ("epochs", "time", "patience", "batch", "imgsz", "min_size", "max_size", "fraction")  # equal in all rows
+BUDGET = (  # equal in all rows
+    *("epochs", "time", "patience", "batch", "nbs", "accumulate", "fraction"),
+    *("imgsz", "min_size", "max_size"),
+)
 
 
 @dataclass(frozen=True)
 class Cell:
     """One row of the table with one seed.
 
-    `spec` is all that its result depends on, but for the content of the weights and the model YAML that
-    it read: their hashes are in its record.
+    `spec` is what the study asks for, with hashes of the model YAML, labels and names and sizes of the
+    pictures; the hash of the weights that it read is in its record. Versions and device are recorded too,
+    and not compared: the table names them.
     """
 
     row: str
@@ -104,8 +110,9 @@ class Cell:
             record: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        files = {name: sha256_of(file) for name in record["files"] if (file := located(self.home, name)).is_file()}
-        if other := differences({**record["spec"], **record["files"]}, {**self.spec, **record["files"], **files}):
+        read = record.get("files", {})
+        files = {name: sha256_of(Path(file)) for name in read if Path(file := located(self.home, name)).is_file()}
+        if other := differences({**record["spec"], **read}, {**self.spec, **read, **files}):
             raise ValueError(
                 f"{self.folder} was run with another {other}; unlike runs have no place in one table: choose another "
                 "out=, or delete that folder to run it again"
@@ -125,7 +132,7 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{file} is no study: it lacks {', '.join(lack) if isinstance(content, dict) else 'all keys'}")
     if unknown := [key for key in content if key not in KEYS]:
         raise ValueError(f"{file}: no key {unknown[0]}{meant(unknown[0], KEYS)}; choose from {', '.join(KEYS)}")
-    content = {**KEYS, **{key: value for key, value in content.items() if value is not None}}
+    content = {**KEYS, **without_none(content)}
     for key in ("darken", "train", "rows"):
         if not isinstance(content[key], dict):
             raise ValueError(f"{file}: {key}: is {content[key]}; wanted a mapping, name: {{...}}")
@@ -137,7 +144,9 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{file}, darken: {folder} is {how}; wanted {{source: bright/data.yaml, preset: severe}}")
     if content["split"] == "train":
         raise ValueError(f"{file}: split: train would test on the pictures that were trained on; give val or test")
-    rows = {str(name): {"detector": YOLO, **row} for name, row in content["rows"].items()}
+    rows = {str(name): {"detector": YOLO, **without_none(row)} for name, row in content["rows"].items()}
+    for name in rows:
+        check_chain(f"{file}, row '{name}'", name, rows)
     for detector, settings in content["train"].items():
         if ours := [key for key in settings if key in OURS]:
             raise ValueError(f"{file}, train: {detector}: {ours[0]} is not for it to say; rows and seeds do")
@@ -174,11 +183,35 @@ def read_yaml(file: Path) -> Any:
         raise ValueError(f"{file} is no study, it cannot be read: {error}") from error
 
 
+def without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a YAML leaves empty."""
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def check_chain(place: str, name: str, rows: Mapping[str, Any]) -> None:
+    """Refuse a row that comes from itself, or from another detector."""
+    chain = [name]
+    while (source := source_of(rows[chain[-1]])) in rows:
+        if source in chain:
+            raise ValueError(f"{place} comes from itself; start from other weights")
+        if rows[source]["detector"] != rows[name]["detector"]:
+            raise ValueError(f"{place} starts from '{source}', which is another detector")
+        chain.append(source)
+
+
 def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
     """Check one row of a study; `place` names it in what is raised."""
     detector, after = row["detector"], listed(row.get("after"))
     if unknown := [key for key in row if key not in ROW]:
         raise ValueError(f"{place}: no key {unknown[0]}{meant(unknown[0], ROW)}; choose from {', '.join(ROW)}")
+    if detector not in DETECTORS:
+        raise ValueError(
+            f"{place}: no detector {detector}{meant(detector, DETECTORS)}; choose from {', '.join(DETECTORS)}"
+        )
+    if detector != YOLO and "model" in row:
+        raise ValueError(f"{place}: model: is for yolo; {detector} is built as train: and options: say")
+    if "weights" in row and (idle := [key for key in ("start", "data", "train", "options") if key in row]):
+        raise ValueError(f"{place} evaluates weights: as they are; remove {idle[0]}:")
     if ("weights" in row and "model" in row) or (detector == YOLO and not {"weights", "model"} & row.keys()):
         raise ValueError(f"{place} wants weights: to evaluate, or model: to train, and not both")
     if detector == YOLO and "model" in row and not str(row["model"]).endswith((".yaml", ".yml")):
@@ -188,13 +221,6 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
             raise ValueError(f"{place}: {key}: is {row[key]}; wanted arguments of the training, {{name: value}}")
         if ours := [name for name in row.get(key, {}) if name in (*OURS, *(BUDGET if key == "options" else ()))]:
             raise ValueError(f"{place}: {key}: {ours[0]} is the study's to say, so that all rows are alike in it")
-    chain = [row]
-    while source := rows.get(source_of(chain[-1])):
-        if any(source is earlier for earlier in chain):
-            raise ValueError(f"{place} comes from itself; start from other weights")
-        if source["detector"] != detector:
-            raise ValueError(f"{place} starts from '{source_of(chain[-1])}', which is another detector")
-        chain.append(source)
     if row.get("train") and not any(row is rows.get(weights_of(rows, other.get("start"))) for other in rows.values()):
         raise ValueError(
             f"{place} has a budget of its own, and would stand in one table with others; "
@@ -229,9 +255,9 @@ def weights_of(rows: Mapping[str, Any], source: str | None) -> str:
     return source
 
 
-def located(home: Path, weights: str) -> Path:
+def located(home: Path, weights: str) -> str:
     """Return the path of weights: of a row of the study below its folder, others as the study says them."""
-    return home / weights.removeprefix(OWN) if weights.startswith(OWN) else Path(weights)
+    return str(home / weights.removeprefix(OWN)) if weights.startswith(OWN) else weights
 
 
 def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cell]:
@@ -244,8 +270,6 @@ def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cel
     digests = {data: coco.digest(data, "train") for data in trained_on}
     shared = {"data": str(study["data"]), "split": study["split"], "truth": coco.fingerprint(truth)}
     shared |= {"pictures": coco.digest(study["data"], study["split"])}
-    if study["darken"]:
-        shared["darken"] = study["darken"]
     for name, row in rows.items():
         try:
             spec = {**shared, **spec_of(row, study, digests)}
@@ -258,8 +282,9 @@ def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cel
             weights = own if after else source.replace("{seed}", str(seed))
             seeded = {**spec, "seed": seed, **({key: weights} if weights else {})}
             cells.append(Cell(name, seed, folder_of(out, name, seed), json.loads(json.dumps(seeded)), after))
-    taken = [out / ENHANCED, *(cell.folder for cell in cells)]
-    if twice := [cell.row for cell in cells if [str(f).lower() for f in taken].count(str(cell.folder).lower()) > 1]:
+    taken = [*(out / name for name in (ENHANCED, *FILES, "")), *(cell.folder for cell in cells)]
+    names = [str(folder).lower() for folder in taken]
+    if twice := [cell.row for cell in cells if names.count(str(cell.folder).lower()) > 1]:
         raise ValueError(f"rows {', '.join(dict.fromkeys(twice))} would share a folder; give them names further apart")
     return cells
 
@@ -277,6 +302,11 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any], digests: Mapping[s
         spec["train"] = {**settings, **row.get("train", {})}
         spec["train_data"] = str(row.get("data", study["data"]))
         spec["train_pictures"] = digests[spec["train_data"]]
+    made = [folder for folder in study["darken"] if Path(spec.get("train_data", study["data"])).is_relative_to(folder)]
+    if made:
+        spec["darken"] = study["darken"][made[0]]
+    if "enhance" in row and (sha := enhancer(row["enhance"]).sha256):
+        spec["enhancer"] = sha
     if "imgsz" in settings:
         spec["imgsz"] = settings["imgsz"]
     return spec
@@ -284,8 +314,13 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any], digests: Mapping[s
 
 def folder_of(out: Path, row: str, seed: int | None) -> Path:
     """Where a cell keeps what it makes."""
-    name = re.sub(r"[^\w.]+", "-", row).strip("-.")
+    name = safe_name(row)
     return out / (name if seed is None else f"{name}-{seed}")
+
+
+def safe_name(text: str) -> str:
+    """Reduce a text to letters, digits, _ and . with - between them."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from yolo_wnlb.study import METRICS, RESULT, Cell, differences
 
 DRAWS = 1000  # of the images, for the intervals
 PROTOCOL = (  # in what all cells of a detector have to be alike
-    *("truth", "max_detections", "image_size", "confidence_floor", "nms_iou", "mask_threshold"),
+    *("truth", "max_detections", "image_size", "confidence_floor", "nms", "nms_iou", "mask_threshold"),
     "detections_per_image",
 )
 
@@ -121,7 +121,9 @@ def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, A
         model = next(other for other in cells if other.spec["detector"] == cell.spec["detector"])
         there, here = ({key: records[c.folder]["protocol"].get(key) for key in PROTOCOL} for c in (model, cell))
         if other := differences(there, here):
-            raise ValueError(f"{cell.name} and {model.name} were evaluated unlike each other: {other}; run one anew")
+            raise ValueError(
+                f"{cell.name} and {model.name} were evaluated unlike each other: {other}; say it in train:"
+            )
     images = next(iter(results.values())).matches["segm"].images
     weights = draws(images, DRAWS, 0)
     drawn = {folder: resampled(result, weights) for folder, result in results.items()}
@@ -150,7 +152,8 @@ def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, A
         *(f"row {name}: {own}" for name, row in plan["rows"].items() if (own := unlike(row))),
         "mask AP by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation over seeds",
         "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval: chance in training "
-        f"(Student's t over the seeds) and in the choice of images ({DRAWS} draws, the same for all) together",
+        f"(Student's t over the seeds) and in the choice of images ({DRAWS} draws, the same for all) together; each "
+        "row by itself: of 20 that change nothing one is expected to look clear; weights without a seed count as given",
         "M parameters; GFLOPs (two a multiply-add; without the heads of Mask R-CNN and SOLOv2, which depend on what "
         "they find); ms for one image from file to masks, median; MB at most in training (of a GPU, its memory)",
         f"run on {', '.join(sorted({str(record['where']) for record in records.values()}))}",
@@ -170,21 +173,24 @@ def against(
 ) -> dict[str, Any]:
     """Compare the cells of a row with those of the baseline, seed by seed.
 
-    Training and choice of images are chances of their own, so their variances add up: half the interval is
-    sqrt((t s / sqrt(n))^2 + (1.96 sd)^2), with s the spread of the n differences by seed, t Student's, and
-    sd the spread of their mean over the draws of the images.
+    Half the interval is sqrt((t s / sqrt(n))^2 + 1.96^2 V): s is the spread of the n differences by seed, t
+    Student's, and V the variance, over the draws of the images, of what all seeds have in common. What
+    each seed makes of an image of its own is in s already: with V_1 the variance of one seed's difference
+    and V_n that of their mean, V = (n V_n - V_1) / (n - 1).
     """
     partner = {cell.seed: cell for cell in base}
     pairs = [(cell, partner.get(cell.seed) or base[0]) for cell in group if cell.seed in partner or len(base) == 1]
     if not pairs:  # a row without seeds, against one with seeds
         pairs = [(group[0], cell) for cell in base]
     deltas = [results[a.folder].masks["AP"] - results[b.folder].masks["AP"] for a, b in pairs]
-    gains = np.mean([drawn[a.folder] - drawn[b.folder] for a, b in pairs], axis=0)
-    over_images, over_seeds = 1.96 * float(gains.std(ddof=1)), None
-    if len(deltas) > 1:
+    gains = np.array([drawn[a.folder] - drawn[b.folder] for a, b in pairs])
+    n, variance, over_seeds = len(deltas), gains.mean(0).var(ddof=1), None
+    if n > 1:
         from scipy.stats import t
 
-        over_seeds = float(t.ppf(0.975, len(deltas) - 1)) * statistics.stdev(deltas) / len(deltas) ** 0.5
+        variance = max(0.0, (n * variance - gains.var(axis=1, ddof=1).mean()) / (n - 1))
+        over_seeds = float(t.ppf(0.975, n - 1)) * statistics.stdev(deltas) / n**0.5
+    over_images = 1.96 * float(variance) ** 0.5
     delta, half = statistics.mean(deltas), math.hypot(over_images, over_seeds or 0.0)
     found = {"delta": delta, "deltas": deltas, "over_seeds": over_seeds, "over_images": over_images}
     return {**found, "interval": (delta - half, delta + half), "clear": over_seeds is not None and abs(delta) > half}

@@ -9,6 +9,7 @@ values, from which `maskrcnn(**arguments)` builds the same module again.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -33,6 +34,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from yolo_wnlb.coco import encode, first
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2_weights import COUNTER, read_checkpoint
+from yolo_wnlb.lowlight import meant
 
 COCO = {"v1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1}
 COCO_OUTPUTS = len(COCO["v1"].meta["categories"])  # 91: labels are COCO's category ids, 1 to 90 with gaps
@@ -207,6 +209,9 @@ def plain(outputs: int, variant: str, backbone: str, norm: str, eps: float, opti
     """Build torchvision's model at random, without blocks, everything trainable."""
     options = dict(options)
     sizes = options.pop("anchor_sizes", None)
+    known = [*inspect.signature(MaskRCNN).parameters, "size_divisible", "fixed_size"]
+    if unknown := [name for name in options if name not in known or name in ("backbone", "num_classes", "kwargs")]:
+        raise ValueError(f"Mask R-CNN has no option {unknown[0]}{meant(unknown[0], known)}")  # torchvision ignores it
     if variant == "v1":
         pyramid = resnet_fpn_backbone(backbone_name=backbone, weights=None, norm_layer=NORMS[norm], trainable_layers=5)
         model = MaskRCNN(pyramid, outputs, **options)
