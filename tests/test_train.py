@@ -124,18 +124,22 @@ def test_info_counts_the_work_of_the_blocks():
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
 def test_twenty_steps_move_every_parameter_of_every_block(data, tmp_path, optimizer):
-    start = {}
+    start, ways = {}, []
 
     def remember(trainer):
         start.update({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
 
+    def follow(trainer):
+        ways.append([abs(block.w.item()) for block in blocks_of(trainer.model)])
+
     options = {"epochs": 5, "batch": 2, "nbs": 2, "optimizer": optimizer, "lr0": 0.01, "amp": False, "val": False}
-    trainer = train(data, tmp_path, callbacks={"on_train_start": remember}, **options)
+    callbacks = {"on_train_start": remember, "on_train_batch_end": follow}
+    trainer = train(data, tmp_path, callbacks=callbacks, **options)
     names = [name for name in start if any(name.startswith(f"model.{m.i}.") for m in blocks_of(trainer.model))]
     assert len(names) == 3 * 8  # w, theta (2), phi, g, W_z, its norm (2)
     still = [name for name in names if torch.equal(dict(trainer.model.named_parameters())[name], start[name])]
     assert not still
-    learned = [abs(block.w.item()) for block in blocks_of(trainer.model)]
+    learned = [max(way) for way in zip(*ways)]  # on its way back w may end anywhere
     assert min(learned) > 1e-4, f"w hardly moved in 20 steps of {optimizer}: {learned}"
 
 

@@ -94,6 +94,51 @@ def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_s
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 5, 1, 1), (3, 1, 4, 2)], ids=str)
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
+@pytest.mark.parametrize("sub_sample", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("operation", "scale", "gram"), [*((*form, True) for form in SCALES), ("dot_product", 1.0, False)]
+)
+def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dtype, tolerance, gram, monkeypatch):
+    monkeypatch.setattr(wnlb, "GRAM_CHANNELS", 512 if gram else 0)
+    block = WNLB(shape[1], operation=operation, sub_sample=sub_sample, weighted=weighted, scale=scale)
+    block = randomised(block).double().eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    wanted, state = equations(block, x), set(block.state_dict())
+    block.to(dtype).fold()
+    assert set(block.state_dict()) == state
+    torch.testing.assert_close(block(x.to(dtype)), wanted.to(dtype), rtol=tolerance, atol=tolerance)
+    block.double().train()
+    torch.testing.assert_close(block(x), equations(block, x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
+def test_folded_a_block_that_does_nothing_is_left_out(operation, weighted, monkeypatch):
+    block = WNLB(6, operation=operation, weighted=weighted).eval()
+    block.fold()
+    monkeypatch.setattr(block, "mean", None)  # whoever calls it fails
+    x = torch.randn(1, 6, 4, 4)
+    assert block(x) is x
+    with torch.no_grad():
+        (block.w if weighted else block.W_z[1].bias).fill_(0.01)
+    block.fold()
+    assert not block.idle
+
+
+def test_who_looks_at_the_embeddings_of_a_block_sees_them():
+    """thop counts operations so, and it counts in Ultralytics."""
+    block, seen = WNLB(4), []
+    x, wanted = torch.randn(1, 4, 3, 3), None
+    wanted = block(x)
+    for conv in (block.theta, block.phi, block.g):
+        conv.register_forward_hook(lambda module, given, out: seen.append(out.shape))
+    torch.testing.assert_close(block(x), wanted)
+    assert seen == [(1, 2, 3, 3)] * 3
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_permuted_pixels_permute_the_output(operation):
     block = randomised(WNLB(6, operation=operation)).double().eval()

@@ -85,6 +85,7 @@ def patch_tasks(tasks: ModuleType) -> None:
         torch.serialization.add_safe_globals([WNLB])
     wrap(tasks, "parse_model", parse_model)
     wrap(tasks.BaseModel, "load", load)
+    wrap(tasks.BaseModel, "fuse", fuse)
 
 
 def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -119,6 +120,17 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
         LOGGER.info(summary)
         for warning in warnings:
             LOGGER.warning(warning)
+
+
+def fuse(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Fold the blocks too."""
+    from yolo_wnlb.wnlb import WNLB
+
+    fused = stock(model, *args, **kwargs)
+    for module in fused.modules():
+        if isinstance(module, WNLB):
+            module.fold()
+    return fused
 
 
 # ---- ultralytics.cfg, ultralytics.data.base: lowlight= -------------------------------------------

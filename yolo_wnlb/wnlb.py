@@ -12,15 +12,21 @@ The import path `yolo_wnlb.wnlb.WNLB` is written into every checkpoint: it never
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
+from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LOGGER = logging.getLogger("ultralytics")  # where whoever exports looks
 OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 INITS = ("identity", "released")
+MAX_PAIRS = 2**22  # of queries and keys at a time in an ONNX graph: 16 MiB of float32
+GRAM_CHANNELS = 512  # up to which x x^T is cheaper than phi and g of every position
 MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` builds; a step holds about two
 
 
@@ -29,19 +35,32 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2).contiguous()
 
 
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """Turn tokens (B, H*W, e) into a map (B, e, H, W), of the sides of `like` (B, C, H, W)."""
+    return tokens.transpose(1, 2).reshape(like.shape[0], tokens.shape[2], *like.shape[2:])
+
+
 def widen(tokens: Tensor, extra: int) -> Tensor:
     """Append `extra` zero channels to tokens (B, N, C). Adding none is no copy, as it is in F.pad."""
     return F.pad(tokens, (0, extra)) if extra else tokens
 
 
 def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """y = softmax(scale * q k^T) v, without the N x M map outside of ONNX graphs.
+    """y = softmax(scale * q k^T) v, without the N x M map.
 
-    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). The fused kernels want d = e.
+    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). The fused kernels want d = e. ONNX graphs have
+    no such kernel that all runtimes know: there the queries are cut into parts of MAX_PAIRS pairs
+    at the traced size. At other sizes of a dynamic graph the last part takes the rest, or parts are empty.
     """
-    if torch.onnx.is_in_onnx_export():  # the operators every opset and runtime has
-        return (q @ k.transpose(1, 2) * scale).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]
+    if not torch.onnx.is_in_onnx_export():
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]
+    n, m, k = int(q.shape[1]), int(k.shape[1]), k.transpose(1, 2)
+    size = max(MAX_PAIRS // m, 1)
+    ends = [*range(size, n, size), sys.maxsize]
+    if len(ends) > 1:
+        LOGGER.info(f"wNLB: the map of {n} x {m} pairs is cut into {len(ends)} parts")
+    parts = [q[:, start:end] for start, end in zip([0, *ends], ends)]
+    return torch.cat([(part @ k * scale).softmax(-1) @ v for part in parts], 1)
 
 
 def dot_product_response(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -192,25 +211,99 @@ class WNLB(nn.Module):
             nn.init.zeros_(norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x."""
-        q = to_tokens(self.theta(x))  # (B, N, d)
-        k = to_tokens(self.pool(self.phi(x)))  # (B, M, d)
-        v = to_tokens(self.pool(self.g(x)))  # (B, M, e)
-        if self.operation == "dot_product":
-            y = dot_product_response(q, k, v)
-        elif self.operation == "concatenation":
-            w_f: Any = self.W_f[0]
-            y = concatenation_response(q, k, v, w_f.weight, w_f.bias)
-        else:
-            # one width for all three; zeros change neither the products nor the values
-            d = self.in_channels if self.operation == "gaussian" else self.embed_dim
-            width = max(d, self.embed_dim)
-            q, k, v = widen(q, width - d), widen(k, width - d), widen(v, width - self.embed_dim)
-            scale = d**-0.5 if self.scale is None else self.scale
-            y = softmax_response(q, k, v, scale)[..., : self.embed_dim]
-        y = self.W_z(y.transpose(1, 2).reshape(x.shape[0], self.embed_dim, *x.shape[2:]))
+        """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: a folded dot product)."""
+        if "mix" in self._buffers and not self.training:
+            return self.folded(x)
+        y = self.mean(x)
+        y = self.W_z(self.g(y) if self.commutes else y)
         # x first: its memory format is the one the sum takes, and the rest of the network keeps
         return (1 - self.w) * x + self.w * y if self.weighted else x + y
+
+    @property
+    def commutes(self) -> bool:
+        """True where g of the mean is the mean of g: softmax weights add up to 1 and g is linear."""
+        return self.operation == "gaussian" and self.sub_sample == 1
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Return y (B, e, H, W), the weighted mean of g over all positions; that of x (B, C, H, W) if g `commutes`."""
+        if self.commutes:
+            q = k = v = to_tokens(x)
+        else:
+            q, k, v = self.tokens(x)
+        if self.operation == "dot_product":
+            return to_map(dot_product_response(q, k, v), x)
+        if self.operation == "concatenation":
+            w_f: Any = self.W_f[0]
+            return to_map(concatenation_response(q, k, v, w_f.weight, w_f.bias), x)
+        # one width for all three; zeros change neither the products nor the values
+        d = self.in_channels if self.operation == "gaussian" else self.embed_dim
+        e = self.in_channels if self.commutes else self.embed_dim
+        q, k, v = widen(q, max(e - d, 0)), widen(k, max(e - d, 0)), widen(v, max(d - e, 0))
+        return to_map(softmax_response(q, k, v, d**-0.5 if self.scale is None else self.scale)[..., :e], x)
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W), by one convolution."""
+        convs: list[Any] = [conv for conv in (self.theta, self.phi, self.g) if isinstance(conv, nn.Conv2d)]
+        if any(conv._forward_hooks for conv in convs):  # who counts or looks sees each of them
+            found = torch.cat([conv(x) for conv in convs], 1)
+        else:
+            biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
+            found = F.conv2d(x, torch.cat([conv.weight for conv in convs]), torch.cat(biases))
+        if self.operation == "gaussian":
+            return to_tokens(x), to_tokens(self.pool(x)), to_tokens(self.pool(found))
+        d = self.embed_dim
+        if self.sub_sample == 1:
+            q, k, v = to_tokens(found).split(d, 2)
+            return q, k, v
+        k, v = to_tokens(self.pool(found[:, d:])).split(d, 2)
+        return to_tokens(found[:, :d]), k, v
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Prepare for inference: w, W_z and its norm become one matrix; a block that does nothing is left out.
+
+        The results are the same but for rounding. In training mode the block goes on as before.
+        """
+        exact: Any = deepcopy(self).cpu().double()  # not every device has float64
+        conv, norm = exact.W_z
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        w = exact.w if self.weighted else 1.0
+        mix, shift = w * gain[:, None] * conv.weight.flatten(1), w * (norm.bias - gain * norm.running_mean)
+        if self.commutes:
+            mix = mix @ exact.g.weight.flatten(1)
+        like: Any = self.g.weight
+        self.register_buffer("mix", mix.to(like), persistent=False)
+        self.register_buffer("shift", shift.to(like), persistent=False)
+        self.keep = 1 - float(w) if self.weighted else 1.0
+        self.idle = self.keep == 1 and not mix.any() and not shift.any()
+
+    def folded(self, x: Tensor) -> Tensor:
+        """Return what `forward` does, with what `fold` has prepared."""
+        if self.idle:
+            return x
+        mix: Any = self.mix
+        shift: Any = self.shift
+        if self.operation != "dot_product":
+            return self.keep * x + F.conv2d(self.mean(x), mix[..., None, None], shift)
+        # z = (mix A theta + keep) x, with A = sum_j g_j phi_j^T / M: one matrix for all positions
+        flat = x.flatten(2)
+        theta: Any = self.theta
+        phi: Any = self.phi
+        g: Any = self.g
+        if self.sub_sample == 1 and self.in_channels <= GRAM_CHANNELS:  # A from x x^T, without phi and g of each
+            share = flat * flat.shape[2] ** -0.5
+            w_g, w_phi = g.weight.flatten(1), phi.weight.flatten(1)
+            mean = flat.mean(2, keepdim=True)  # (B, C, 1)
+            a = w_g @ (share @ share.transpose(1, 2)) @ w_phi.T
+            a = a + (w_g @ mean) * phi.bias + g.bias[:, None] * (w_phi @ mean + phi.bias[:, None]).transpose(1, 2)
+        else:
+            k, v = to_tokens(self.pool(phi(x))), to_tokens(self.pool(g(x)))
+            share = k.shape[1] ** -0.5
+            a = (v * share).transpose(1, 2) @ (k * share)
+        a = mix @ a  # (B, C, d)
+        matrix = a @ theta.weight.flatten(1) + self.keep * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        offset = a @ theta.bias[:, None] + shift[:, None]
+        return (matrix @ flat + offset).reshape(x.shape)
 
     def extra_repr(self) -> str:
         """Name the form of the block and, if it has one, its present w."""
