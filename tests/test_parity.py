@@ -161,6 +161,25 @@ def test_the_other_operations_export_too(operation, folder):
     assert parity.ok, parity
 
 
+def test_softmax_forms_are_cut_into_parts_that_fit_other_sizes_too(folder, monkeypatch):
+    """No map of all pairs is in the graph; at other sizes the last part takes the rest, or parts are empty."""
+    import onnx
+
+    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+
+    monkeypatch.setattr("yolo_wnlb.wnlb.MAX_PAIRS", 1000)
+    options = [{}, {"operation": "gaussian", "scale": None}]
+    (folder / "yolov8-cut-seg.yaml").write_text(
+        to_yaml(graft(load_yaml("yolov8-seg.yaml"), ["P4", "P5"], options)[0], "")
+    )
+    weights = build(str(folder / "yolov8n-cut-seg.yaml"), folder / "cut.pt")
+    exported = export(weights, "cut_export", dynamic=True)
+    kinds = [node.op_type for node in onnx.load(exported).graph.node]
+    assert kinds.count("Softmax") > 10, "P4 has 100 x 100 pairs at 160 px, 10 parts"
+    parity = check_export(weights, exported, sizes=[160, (96, 128), 224])
+    assert parity.ok, str(parity)
+
+
 def test_a_detection_export_has_no_mask_figures(detect, detect_onnx):
     parity = check_export(detect, detect_onnx)
     assert parity.ok, parity

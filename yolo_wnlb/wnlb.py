@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 LOGGER = logging.getLogger("ultralytics")  # where whoever exports looks
 OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
@@ -215,9 +216,14 @@ class WNLB(nn.Module):
         if "mix" in self._buffers and not self.training:
             return self.folded(x)
         y = self.mean(x)
-        y = self.W_z(self.g(y) if self.commutes else y)
+        y = self.g(y) if self.commutes else y
         # x first: its memory format is the one the sum takes, and the rest of the network keeps
-        return (1 - self.w) * x + self.w * y if self.weighted else x + y
+        if not self.weighted:
+            return x + self.W_z(y)
+        conv: Any = self.W_z[0]
+        norm: Any = self.W_z[1]
+        scaled = {"weight": self.w * norm.weight, "bias": self.w * norm.bias}  # w W_z(y), without keeping W_z(y)
+        return (1 - self.w) * x + functional_call(norm, scaled, (conv(y),))
 
     @property
     def commutes(self) -> bool:

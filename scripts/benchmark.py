@@ -1,0 +1,402 @@
+"""What the blocks cost: time in one process, all alternatives taking turns; memory each in a fresh process.
+
+    python scripts/benchmark.py block                        # one block against the usual implementation
+    python scripts/benchmark.py inference --scale n m        # whole models, fused as for prediction
+    python scripts/benchmark.py training --scale n --batch 4 # one step: forward, loss, backward, SGD
+    python scripts/benchmark.py onnx --scale n               # ONNX Runtime: latency, memory, difference
+    python scripts/benchmark.py sizes --scale n              # how inference grows with the image
+
+All print a Markdown table, and write it with device and versions to --out (default docs/results/benchmark).
+On a CPU times are those of one thread's work (not of waiting for others), on CUDA those of the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics import __version__ as ultralytics_version
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import SegmentationModel
+
+from yolo_wnlb.grafting import graft, load_yaml
+from yolo_wnlb.wnlb import WNLB
+
+Options = dict[str, Any] | list[dict[str, Any]]
+
+THREE, FOUR = ["P3", "P4", "P5"], ["P2", "P3", "P4", "P5"]
+POOLED: Options = [{"sub_sample": side} for side in (8, 4, 2, 1)]
+MODELS: dict[str, tuple[list[str], Options]] = {
+    "plain": ([], {}),
+    "P3-P5": (THREE, {}),
+    "P3-P5, 2x2": (THREE, {"sub_sample": 2}),
+    "P3-P5, dot product": (THREE, {"operation": "dot_product"}),
+    "P2-P5, dot product": (FOUR, {"operation": "dot_product"}),
+    "P2-P5, pooled 8/4/2/1": (FOUR, POOLED),
+    "P2-P5, 2x2": (FOUR, {"sub_sample": 2}),
+    "P2-P5": (FOUR, {}),
+}
+STAGES = {"P2": (96, 160), "P3": (192, 80), "P4": (384, 40), "P5": (576, 20)}  # of yolov8m at 640 px: channels, side
+
+
+class Usual(nn.Module):
+    """The block as it is usually written: all pairs in one matrix (the pattern of mmcv's NonLocal2d)."""
+
+    def __init__(self, channels: int, operation: str) -> None:
+        super().__init__()
+        self.operation, half = operation, channels // 2
+        self.g, self.theta, self.phi = (nn.Conv2d(channels, half, 1) for _ in range(3))
+        self.out = nn.Sequential(nn.Conv2d(half, channels, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + W_z(y)."""
+        q, k, v = (conv(x).flatten(2).transpose(1, 2) for conv in (self.theta, self.phi, self.g))
+        pairs = q @ k.transpose(1, 2)
+        pairs = pairs / pairs.shape[-1] if self.operation == "dot_product" else pairs.softmax(-1)
+        return x + self.out((pairs @ v).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:]))
+
+
+def usual(channels: int, operation: str) -> nn.Module:
+    """Return mmcv's block where mmcv is installed, else the same written here."""
+    try:
+        from mmcv.cnn import NonLocal2d
+    except ImportError:
+        return Usual(channels, operation)
+    return NonLocal2d(channels, use_scale=False, mode=operation, norm_cfg={"type": "BN"})
+
+
+def model_of(scale: str, case: str) -> SegmentationModel:
+    """Build yolov8-seg with the blocks of a case, whose w is 0.1: at 0 they would be left out."""
+    after, options = MODELS[case]
+    definition = load_yaml(f"yolov8{scale}-seg.yaml")
+    definition = graft(definition, after, options)[0] if after else definition
+    model = SegmentationModel({**definition, "scale": scale}, nc=80, verbose=False)
+    with torch.no_grad():
+        for block in model.modules():
+            if isinstance(block, WNLB):
+                block.w.fill_(0.1)
+    return model
+
+
+def step_of(model: SegmentationModel, device: str) -> Callable[[int, int], None]:
+    """Return a training step for pictures of a size, (side, batch)."""
+    model.to(device).train()
+    model.args = get_cfg(overrides={"task": "segment"})
+    optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
+    scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
+
+    def step(side: int, batch: int) -> None:
+        n = 4 * batch
+        scene = {
+            "img": torch.rand(batch, 3, side, side, device=device),
+            "batch_idx": torch.arange(batch).repeat_interleave(4).to(device),
+            "cls": torch.zeros(n, 1, device=device),
+            "bboxes": torch.tensor([[0.5, 0.5, 0.3, 0.3]], device=device).repeat(n, 1),
+            "masks": torch.ones(batch, side // 4, side // 4, device=device),
+        }
+        with torch.autocast(device, enabled=device == "cuda"):
+            loss = model.loss(scene)[0].sum()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    return step
+
+
+# ---- measuring -------------------------------------------------------------------------------------
+
+
+def clock(device: str) -> float:
+    """Return the time spent so far, in seconds."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Run each work once to warm up, then all of them in an order drawn anew each round: {name: median s}."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    order = random.Random(0)
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name in order.sample(list(works), len(works)):
+            begun = clock(device)
+            works[name]()
+            times[name].append(clock(device) - begun)
+    return {name: statistics.median(took) for name, took in times.items()}
+
+
+def peak(work: Callable[[], object], device: str) -> float:
+    """Return the MB that a work adds at most to this process, or to the memory of the GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - held) / 1e6
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # start the high-water mark anew
+    work()
+    return resident("VmHWM") - before
+
+
+def resident(key: str) -> float:
+    """Return a line of /proc/self/status in MB."""
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, f"no {key} in /proc/self/status"
+    return int(found[1]) / 1024
+
+
+def in_fresh_process(task: str, *words: object, rounds: int = 3) -> float:
+    """Run this script with --here in new processes; the median of what they print."""
+    said = []
+    for _ in range(rounds):
+        command = [sys.executable, __file__, task, "--here", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}: {done.stderr[-600:]}")
+        said.append(float(done.stdout.split("RESULT ")[-1]))
+    return statistics.median(said)
+
+
+# ---- what is measured ------------------------------------------------------------------------------
+
+
+def block_of(name: str, stage: str, batch: int, device: str, backward: bool) -> Callable[[], object]:
+    """Return one pass of a block: 'ours embedded_gaussian', 'usual dot_product', ..."""
+    kind, operation = name.split()
+    channels, side = STAGES[stage]
+    block = WNLB(channels, operation=operation, w_init=0.1) if kind == "ours" else usual(channels, operation)
+    block.to(device)
+    x = torch.randn(batch, channels, side, side, device=device, requires_grad=backward)
+    if not backward:
+        block.eval()
+        if isinstance(block, WNLB):
+            block.fold()
+
+    def forward() -> None:
+        with torch.inference_mode(), torch.autocast(device, enabled=device == "cuda"):
+            block(x)
+
+    def both() -> None:
+        with torch.autocast(device, enabled=device == "cuda"):
+            z = block(x)
+        z.float().square().mean().backward()
+
+    return both if backward else forward
+
+
+def bench_block(args: argparse.Namespace) -> list[list[str]]:
+    """Our block and the usual one, on maps of yolov8m."""
+    if args.here:
+        stage, name, backward = args.here[0], " ".join(args.here[1:3]), args.here[3] == "True"
+        print("RESULT", peak(block_of(name, stage, 1, args.device, backward), args.device))
+        raise SystemExit
+    rows = [["map", "form", "pass", "usual, ms", "ours, ms", "ratio", "usual, MB", "ours, MB", "ratio"]]
+    for stage in args.stages:
+        for operation in ("embedded_gaussian", "dot_product"):
+            for backward in (False, True):
+                names = [f"usual {operation}", f"ours {operation}"]
+                works = {name: block_of(name, stage, 1, args.device, backward) for name in names}
+                took = take_turns(works, args.rounds, args.device)
+                del works
+                words = ["--device", args.device]
+                mb = {name: in_fresh_process("block", stage, *name.split(), backward, *words) for name in names}
+                (a, b), (c, d) = ([table[name] for name in names] for table in (took, mb))
+                channels, side = STAGES[stage]
+                what = [
+                    f"{stage}: {channels} x {side} x {side}",
+                    operation,
+                    "forward, backward" if backward else "forward",
+                ]
+                rows.append(
+                    [*what, f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{b / a:.3f}", f"{c:.0f}", f"{d:.0f}", f"{d / c:.3f}"]
+                )
+                print(rows[-1], flush=True)
+    return rows
+
+
+def bench_inference(args: argparse.Namespace) -> list[list[str]]:
+    """Whole models, fused, one picture, against the model without blocks."""
+    rows = [["model", "blocks", "ms", "ratio"]]
+    for scale in args.scale:
+        models = {case: model_of(scale, case).eval().fuse(verbose=False).to(args.device) for case in args.cases}
+        x = torch.rand(1, 3, args.imgsz, args.imgsz, device=args.device)
+        with torch.inference_mode():
+            works = {case: partial(model, x) for case, model in models.items()}
+            took = take_turns(works, args.rounds, args.device)
+        for case, seconds in took.items():
+            rows.append([f"yolov8{scale}-seg", case, f"{1e3 * seconds:.1f}", f"{seconds / took['plain']:.3f}"])
+            print(rows[-1], flush=True)
+    return rows
+
+
+def bench_training(args: argparse.Namespace) -> list[list[str]]:
+    """A training step, against the model without blocks."""
+    if args.here:
+        step = step_of(model_of(args.scale[0], args.cases[0]), args.device)
+        step(64, args.batch)  # one-time buffers are not counted
+        print("RESULT", peak(lambda: step(args.imgsz, args.batch), args.device))
+        raise SystemExit
+    rows = [["model", "blocks", "ms", "ratio", "MB", "ratio"]]
+    for scale in args.scale:
+        took = dict.fromkeys(args.cases, float("nan"))
+        if args.rounds:
+            steps = {case: step_of(model_of(scale, case), args.device) for case in args.cases}
+            works = {case: partial(step, args.imgsz, args.batch) for case, step in steps.items()}
+            took = take_turns(works, args.rounds, args.device)
+            del steps, works
+        words = ["--imgsz", args.imgsz, "--batch", args.batch, "--device", args.device, "--scale", scale]
+        mb = {case: in_fresh_process("training", "-", *words, "--cases", case) for case in args.cases}
+        for case in args.cases:
+            ratios = [f"{table[case] / table['plain']:.3f}" for table in (took, mb)]
+            rows.append(
+                [f"yolov8{scale}-seg", case, f"{1e3 * took[case]:.0f}", ratios[0], f"{mb[case]:.0f}", ratios[1]]
+            )
+            print(rows[-1], flush=True)
+    return rows
+
+
+def bench_onnx(args: argparse.Namespace) -> list[list[str]]:
+    """Exported models in ONNX Runtime, one thread: latency, memory of a run, difference from PyTorch."""
+    import numpy as np
+    import onnxruntime
+
+    def session(file: str) -> Callable[[Any], list[Any]]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        providers = ["CUDAExecutionProvider"] if args.device == "cuda" else ["CPUExecutionProvider"]
+        loaded = onnxruntime.InferenceSession(file, options, providers=providers)
+        return lambda x: loaded.run(None, {loaded.get_inputs()[0].name: x})
+
+    x = np.random.default_rng(0).random((1, 3, args.imgsz, args.imgsz), dtype=np.float32)
+    if args.here:
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        session(args.here[0])(x)
+        print("RESULT", resident("VmHWM") - before)
+        raise SystemExit
+    rows = [
+        [
+            "model",
+            "blocks",
+            "ms",
+            "ratio",
+            "MB, weights and run",
+            "ratio",
+            "largest difference, share of the largest value",
+        ]
+    ]
+    for scale in args.scale:
+        with tempfile.TemporaryDirectory() as folder:
+            files, off = {}, {}
+            for number, case in enumerate(args.cases):
+                yolo, weights = YOLO(f"yolov8{scale}-seg.yaml"), Path(folder) / f"{number}.pt"
+                yolo.model = model_of(scale, case)
+                yolo.model.task = "segment"
+                yolo.save(weights)
+                files[case] = YOLO(weights).export(format="onnx", imgsz=args.imgsz, verbose=False)
+                with torch.inference_mode():
+                    wanted = YOLO(weights).model.eval()(torch.from_numpy(x))[0]  # saved in 16 bits, read in 32
+                wanted = [w.numpy() for w in (wanted if isinstance(wanted, tuple) else [wanted])]
+                found = {f.shape: f for f in session(files[case])(x)}
+                off[case] = max(float(np.abs(found[w.shape] - w).max() / np.abs(w).max()) for w in wanted)
+            runs = {case: session(file) for case, file in files.items()}
+            works: dict[str, Callable[[], object]] = {case: partial(run, x) for case, run in runs.items()}
+            took = take_turns(works, args.rounds, args.device)
+            words = ["--imgsz", args.imgsz]
+            mb = {case: in_fresh_process("onnx", file, *words) for case, file in files.items()}
+        for case in args.cases:
+            ratios = [f"{table[case] / table['plain']:.3f}" for table in (took, mb)]
+            numbers = [f"{1e3 * took[case]:.1f}", ratios[0], f"{mb[case]:.0f}", ratios[1], f"{off[case]:.1e}"]
+            rows.append([f"yolov8{scale}-seg", case, *numbers])
+            print(rows[-1], flush=True)
+    return rows
+
+
+def bench_sizes(args: argparse.Namespace) -> list[list[str]]:
+    """Inference at several sizes, each against the model without blocks."""
+    sides = [320, 640, 1280, 1920]
+    rows = [["model", "blocks", *(f"{side} px" for side in sides)]]
+    for scale in args.scale:
+        models = {case: model_of(scale, case).eval().fuse(verbose=False).to(args.device) for case in args.cases}
+        ratios: dict[str, list[str]] = {case: [] for case in args.cases}
+        for side in sides:
+            x = torch.rand(1, 3, side, side, device=args.device)
+            with torch.inference_mode():
+                works = {case: partial(model, x) for case, model in models.items()}
+                took = take_turns(works, max(1, args.rounds * 640 // side // 2), args.device)
+            for case, seconds in took.items():
+                ratios[case].append(f"{seconds / took['plain']:.2f}")
+        rows += [[f"yolov8{scale}-seg", case, *values] for case, values in ratios.items()]
+    return rows
+
+
+BENCHES = {
+    "block": bench_block,
+    "inference": bench_inference,
+    "training": bench_training,
+    "onnx": bench_onnx,
+    "sizes": bench_sizes,
+}
+
+
+def main() -> None:
+    """Run one benchmark, print its table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=BENCHES)
+    parser.add_argument("--scale", nargs="+", default=["n"])
+    parser.add_argument("--cases", nargs="+", default=[*MODELS], choices=[*MODELS], metavar="CASE")
+    parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=[*STAGES])
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--out", type=Path, default=Path("docs/results/benchmark"))
+    parser.add_argument("--here", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    if "plain" not in args.cases and not args.here:
+        args.cases = ["plain", *args.cases]
+    rows = BENCHES[args.task](args)
+    told = {
+        "command": " ".join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        "device": torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, one thread of {os.cpu_count()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ultralytics": ultralytics_version,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|{'---|' * len(rows[0])}")
+    text = "\n".join([*lines, "", *(f"- {key}: {value}" for key, value in told.items())])
+    print(text)
+    args.out.mkdir(parents=True, exist_ok=True)
+    name = f"{args.task}-{args.device}-{''.join(args.scale)}-{args.imgsz}"
+    (args.out / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
+    (args.out / f"{name}.json").write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
