@@ -114,6 +114,21 @@ def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dt
     torch.testing.assert_close(block(x), equations(block, x), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("change", ["training", "loading"])
+def test_a_block_that_changes_after_it_was_folded_computes_with_what_it_is(change):
+    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
+    block.fold()
+    before = block(x)
+    if change == "training":
+        with torch.no_grad():
+            block.train().w.fill_(0.7)
+    else:
+        block.load_state_dict({**block.state_dict(), "w": torch.tensor(0.7)})
+    after = block.eval()(x)
+    torch.testing.assert_close(after, equations(block, x))
+    assert not torch.allclose(before, after)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
 def test_folded_a_block_that_does_nothing_is_left_out(operation, weighted, monkeypatch):

@@ -123,8 +123,8 @@ class Cell:
 def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """Read and check a study.
 
-    Raises: ValueError: a key is unknown or missing, a row starts from one that is not there, or has a
-        budget of its own although it is compared.
+    Raises: ValueError: a key is unknown or missing, a row comes from itself, or has a budget of its own
+        although no other starts from it.
     """
     file = Path(study) if isinstance(study, (str, Path)) else Path("study")
     content = read_yaml(file) if isinstance(study, (str, Path)) else dict(study)

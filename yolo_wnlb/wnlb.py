@@ -213,7 +213,7 @@ class WNLB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: a folded dot product)."""
-        if "mix" in self._buffers and not self.training:
+        if "mix" in self._buffers:
             return self.folded(x)
         y = self.mean(x)
         y = self.g(y) if self.commutes else y
@@ -268,7 +268,7 @@ class WNLB(nn.Module):
     def fold(self) -> None:
         """Prepare for inference: w, W_z and its norm become one matrix; a block that does nothing is left out.
 
-        The results are the same but for rounding. In training mode the block goes on as before.
+        The results are the same but for rounding. `train()` undoes it.
         """
         exact: Any = deepcopy(self).cpu().double()  # not every device has float64
         conv, norm = exact.W_z
@@ -282,6 +282,12 @@ class WNLB(nn.Module):
         self.register_buffer("shift", shift.to(like), persistent=False)
         self.keep = 1 - float(w) if self.weighted else 1.0
         self.idle = self.keep == 1 and not mix.any() and not shift.any()
+
+    def train(self, mode: bool = True) -> WNLB:
+        """Switch training on or off; what was folded is not what training would change."""
+        if mode:
+            self._buffers.pop("mix", None)
+        return super().train(mode)
 
     def folded(self, x: Tensor) -> Tensor:
         """Return what `forward` does, with what `fold` has prepared."""
@@ -321,6 +327,7 @@ class WNLB(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Read the authors' released files too: w of shape (1,), and the biases left out here."""
+        self._buffers.pop("mix", None)  # folded from other numbers
         w = state_dict.get(f"{prefix}w")
         if w is not None and w.ndim == 1:
             state_dict[f"{prefix}w"] = w.reshape(())
