@@ -80,6 +80,30 @@ def test_load_takes_weights_and_verbose():
     assert parameters(tasks.BaseModel.load) == ["self", "weights", "verbose"], "patches.load"
 
 
+def test_fuse_is_where_a_model_is_prepared_for_prediction_and_export():
+    from ultralytics.engine import exporter
+    from ultralytics.nn import autobackend
+
+    assert parameters(tasks.BaseModel.fuse)[0] == "self", "patches.fuse"
+    assert "fuse" in inspect.getsource(exporter.Exporter.__call__), "patches.fuse is not called in front of an export"
+    assert "fuse" in inspect.getsource(autobackend.AutoBackend), "patches.fuse is not called in front of a prediction"
+
+
+@torch.inference_mode()
+def test_a_fused_model_has_folded_blocks_and_computes_the_same():
+    torch.manual_seed(0)
+    model = YOLO("yolov8n-seg-wnlb4.yaml").model.eval()
+    blocks = [m for m in model.modules() if isinstance(m, WNLB)]
+    for i, block in enumerate(blocks):
+        block.w.fill_(0.3 * i)  # the first does nothing
+    x = torch.rand(1, 3, 64, 96)
+    wanted = model(x)[0]
+    model.fuse(verbose=False)
+    assert [block.idle for block in blocks] == [True, False, False, False]
+    for ours, theirs in zip(model(x)[0], wanted):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_a_model_keeps_its_layers_in_a_sequential_and_keys_carry_their_numbers(model):
     assert type(model.model) is nn.Sequential, "weights.layers_of"
     numbers = {int(re.match(r"model\.(\d+)\.", key)[1]) for key in model.state_dict()}
