@@ -290,6 +290,23 @@ def test_stages_end_with_the_last_block_of_their_stride(name, stages):
 # ---- files -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
+def test_embeddings_have_widths_that_the_fused_kernels_of_cuda_take(file):
+    """In 16 bits they want multiples of 8; flash attention up to 256, the memory-efficient kernel any of them.
+
+    Else PyTorch falls back to the map of all pairs without a word (check_head_dim_size in its sdp_utils).
+    """
+    from ultralytics.utils.ops import make_divisible
+
+    model = yaml.safe_load(file.read_text())
+    rows = [*model["backbone"], *model["head"]]
+    fronts = [rows[i - 1] for i, row in enumerate(rows) if row[2] == "wNLB"]
+    for _, width, most in model["scales"].values():
+        channels = [make_divisible(min(front[3][0], most) * width, 8) for front in fronts]
+        embedded = [WNLB(c).embed_dim for c in channels]
+        assert embedded and not [d for d in embedded if d % 8], f"{dict(zip(channels, embedded))}"
+
+
 def test_models_are_shipped():
     assert len(SHIPPED) >= 8
 
