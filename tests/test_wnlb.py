@@ -146,7 +146,7 @@ def test_folded_a_block_that_does_nothing_is_left_out(operation, weighted, monke
 def test_who_looks_at_the_embeddings_of_a_block_sees_them():
     """thop counts operations so, and it counts in Ultralytics."""
     block, seen = WNLB(4), []
-    x, wanted = torch.randn(1, 4, 3, 3), None
+    x = torch.randn(1, 4, 3, 3)
     wanted = block(x)
     for conv in (block.theta, block.phi, block.g):
         conv.register_forward_hook(lambda module, given, out: seen.append(out.shape))
@@ -498,3 +498,25 @@ def test_what_a_checkpoint_pickles_of_a_block_is_public_and_stays():
         "w_lr",
         "init",
     }
+
+
+def kept_for_backward(block, x):
+    """Numbers a position that autograd keeps of a pass, the input and the parameters aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (x, *block.parameters(), *block.buffers())}
+    found = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, or its place is taken by the next one
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        block(x)
+    return sum(size for at, (size, _) in found.items() if at not in own) / 4 / x[0, 0].numel()
+
+
+@pytest.mark.parametrize(("sub_sample", "limit"), [(1, 16 + 3 * 8 + 8 + 2), (4, 16 + 8 + 8 + 2 + 6)])
+def test_training_keeps_no_more_than_it_must(sub_sample, limit):
+    """W_z's input to its norm (16 channels), theta, phi and g (8 each), y (8), a sum, phi and g at 1/16."""
+    block = randomised(WNLB(16, sub_sample=sub_sample))
+    assert kept_for_backward(block, torch.randn(1, 16, 64, 64)) < limit

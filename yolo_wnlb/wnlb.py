@@ -64,14 +64,22 @@ def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return torch.cat([(part @ k * scale).softmax(-1) @ v for part in parts], 1)
 
 
+def mean_product(a: Tensor, b: Tensor) -> Tensor:
+    """sum_j a_j b_j^T / M of tokens a (B, M, d) and b (B, M, e) -> (B, d, e).
+
+    1/M is shared by both factors so that neither the sum over M overflows float16 nor the terms underflow.
+    """
+    share = a.shape[1] ** -0.5
+    shared = a * share
+    return shared.transpose(1, 2) @ (shared if b is a else b * share)
+
+
 def dot_product_response(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """y = (q k^T / M) v, computed as q (k^T v / M): exact, and d x e numbers instead of N x M.
 
-    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). 1/M is shared by both factors so that
-    neither the sum over M overflows float16 nor the terms underflow.
+    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e).
     """
-    share = k.shape[1] ** -0.5
-    return q @ ((k * share).transpose(1, 2) @ (v * share))
+    return q @ mean_product(k, v)
 
 
 def concatenation_response(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -256,13 +264,22 @@ class WNLB(nn.Module):
             biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
             found = F.conv2d(x, torch.cat([conv.weight for conv in convs]), torch.cat(biases))
         if self.operation == "gaussian":
-            return to_tokens(x), to_tokens(self.pool(x)), to_tokens(self.pool(found))
+            return to_tokens(x), to_tokens(self.pooled(x)), to_tokens(self.pooled(found))
         d = self.embed_dim
         if self.sub_sample == 1:
             q, k, v = to_tokens(found).split(d, 2)
             return q, k, v
-        k, v = to_tokens(self.pool(found[:, d:])).split(d, 2)
+        k, v = to_tokens(self.pooled(found[:, d:])).split(d, 2)
         return to_tokens(found[:, :d]), k, v
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return the pooled x (B, C, H, W), picked by index: MaxPool2d would keep all of x for backward."""
+        if not x.requires_grad or self.sub_sample == 1:
+            return self.pool(x)
+        with torch.no_grad():
+            index = F.max_pool2d(x, self.sub_sample, ceil_mode=True, return_indices=True)[1]
+        batch, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
+        return x.flatten(2)[batch[:, None, None, None], channel[:, None, None], index]
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -303,15 +320,12 @@ class WNLB(nn.Module):
         phi: Any = self.phi
         g: Any = self.g
         if self.sub_sample == 1 and self.in_channels <= GRAM_CHANNELS:  # A from x x^T, without phi and g of each
-            share = flat * flat.shape[2] ** -0.5
             w_g, w_phi = g.weight.flatten(1), phi.weight.flatten(1)
-            mean = flat.mean(2, keepdim=True)  # (B, C, 1)
-            a = w_g @ (share @ share.transpose(1, 2)) @ w_phi.T
+            mean, tokens = flat.mean(2, keepdim=True), flat.transpose(1, 2)  # (B, C, 1), (B, N, C)
+            a = w_g @ mean_product(tokens, tokens) @ w_phi.T
             a = a + (w_g @ mean) * phi.bias + g.bias[:, None] * (w_phi @ mean + phi.bias[:, None]).transpose(1, 2)
         else:
-            k, v = to_tokens(self.pool(phi(x))), to_tokens(self.pool(g(x)))
-            share = k.shape[1] ** -0.5
-            a = (v * share).transpose(1, 2) @ (k * share)
+            a = mean_product(to_tokens(self.pool(g(x))), to_tokens(self.pool(phi(x))))
         a = mix @ a  # (B, C, d)
         matrix = a @ theta.weight.flatten(1) + self.keep * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         offset = a @ theta.bias[:, None] + shift[:, None]
