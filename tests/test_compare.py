@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import yaml
 from conftest import run_python
 
 from yolo_wnlb import coco
-from yolo_wnlb.compare import compare
+from yolo_wnlb.compare import check_cell, compare
 from yolo_wnlb.evaluate import evaluate
 from yolo_wnlb.shapes import NAMES, generate
 from yolo_wnlb.study import Cell, cells_of, differences, read_study
@@ -273,6 +274,25 @@ def test_weights_that_are_not_there_are_told_before_anything_is_trained(folder, 
     study = {"data": "shapes/data.yaml", "rows": {"a": {"weights": "elsewhere/clean-{seed}/last.pt"}}}
     with pytest.raises(FileNotFoundError, match=r"a, seed 0: there are no weights elsewhere/clean-0/last\.pt"):
         compare(study, tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("row", "known"),
+    [
+        ({"weights": "yolov8n-seg.pt"}, True),
+        ({"model": "yolov8n-seg.yaml", "start": "yolov8n-seg.pt"}, True),
+        ({"model": "yolov8n-seg.yaml", "start": "mine.pt"}, False),
+        ({"detector": "maskrcnn", "weights": "coco"}, True),
+        ({"detector": "solov2", "weights": "coco"}, False),
+    ],
+)
+def test_names_of_published_weights_may_be_fetched_and_no_others(row, known, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = {"data": "data.yaml", "rows": {"a": row}, "train": {"yolo": {}, "maskrcnn": {"min_size": 96, "lr": 0.1}}}
+    cell = cells_of(read_study(study), tmp_path, NOTHING)[0]
+    with nullcontext() if known else pytest.raises(FileNotFoundError, match="there are no weights"):
+        check_cell(cell)
+    assert cell.spec.get("sizes", {}) == ({"min_size": 96} if row.get("detector") == "maskrcnn" else {})
 
 
 def test_rows_may_come_from_rows_that_come_from_rows(tmp_path, no_pictures):

@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.maskrcnn import COCO_CLASSES, detect, encode_pasted, maskrcnn, paste
-from yolo_wnlb.detectors.torchvision import build, describe, load, names, predict, reads, save
+from yolo_wnlb.detectors.torchvision import build, describe, load, names, predict, published, reads, save
 from yolo_wnlb.shapes import scene
 
 FEW = {**FEW_REGIONS, "min_size": 96, "rpn_post_nms_top_n_test": 12, "box_detections_per_img": 20}
@@ -431,6 +431,16 @@ def test_predictions_are_coco_results_of_the_wanted_classes(detector, pictures, 
     assert describe(model)["image_size"] == "short side 96, long side up to 128"
     one = predict(tmp_path / "own.pt", {7: pictures[7]}, {0: 10}, imgsz=(64, 80), device="cpu")
     assert all(p["image_id"] == 7 for p in one)
+
+
+def test_published_weights_are_asked_as_they_are(coco, pictures):
+    file, _, image, wanted = coco
+    model = published("maskrcnn", file, "cpu", backbone="resnet18", box_score_thresh=0.0, **FEW)
+    assert model.classes == COCO_CLASSES and not model.module.training
+    found = features(model.module, image)
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert predict(model, {7: pictures[7]}, dict.fromkeys(range(80), 1))
+    assert describe(model)["weights"] == "maskrcnn_coco.pth" and len(describe(model)["sha256"]) == 64
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from yolo_wnlb.detectors import solov2 as module
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_targets import assign, centres_of_mass, quarter
+from yolo_wnlb.detectors.torchvision import published
 from yolo_wnlb.shapes import NAMES
 
 PUBLISHED = {
@@ -785,6 +786,15 @@ def test_stem_res2_and_norms_are_frozen_as_published(empty):
     assert frozen == {"conv1", "layer1"} and trained == {f"backbone.body.layer{i}" for i in (2, 3, 4)}
     norms = [m for m in empty.modules() if "BatchNorm" in type(m).__name__]
     assert len(norms) == 53 and all(isinstance(m, FrozenBatchNorm2d) and m.eps == 1e-5 for m in norms)
+
+
+def test_the_public_checkpoint_is_asked_as_it_is(public, tmp_path):
+    model = published("solov2", public[0], "cpu", min_size=64, max_size=64)
+    assert tuple(model.classes.values()) == CLASSES and model.module.min_size == (64,) and not model.module.training
+    file = tmp_path / "nameless.pth"
+    torch.save({"state_dict": public[1]}, file)
+    with pytest.raises(ValueError, match=r"nameless\.pth does not say what its classes are"):
+        published("solov2", file)
 
 
 def test_the_public_checkpoint_loads_with_every_key_used(public, empty):

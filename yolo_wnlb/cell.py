@@ -34,12 +34,12 @@ def run_cell(folder: Path) -> None:
     file = Path(located(home, source))
     files = {source: sha256_of(file)} if file.is_file() else {}
     train = train_yolo if spec["detector"] == YOLO else train_other
-    weights = located(home, spec["weights"]) if "weights" in spec else train(spec, folder, device)
+    if "weights" not in spec:
+        train(spec, folder, device)
     trained, memory = time.time() - begun, peak_memory()
 
     truth = coco.ground_truth(spec["data"], spec["split"])
-    detector = module_of(spec["detector"])
-    model = detector.load(weights, device)
+    detector, model = loaded(spec, folder, device)
     predict = {"imgsz": spec["imgsz"]} if "imgsz" in spec else {}
     images = pictures(truth, spec["data"], spec["split"], enhanced_in(home, spec.get("enhance")))
     found = detector.predict(model, images, coco.class_map(detector.names(model), truth), **predict)
@@ -130,6 +130,15 @@ def arguments_of(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     if "after" in spec:
         built["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
     return built, settings
+
+
+def loaded(spec: Mapping[str, Any], folder: Path, device: str | None) -> tuple[Any, Any]:
+    """Return the module that speaks for the detector of a cell, and its model: trained, given or as published."""
+    detector, source = module_of(spec["detector"]), spec.get("weights")
+    weights = located(folder.parent, source) if source else str(folder / "last.pt")
+    if spec["detector"] != YOLO and not (Path(weights).is_file() and detector.reads(weights)):
+        return detector, detector.published(spec["detector"], weights, device, **spec["sizes"])
+    return detector, detector.load(weights, device)
 
 
 def module_of(detector: str) -> Any:

@@ -23,10 +23,10 @@ import numpy as np
 
 from yolo_wnlb import coco
 from yolo_wnlb.builder import darken_dataset
-from yolo_wnlb.cell import arguments_of, enhanced_in, module_of, pictures, train_data, where
+from yolo_wnlb.cell import arguments_of, enhanced_in, loaded, module_of, pictures, train_data, where
 from yolo_wnlb.enhance import decode, enhance_dataset, enhancer
 from yolo_wnlb.journal import STATE, locked, write_json
-from yolo_wnlb.study import LOG, SPEC, YOLO, Cell, cells_of, located, read_study
+from yolo_wnlb.study import LOG, SPEC, YOLO, Cell, cells_of, read_study
 from yolo_wnlb.table import Table, tabulate
 
 TIMED = 30  # images for the latency, after 5 to warm up
@@ -98,12 +98,14 @@ def unfinished(cells: list[Cell]) -> list[Cell]:
 
 def check_cell(cell: Cell) -> None:
     """Refuse a cell whose weights are not there, or whose model cannot be built, before hours are spent on others."""
-    weights, start = cell.spec.get("weights"), cell.spec.get("start")
-    for path in [weights, *([start] if start and Path(start).name != start else [])]:  # a bare name may be fetched
-        if path and cell.after is None and not Path(path).exists():
-            raise FileNotFoundError(
-                f"{cell.name}: there are no weights {path}; train them first (a study of their own?)"
-            )
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    weights, detector = cell.spec.get("weights") or cell.spec.get("start"), cell.spec["detector"]
+    fetched = GITHUB_ASSETS_NAMES if detector == YOLO else ["coco"] if detector in ("maskrcnn", "maskrcnn_v2") else []
+    if weights and cell.after is None and weights not in fetched and not Path(weights).exists():
+        raise FileNotFoundError(
+            f"{cell.name}: there are no weights {weights}; train them first (a study of their own?)"
+        )
     if "train" in cell.spec and cell.spec["detector"] != YOLO:
         import torch
 
@@ -183,10 +185,7 @@ def measure_latency(
         return known["ms"]
     models = {}
     for row, cell in firsts.items():
-        detector = module_of(cell.spec["detector"])
-        model = detector.load(
-            located(home, cell.spec["weights"]) if "weights" in cell.spec else cell.folder / "last.pt", device
-        )
+        detector, model = loaded(cell.spec, cell.folder, device)
         classes = coco.class_map(detector.names(model), truth)
         enhance = enhancer(cell.spec["enhance"]) if "enhance" in cell.spec else None
         files = list(pictures(truth, plan["data"], plan["split"], enhanced_in(home, cell.spec.get("enhance"))).items())

@@ -15,6 +15,7 @@ from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.metrics import box_iou
 
 from yolo_wnlb.wnlb import WNLB
@@ -188,13 +189,15 @@ def check_export(
 
 
 def load_checkpoint(path: Path) -> YOLO:
-    """Load a .pt model for detection or segmentation."""
+    """Load a .pt model for detection or segmentation; Ultralytics fetches its own, such as yolov8m-seg.pt."""
     if path.suffix != ".pt":
         raise ValueError(f"{path} is not a checkpoint; the first file has to be the .pt")
-    if not path.is_file():
+    if not path.is_file() and str(path) not in GITHUB_ASSETS_NAMES:
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:
         model = YOLO(path)
+    except ConnectionError:
+        raise
     except Exception as error:
         raise ValueError(f"{path} is not a readable Ultralytics checkpoint: {error}") from error
     if model.task not in ("detect", "segment"):

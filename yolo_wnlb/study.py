@@ -21,7 +21,8 @@ What a row can say:
 
     detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light
     model      a model YAML to train (yolo)
-    weights    what to evaluate as it is, or the row that trained it
+    weights    what to evaluate as it is, or the row that trained it; as others publish it: yolov8m-seg.pt,
+               coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection
     start      weights to start from, or the row that trained them; of another study: FOLDER/clean-{seed}/last.pt
     data       a data YAML to train on, if not the study's
     train      a budget of its own, for rows that others start from
@@ -309,6 +310,8 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any], digests: Mapping[s
         spec["enhancer"] = sha
     if "imgsz" in settings:
         spec["imgsz"] = settings["imgsz"]
+    if row["detector"] != YOLO and "weights" in row:
+        spec["sizes"] = {key: settings[key] for key in ("min_size", "max_size") if key in settings}
     return spec
 
 

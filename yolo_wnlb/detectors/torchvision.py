@@ -260,6 +260,25 @@ def load(weights: str | Path | nn.Module | Model, device: str | None = None) -> 
     return Model(Path(weights), model.to(select_device(device or "", verbose=False)).eval(), meta["classes"])
 
 
+def published(detector: str, weights: str | Path, device: str | None = None, **options: Any) -> Model:
+    """Build a detector with all its classes from weights as others publish them, ready to be asked.
+
+    Args:
+        detector: One of DETECTORS.
+        weights: 'coco' or a file of torchvision for Mask R-CNN; a file of mmdetection for SOLOv2.
+        device: As `load` takes it.
+        options: As `build` takes them.
+    Raises: OSError, ValueError: as `build`, or the file does not name its classes.
+    """
+    names = list(known_classes(detector, weights)[1].values())
+    if not names:
+        raise ValueError(f"{weights} does not say what its classes are; build(..., names, weights=FILE) takes them")
+    model: Any = build(detector, names, weights=weights, **options)
+    source = rcnn.COCO["v2" if detector == "maskrcnn_v2" else "v1"].url
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(source).name) if weights == "coco" else Path(weights)
+    return Model(file, model.to(select_device(device or "", verbose=False)).eval(), model.recipe["classes"])
+
+
 def rebuild(recipe: Mapping[str, Any]) -> nn.Module:
     """Build the same module again, its numbers at random."""
     keys = ("num_classes", "variant", "stages", "block", "backbone", "norm")

@@ -63,7 +63,7 @@ def load(weights: str | Path | Model, device: str | None = None) -> Model:
     if path.suffix == ".pt":
         model = load_checkpoint(path)
         backend = AutoBackend(model.model, where, verbose=False)
-        return Model(path, backend, pair(model.overrides.get("imgsz", 640)), True, 1)
+        return Model(Path(model.ckpt_path), backend, pair(model.overrides.get("imgsz", 640)), True, 1)
     backend = load_export(path)
     said = backend.metadata
     if where.type != "cpu":
