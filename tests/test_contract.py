@@ -80,13 +80,15 @@ def test_load_takes_weights_and_verbose():
     assert parameters(tasks.BaseModel.load) == ["self", "weights", "verbose"], "patches.load"
 
 
-def test_fuse_is_where_a_model_is_prepared_for_prediction_and_export():
-    from ultralytics.engine import exporter
-    from ultralytics.nn import autobackend
-
-    assert parameters(tasks.BaseModel.fuse)[0] == "self", "patches.fuse"
-    assert "fuse" in inspect.getsource(exporter.Exporter.__call__), "patches.fuse is not called in front of an export"
-    assert "fuse" in inspect.getsource(autobackend.AutoBackend), "patches.fuse is not called in front of a prediction"
+def test_fuse_is_called_in_front_of_a_prediction_and_of_an_export(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    called, stock = [], tasks.BaseModel.fuse
+    monkeypatch.setattr(tasks.BaseModel, "fuse", lambda *a, **k: (called.append("fuse"), stock(*a, **k))[1])
+    YOLO("yolov8n-wnlb.yaml").predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
+    assert called == ["fuse"], "patches.fuse"
+    YOLO("yolov8n-wnlb.yaml").export(format="torchscript", imgsz=64)
+    assert len(called) > 1, "patches.fuse"
+    assert parameters(stock)[0] == "self", "patches.fuse"
 
 
 @torch.inference_mode()

@@ -154,16 +154,18 @@ assert np.mean(parity.mask_ious) > 0.8
 def test_the_other_operations_export_too(operation, folder):
     from yolo_wnlb.grafting import graft, load_yaml, to_yaml
 
-    definition, _ = graft(load_yaml("yolov8-seg.yaml"), ["P4", "P5"], {"operation": operation, "sub_sample": 2})
+    options = [{"operation": operation}, {"operation": operation, "sub_sample": 2}]
+    definition, _ = graft(load_yaml("yolov8-seg.yaml"), ["P3", "P5"], options)
     (folder / f"yolov8-{operation}-seg.yaml").write_text(to_yaml(definition, operation))
     weights = build(str(folder / f"yolov8n-{operation}-seg.yaml"), folder / f"{operation}.pt")
     parity = check_export(weights, export(weights, f"{operation}_export", dynamic=True), sizes=[160, (96, 128)])
     assert parity.ok, parity
 
 
-def test_softmax_forms_are_cut_into_parts_that_fit_other_sizes_too(folder, monkeypatch):
-    """No map of all pairs is in the graph; at other sizes the last part takes the rest, or parts are empty."""
+def test_softmax_forms_are_cut_into_equal_parts_at_every_size(folder, monkeypatch):
+    """No map of all pairs is in the graph, nor in a run at another size."""
     import onnx
+    import onnxruntime
 
     from yolo_wnlb.grafting import graft, load_yaml, to_yaml
 
@@ -174,10 +176,17 @@ def test_softmax_forms_are_cut_into_parts_that_fit_other_sizes_too(folder, monke
     )
     weights = build(str(folder / "yolov8n-cut-seg.yaml"), folder / "cut.pt")
     exported = export(weights, "cut_export", dynamic=True)
-    kinds = [node.op_type for node in onnx.load(exported).graph.node]
-    assert kinds.count("Softmax") > 10, "P4 has 100 x 100 pairs at 160 px, 10 parts"
     parity = check_export(weights, exported, sizes=[160, (96, 128), 224])
     assert parity.ok, str(parity)
+    graph = onnx.load(exported)
+    parts = [node.output[0] for node in graph.graph.node if node.op_type == "Softmax" and "dfl" not in node.name]
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in parts)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    (fed,) = session.get_inputs()
+    for side, rows in ((160, 100), (320, 400)):
+        maps = session.run(parts, {fed.name: np.zeros((1, 3, side, side), np.float32)})
+        at_p4 = [part.shape[1] for part in maps if part.shape[2] == rows]
+        assert sum(at_p4) == rows and len(at_p4) == 10 and max(at_p4) == rows // 10  # 100 x 100 pairs at 160 px
 
 
 def test_a_detection_export_has_no_mask_figures(detect, detect_onnx):

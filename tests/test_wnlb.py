@@ -7,7 +7,9 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_wnlb import wnlb
 from yolo_wnlb.wnlb import OPERATIONS, WNLB, dot_product_response, to_tokens
@@ -102,7 +104,7 @@ def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_s
     ("operation", "scale", "gram"), [*((*form, True) for form in SCALES), ("dot_product", 1.0, False)]
 )
 def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dtype, tolerance, gram, monkeypatch):
-    monkeypatch.setattr(wnlb, "GRAM_CHANNELS", 512 if gram else 0)
+    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
     block = WNLB(shape[1], operation=operation, sub_sample=sub_sample, weighted=weighted, scale=scale)
     block = randomised(block).double().eval()
     x = torch.randn(shape, dtype=torch.float64)
@@ -152,6 +154,95 @@ def test_who_looks_at_the_embeddings_of_a_block_sees_them():
         conv.register_forward_hook(lambda module, given, out: seen.append(out.shape))
     torch.testing.assert_close(block(x), wanted)
     assert seen == [(1, 2, 3, 3)] * 3
+
+
+@pytest.mark.parametrize("change", ["class", "parametrization", "pruning", "wrapper"])
+def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
+    """Quantisation, pruning, spectral norms and adapters all act by being called."""
+    block, x = randomised(WNLB(4)), torch.randn(1, 4, 3, 3)
+    wanted = block(x)
+
+    class Silent(nn.Conv2d):
+        def forward(self, x):
+            return 0 * super().forward(x)
+
+    if change == "class":
+        block.phi = Silent(4, 2, 1, bias=False)
+    elif change == "parametrization":
+        nn.utils.parametrizations.spectral_norm(block.phi)
+    elif change == "pruning":
+        prune.random_unstructured(block.phi, "weight", 0.9)
+    else:
+        block.phi = nn.Sequential(block.phi, nn.ReLU())
+    for _ in range(2):
+        block(x).sum().backward()
+    assert not torch.allclose(block(x), wanted)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_block_can_be_traced_as_it_is(operation):
+    block, x = randomised(WNLB(4, operation=operation)).eval(), torch.randn(1, 4, 5, 3)
+    torch.testing.assert_close(torch.jit.trace(block, x)(x), block(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_folded_it_can_be_halved(operation, gram, dtype, monkeypatch):
+    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
+    block, x = (
+        randomised(WNLB(16, operation=operation, scale=0.3 if "gau" in operation else 1.0)),
+        torch.randn(2, 16, 9, 7),
+    )
+    wanted = block.eval()(x)
+    block.fold()
+    tolerance = 8 * torch.finfo(dtype).eps
+    assert block.to(dtype)(x.to(dtype)).dtype is dtype
+    torch.testing.assert_close(block(x.to(dtype)).float(), wanted, rtol=tolerance, atol=4 * tolerance)
+
+
+@pytest.mark.parametrize(
+    "how", [copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))], ids=["copy", "pickle"]
+)
+def test_a_folded_block_is_copied_and_kept_unfolded(how):
+    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
+    wanted = block(x)
+    block.fold()
+    other = how(block)
+    torch.testing.assert_close(other(x), wanted)
+    with torch.no_grad():
+        other.w.fill_(0.7)
+    torch.testing.assert_close(other(x), equations(other, x))
+
+
+def test_folded_in_training_mode_it_goes_on_learning():
+    block, x = randomised(WNLB(4)).train(), torch.randn(2, 4, 3, 3)
+    block.fold()
+    block(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() for p in block.parameters())
+    with torch.no_grad():
+        block.w.fill_(0.7)
+    torch.testing.assert_close(block.eval()(x), equations(block, x))
+
+
+@pytest.mark.parametrize(
+    ("channels", "embed_dim", "side", "gram"),
+    [(32, None, 16, True), (32, None, 8, False), (32, 4, 40, False), (48, None, 14, True), (48, 40, 14, True)],
+)
+def test_one_matrix_for_all_positions_is_made_where_that_takes_fewer_operations(
+    channels, embed_dim, side, gram, monkeypatch
+):
+    block = randomised(WNLB(channels, embed_dim, operation="dot_product")).eval()
+    x = torch.randn(1, channels, side, side)
+    assert block.gram_pays(side * side) is gram
+    block.fold()
+    counted = {}
+    for way in (True, False):
+        monkeypatch.setattr(WNLB, "gram_pays", lambda block, n, way=way: way)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            block(x)
+        counted[way] = counter.get_total_flops()
+    assert (counted[True] < counted[False]) is gram, counted
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

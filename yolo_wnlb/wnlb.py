@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from copy import deepcopy
 from typing import Any
 
@@ -27,7 +26,7 @@ LOGGER = logging.getLogger("ultralytics")  # where whoever exports looks
 OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 INITS = ("identity", "released")
 MAX_PAIRS = 2**22  # of queries and keys at a time in an ONNX graph: 16 MiB of float32
-GRAM_CHANNELS = 512  # up to which x x^T is cheaper than phi and g of every position
+MAX_PARTS = 256  # in an ONNX graph, of five nodes each
 MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` builds; a step holds about two
 
 
@@ -50,18 +49,19 @@ def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """y = softmax(scale * q k^T) v, without the N x M map.
 
     q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). The fused kernels want d = e. ONNX graphs have
-    no such kernel that all runtimes know: there the queries are cut into parts of MAX_PAIRS pairs
-    at the traced size. At other sizes of a dynamic graph the last part takes the rest, or parts are empty.
+    no such kernel that all runtimes know: there the queries are cut into equal parts, as many as
+    hold MAX_PAIRS pairs each at the traced size, but MAX_PARTS at most.
     """
     if not torch.onnx.is_in_onnx_export():
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]
-    n, m, k = int(q.shape[1]), int(k.shape[1]), k.transpose(1, 2)
-    size = max(MAX_PAIRS // m, 1)
-    ends = [*range(size, n, size), sys.maxsize]
-    if len(ends) > 1:
-        LOGGER.info(f"wNLB: the map of {n} x {m} pairs is cut into {len(ends)} parts")
-    parts = [q[:, start:end] for start, end in zip([0, *ends], ends)]
-    return torch.cat([(part @ k * scale).softmax(-1) @ v for part in parts], 1)
+    n, pairs = q.shape[1], int(q.shape[0] * q.shape[1] * k.shape[1])
+    count = min(max(-(-pairs // MAX_PAIRS), 1), MAX_PARTS)
+    if count > 1:
+        LOGGER.info(f"wNLB: the map of {int(n)} x {int(k.shape[1])} pairs is cut into {count} parts")
+    ends = [n * i // count for i in range(1, count)]  # of the size at run time
+    q, k = q if scale == 1 else q * scale, k.transpose(1, 2)  # scaled first: float16 holds less
+    parts = [q[:, start:end] for start, end in zip([0, *ends], [*ends, n], strict=True)] if ends else [q]
+    return torch.cat([(part @ k).softmax(-1) @ v for part in parts], 1)
 
 
 def mean_product(a: Tensor, b: Tensor) -> Tensor:
@@ -101,6 +101,12 @@ def concatenation_response(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias
     w_q, w_k = weight.reshape(2, -1, 1).unbind()
     pairs = torch.relu(q @ w_q + (k @ w_k).transpose(1, 2) + bias)  # (B, N, 1) + (B, 1, M)
     return pairs @ (v / m)
+
+
+def is_plain(conv: nn.Module) -> bool:
+    """Tell whether nothing of a convolution but its numbers matters: no hook, no class of its own."""
+    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
+    return type(conv) is nn.Conv2d and not any(hooks)
 
 
 class WNLB(nn.Module):
@@ -207,6 +213,7 @@ class WNLB(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew; the identity start rests on ONE zero (w, or the norm of W_z)."""
+        self._buffers.pop("mix", None)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
                 module.reset_parameters()
@@ -220,14 +227,16 @@ class WNLB(nn.Module):
             nn.init.zeros_(norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: a folded dot product)."""
-        if "mix" in self._buffers:
+        """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: some folded dot products)."""
+        if "mix" in self._buffers and not self.training:
             return self.folded(x)
         y = self.mean(x)
         y = self.g(y) if self.commutes else y
         # x first: its memory format is the one the sum takes, and the rest of the network keeps
         if not self.weighted:
             return x + self.W_z(y)
+        if not self.training:
+            return (1 - self.w) * x + self.w * self.W_z(y)
         conv: Any = self.W_z[0]
         norm: Any = self.W_z[1]
         scaled = {"weight": self.w * norm.weight, "bias": self.w * norm.bias}  # w W_z(y), without keeping W_z(y)
@@ -257,12 +266,12 @@ class WNLB(nn.Module):
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W), by one convolution."""
-        convs: list[Any] = [conv for conv in (self.theta, self.phi, self.g) if isinstance(conv, nn.Conv2d)]
-        if any(conv._forward_hooks for conv in convs):  # who counts or looks sees each of them
-            found = torch.cat([conv(x) for conv in convs], 1)
-        else:
+        convs: list[Any] = [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
+        if all(map(is_plain, convs)):
             biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
             found = F.conv2d(x, torch.cat([conv.weight for conv in convs]), torch.cat(biases))
+        else:
+            found = torch.cat([conv(x) for conv in convs], 1)
         if self.operation == "gaussian":
             return to_tokens(x), to_tokens(self.pooled(x)), to_tokens(self.pooled(found))
         d = self.embed_dim
@@ -273,8 +282,8 @@ class WNLB(nn.Module):
         return to_tokens(found[:, :d]), k, v
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Return the pooled x (B, C, H, W), picked by index: MaxPool2d would keep all of x for backward."""
-        if not x.requires_grad or self.sub_sample == 1:
+        """Return the pooled x (B, C, H, W). In training picked by index: MaxPool2d would keep all of x for backward."""
+        if not self.training or self.sub_sample == 1:
             return self.pool(x)
         with torch.no_grad():
             index = F.max_pool2d(x, self.sub_sample, ceil_mode=True, return_indices=True)[1]
@@ -285,7 +294,8 @@ class WNLB(nn.Module):
     def fold(self) -> None:
         """Prepare for inference: w, W_z and its norm become one matrix; a block that does nothing is left out.
 
-        The results are the same but for rounding. `train()` undoes it.
+        The results are the same but for rounding. `train()` and loading undo it; who changes the parameters
+        otherwise, in place, folds again.
         """
         exact: Any = deepcopy(self).cpu().double()  # not every device has float64
         conv, norm = exact.W_z
@@ -302,9 +312,14 @@ class WNLB(nn.Module):
 
     def train(self, mode: bool = True) -> WNLB:
         """Switch training on or off; what was folded is not what training would change."""
-        if mode:
+        if mode or self.training:
             self._buffers.pop("mix", None)
         return super().train(mode)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle or copy, unfolded: another release may fold in another way."""
+        super().__setstate__(state)
+        self._buffers.pop("mix", None)
 
     def folded(self, x: Tensor) -> Tensor:
         """Return what `forward` does, with what `fold` has prepared."""
@@ -312,24 +327,26 @@ class WNLB(nn.Module):
             return x
         mix: Any = self.mix
         shift: Any = self.shift
-        if self.operation != "dot_product":
+        if self.operation != "dot_product" or self.sub_sample > 1 or not self.gram_pays(x.shape[2] * x.shape[3]):
             return self.keep * x + F.conv2d(self.mean(x), mix[..., None, None], shift)
-        # z = (mix A theta + keep) x, with A = sum_j g_j phi_j^T / M: one matrix for all positions
-        flat = x.flatten(2)
+        # z = (mix A theta + keep) x + ..., with A = sum_j g_j phi_j^T / M: one matrix for all positions,
+        # and A of x x^T, without phi and g of each
         theta: Any = self.theta
         phi: Any = self.phi
         g: Any = self.g
-        if self.sub_sample == 1 and self.in_channels <= GRAM_CHANNELS:  # A from x x^T, without phi and g of each
-            w_g, w_phi = g.weight.flatten(1), phi.weight.flatten(1)
-            mean, tokens = flat.mean(2, keepdim=True), flat.transpose(1, 2)  # (B, C, 1), (B, N, C)
-            a = w_g @ mean_product(tokens, tokens) @ w_phi.T
-            a = a + (w_g @ mean) * phi.bias + g.bias[:, None] * (w_phi @ mean + phi.bias[:, None]).transpose(1, 2)
-        else:
-            a = mean_product(to_tokens(self.pool(g(x))), to_tokens(self.pool(phi(x))))
+        flat, w_g, w_phi = x.flatten(2), g.weight.flatten(1), phi.weight.flatten(1)
+        mean, tokens = flat.mean(2, keepdim=True), flat.transpose(1, 2)  # (B, C, 1), (B, N, C)
+        a = w_g @ mean_product(tokens, tokens) @ w_phi.T
+        a = a + (w_g @ mean) * phi.bias + g.bias[:, None] * (w_phi @ mean + phi.bias[:, None]).transpose(1, 2)
         a = mix @ a  # (B, C, d)
-        matrix = a @ theta.weight.flatten(1) + self.keep * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        keep = self.keep * torch.eye(self.in_channels, dtype=x.dtype, device=x.device)
         offset = a @ theta.bias[:, None] + shift[:, None]
-        return (matrix @ flat + offset).reshape(x.shape)
+        return ((a @ theta.weight.flatten(1) + keep) @ flat + offset).reshape(x.shape)
+
+    def gram_pays(self, n: int) -> bool:
+        """Tell whether one matrix for all of n positions takes fewer operations than theta, phi and g of each."""
+        c, d = self.in_channels, self.embed_dim
+        return 2 * c * c * n + 2 * c * d * (c + d) < (4 * c * d + 2 * d * d) * n
 
     def extra_repr(self) -> str:
         """Name the form of the block and, if it has one, its present w."""
