@@ -5,6 +5,7 @@
     python scripts/benchmark.py training --scale n --batch 4 # one step: forward, loss, backward, SGD
     python scripts/benchmark.py onnx --scale n               # ONNX Runtime: latency, memory, difference
     python scripts/benchmark.py sizes --scale n              # how inference grows with the image
+    python scripts/benchmark.py loading --data coco8-seg.yaml # training pictures, bright and darkened
 
 All print a Markdown table, and write it with device and versions to --out (default docs/results/benchmark).
 On a CPU times are those of one thread's work (not of waiting for others), on CUDA those of the device.
@@ -13,6 +14,7 @@ On a CPU times are those of one thread's work (not of waiting for others), on CU
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -35,6 +37,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ultralytics import YOLO
 from ultralytics import __version__ as ultralytics_version
 from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_yolo_dataset
+from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import SegmentationModel
 
 from yolo_wnlb.grafting import graft, load_yaml
@@ -273,7 +277,10 @@ def bench_training(args: argparse.Namespace) -> list[list[str]]:
             took = take_turns(works, args.rounds, args.device)
             del steps, works
         words = ["--imgsz", args.imgsz, "--batch", args.batch, "--device", args.device, "--scale", scale]
-        mb = {case: in_fresh_process("training", "-", *words, "--cases", case) for case in args.cases}
+        mb = {
+            case: in_fresh_process("training", "-", *words, "--cases", case, rounds=min(args.rounds or 3, 3))
+            for case in args.cases
+        }
         for case in args.cases:
             time_taken = [f"{1e3 * took[case]:.0f}", f"{took[case] / took['plain']:.3f}"] if took else ["-", "-"]
             rows.append([f"yolov8{scale}-seg", case, *time_taken, f"{mb[case]:.0f}", f"{mb[case] / mb['plain']:.3f}"])
@@ -356,12 +363,28 @@ def bench_sizes(args: argparse.Namespace) -> list[list[str]]:
     return rows
 
 
+def bench_loading(args: argparse.Namespace) -> list[list[str]]:
+    """Training pictures with mosaic and all augmentations, as they are and darkened: what one core makes of them."""
+    data, works = check_det_dataset(args.data), {}
+    for preset in (None, "mild", "severe"):
+        settings = {"task": "segment", "imgsz": args.imgsz, "lowlight": preset, "mosaic": 1.0}
+        made = build_yolo_dataset(get_cfg(overrides=settings), data["train"], 4, data, mode="train", rect=False)
+        pictures = itertools.cycle(range(len(made)))
+        works[preset or "as it is"] = lambda made=made, pictures=pictures: made[next(pictures)]
+    took = take_turns(works, 20 * args.rounds, "cpu")
+    rows = [["pictures", "ms", "ratio", "a second, one core"]]
+    for name, seconds in took.items():
+        rows.append([name, f"{1e3 * seconds:.1f}", f"{seconds / took['as it is']:.2f}", f"{1 / seconds:.0f}"])
+    return rows
+
+
 BENCHES = {
     "block": bench_block,
     "inference": bench_inference,
     "training": bench_training,
     "onnx": bench_onnx,
     "sizes": bench_sizes,
+    "loading": bench_loading,
 }
 
 
@@ -374,6 +397,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=[*STAGES])
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--data", default="coco8-seg.yaml", help="whose pictures are loaded")
     parser.add_argument("--rounds", type=int, default=9, help="of taking turns; 0 for memory alone (training)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=Path("docs/results/benchmark"))
