@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -177,6 +178,17 @@ def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
     for _ in range(2):
         block(x).sum().backward()
     assert not torch.allclose(block(x), wanted)
+    wanted = block.eval()(x)
+    block.fold()
+    torch.testing.assert_close(block(x), wanted)
+
+
+def test_a_block_whose_norm_was_fused_by_others_goes_on():
+    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
+    wanted = block(x)
+    block.W_z = nn.Sequential(fuse_conv_bn_eval(*block.W_z), nn.Identity())
+    block.fold()
+    torch.testing.assert_close(block(x), wanted)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 LOGGER = logging.getLogger("ultralytics")  # where whoever exports looks
 OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
@@ -247,6 +248,11 @@ class WNLB(nn.Module):
         """True where g of the mean is the mean of g: softmax weights add up to 1 and g is linear."""
         return self.operation == "gaussian" and self.sub_sample == 1
 
+    @property
+    def embeddings(self) -> list[Any]:
+        """Theta, phi and g, as far as the operation has them."""
+        return [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
+
     def mean(self, x: Tensor) -> Tensor:
         """Return y (B, e, H, W), the weighted mean of g over all positions; that of x (B, C, H, W) if g `commutes`."""
         if self.commutes:
@@ -266,7 +272,7 @@ class WNLB(nn.Module):
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W), by one convolution."""
-        convs: list[Any] = [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
+        convs = self.embeddings
         if all(map(is_plain, convs)):
             biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
             found = F.conv2d(x, torch.cat([conv.weight for conv in convs]), torch.cat(biases))
@@ -295,8 +301,10 @@ class WNLB(nn.Module):
         """Prepare for inference: w, W_z and its norm become one matrix; a block that does nothing is left out.
 
         The results are the same but for rounding. `train()` and loading undo it; who changes the parameters
-        otherwise, in place, folds again.
+        otherwise, in place, folds again. A block of other layers than its own (quantised, adapted) stays as it is.
         """
+        if not all(map(is_plain, [*self.embeddings, self.W_z[0]])) or not isinstance(self.W_z[1], _BatchNorm):
+            return
         exact: Any = deepcopy(self).cpu().double()  # not every device has float64
         conv, norm = exact.W_z
         gain = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -327,7 +335,8 @@ class WNLB(nn.Module):
             return x
         mix: Any = self.mix
         shift: Any = self.shift
-        if self.operation != "dot_product" or self.sub_sample > 1 or not self.gram_pays(x.shape[2] * x.shape[3]):
+        gram = self.operation == "dot_product" and self.sub_sample == 1 and all(map(is_plain, self.embeddings))
+        if not gram or not self.gram_pays(x.shape[2] * x.shape[3]):
             return self.keep * x + F.conv2d(self.mean(x), mix[..., None, None], shift)
         # z = (mix A theta + keep) x + ..., with A = sum_j g_j phi_j^T / M: one matrix for all positions,
         # and A of x x^T, without phi and g of each
