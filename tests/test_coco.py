@@ -1,5 +1,6 @@
 """Ground truth and predictions in COCO terms: where they come from, and what is refused before it does harm."""
 
+import copy
 import json
 import os
 import re
@@ -324,6 +325,20 @@ def test_what_fits_passes(truth):
 def test_predictions_that_do_not_fit_are_refused(truth, change, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         coco.check(truth, predicted(truth, **change))
+
+
+def test_predictions_for_other_images_of_the_same_ids_are_refused(truth):
+    darkened, elsewhere = copy.deepcopy(truth), copy.deepcopy(truth)
+    for image in darkened["images"]:
+        image["file_name"] = re.sub(r"\.\w+$", ".webp", image["file_name"])
+    for image in elsewhere["images"]:
+        image["file_name"] = f"train/{image['file_name']}"
+    header = {"image_list": coco.image_list(truth)}
+    coco.check(darkened, predicted(truth), header)
+    with pytest.raises(
+        ValueError, match=r"made for other images than the .* though ids are alike: give the data and split"
+    ):
+        coco.check(elsewhere, predicted(truth), header)
 
 
 def test_entries_that_are_no_predictions_are_refused(truth):

@@ -83,6 +83,7 @@ def test_all_cells_stand_in_one_table_with_costs_and_records(done):
     assert rows["wNLB"]["GFLOPs"] > rows["fine-tuned"]["GFLOPs"] and all(row["ms"] > 0 for row in rows.values())
     assert rows["wNLB"]["baseline"] == "fine-tuned" and "baseline" not in rows["fine-tuned"]
     assert len(rows["wNLB"]["w"]) == 2 and len(rows["wNLB"]["w"][0]) == 2
+    assert all(any(row["by seed"]) == (f"row {name}: AP is 0" not in said) for name, row in rows.items())
     assert "| wNLB |" in said and "table.md" in " ".join(file.name for file in out.iterdir())
     record = json.loads((out / "wNLB-1/cell.json").read_text())
     assert record in json.loads((out / "table.json").read_text())["records"]
@@ -148,7 +149,7 @@ def test_cells_that_were_run_differently_are_refused(done, folder, monkeypatch, 
     told = r"another {out}/clean-0/last.pt \(\w+, now \w+\)"
     if other == "budget":
         said["train"]["yolo"]["epochs"] = 3
-        told = r"another train .*'epochs': 1.* now .*unlike runs have no place in one table"
+        told = r"another train \(epochs \(1, now 3\)\); unlike runs have no place in one table"
     elif other == "weights":  # as if the row that others start from had been run anew
         with Path("plain/clean-0/last.pt").open("ab") as file:
             file.write(b"0")
@@ -206,6 +207,7 @@ def test_a_cell_that_fails_is_told_with_its_log_and_the_others_stay(folder, monk
             {"rows": {"a": {"model": "x.yaml", "start": "b"}, "b": {"weights": "c"}, "c": {"weights": "b"}}},
             "from itself",
         ),
+        ({"rows": {**STUDY["rows"], "a": {"weights": "claen"}}}, r"there is no row 'claen' \(did you mean 'clean'\?\)"),
         ({"split": "train"}, "would test on the pictures that were trained on"),
         ({"train": {"yolo": None}}, "yolo is None; wanted a mapping"),
         ({"rows": ["a"]}, r"rows: is \['a'\]; wanted a mapping"),
@@ -323,7 +325,17 @@ def test_our_studies_know_the_weights_of_every_cell(file, tmp_path, no_pictures,
     assert cells and not [cell.name for cell in cells if "None" in json.dumps(cell.spec)]
 
 
+@pytest.mark.parametrize(
+    ("key", "told"), [("epoch", "a, seed 0: .*epoch.*is not a valid YOLO argument"), ("epochs", "a, seed 0: .*epochs")]
+)
+def test_arguments_of_a_training_are_checked_before_anything_is_trained(key, told, tmp_path, no_pictures):
+    study = {"data": "data.yaml", "rows": {"a": {"model": "yolov8n-seg.yaml"}}, "train": {"yolo": {key: "many"}}}
+    with pytest.raises(ValueError, match=f"(?s){told}"):
+        check_cell(cells_of(read_study(study), tmp_path, NOTHING)[0])
+
+
 def test_differences_names_what_differs():
+    assert differences({"a": {"b": 1, "c": 2}, "d": 1}, {"a": {"b": 1, "c": 3}, "d": 1}) == "a (c (2, now 3))"
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == "b (2, now 3), c (None, now 4)"
 
 

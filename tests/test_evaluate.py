@@ -325,6 +325,7 @@ def test_more_objects_in_an_image_than_detections_are_told(generated):
     truth, _ = generated
     many = [{**truth["annotations"][0], "id": i, "iscrowd": 0} for i in range(120)]
     notes = evaluate({**truth, "annotations": many}, []).notes
+    assert notes.pop() == f"nothing was predicted in {len(truth['images'])} of {len(truth['images'])} images"
     assert len(notes) == 1 and "1 images hold more than 100 objects (up to 120)" in notes[0]
 
 
@@ -603,7 +604,7 @@ def test_the_command_evaluates_a_model_and_then_its_predictions(source, pictures
         ([model, data, "out=first"], "first holds an evaluation"),
         ([model, data, "split=test"], "has no split 'test'"),
         ([model, data, "imgsz=50", "device=cpu"], "multiple of the stride"),
-        ([model, data, "confidence=0.1", "device=cpu"], "no option confidence; choose from imgsz, conf, iou"),
+        ([model, data, "confidence=0.1", "device=cpu"], "no option confidence; choose from data, split, out"),
         (["gone.pt", data], "gone.pt does not exist"),
         (["gone.jsonl", data], "there is no predictions file gone.jsonl"),
         (["first/predictions.jsonl", data, "imgsz=64"], "no option imgsz"),

@@ -31,7 +31,7 @@ yolo-wnlb COMMAND [FILE ...] [key=value ...]
       goes on where it was stopped. with= gamma:2.2, clahe, histeq, msr, dir:FOLDER of pictures
       enhanced before, onnx:FILE, torch:MODULE:FACTORY, torchscript:FILE; networks have options:
       with=onnx:FILE,pad=12,range=0-1,output=NAME. docs/enhancers.md has recipes for published ones
-  evaluate MODEL|PREDICTIONS.jsonl data=DATA.yaml|TRUTH.json [split=val] [imgsz=N] [conf=0.001]
+  evaluate MODEL|PREDICTIONS.jsonl data=DATA.yaml|TRUTH.json [split=val] [imgsz=N] [conf=0.001] [iou=0.7]
            [out=FOLDER] [images=FOLDER] [device=0] [allow_missing=True] [max_detections=100]
       COCO's numbers for masks and boxes of a YOLO model, or of predictions made before. Writes
       evaluation.json, per_class.csv, plot.png and predictions.jsonl; imgsz is as trained
@@ -227,6 +227,7 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         )
     known = {"data": None, "split": "val", "out": None, "exist_ok": False, "images": None, "max_detections": 100}
     data, split, out, exist_ok, images, most = take({k: options.pop(k) for k in [*options] if k in known}, known)
+    made = Path(files[0]).suffix in (".json", ".jsonl")  # predictions, and no model
     out = Path(out) if out else increment_path("runs/evaluate")
     if out.is_file() or ((out / "evaluation.json").exists() and not exist_ok):
         raise ValueError(
@@ -234,8 +235,14 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         )
 
     truth = coco.ground_truth(data, split)
-    if Path(files[0]).suffix in (".json", ".jsonl"):
-        take(options, {})
+    take(
+        options,
+        {
+            **known,
+            **({} if made else {"imgsz": None, "conf": None, "iou": None, "device": None, "allow_missing": None}),
+        },
+    )
+    if made:
         header, predictions = coco.load_predictions(files[0])
     else:
         from yolo_wnlb.detectors import torchvision, ultralytics
@@ -243,11 +250,12 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         detector: Any = torchvision if torchvision.reads(files[0]) else ultralytics
         model = detector.load(files[0], str(options.pop("device", "")))
         classes = coco.class_map(detector.names(model), truth, options.pop("allow_missing", False))
-        take(options, {"imgsz": None, "conf": None, "iou": None})
         options["max_det"] = most
         paths = coco.image_files(truth, data, split, images)
         header = {
             **detector.describe(model, **options),
+            "weights": files[0],
+            "image_list": coco.image_list(truth),
             "categories": {c["id"]: c["name"] for c in truth["categories"]},
         }
         predictions = detector.predict(model, paths, classes, **options, progress=True)
@@ -256,11 +264,11 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         predictions,
         max_detections=most,
         iou_types=available(truth, predictions),
-        protocol={"data": data, **header},
+        protocol={"data": data, **({} if Path(data).suffix == ".json" else {"split": split}), **header},
     )
     print(result)
     out.mkdir(parents=True, exist_ok=True)
-    if Path(files[0]).suffix not in (".json", ".jsonl"):
+    if not made:
         coco.save_predictions(out / "predictions.jsonl", predictions, header)
     result.to_csv(out / "per_class.csv")
     result.plot(out / "plot.png")

@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise ImportError("evaluation needs pycocotools; install it: pip install 'yolo-wnlb[evaluate]'") from error
 
-from yolo_wnlb.sources import SPLITS, list_images, listed, read_json
+from yolo_wnlb.sources import SPLITS, list_images, listed, read_json, renamed
 
 LOGGER = logging.getLogger(__name__)
 
@@ -298,6 +298,12 @@ def fingerprint(truth: Truth) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
+def image_list(truth: Truth) -> str:
+    """Reduce which images a truth is of, but for the suffix of their files, to a short hash."""
+    images = [[i["id"], renamed(i["file_name"], ""), i["width"], i["height"]] for i in truth["images"]]
+    return hashlib.sha256(json.dumps(sorted(images, key=str)).encode()).hexdigest()[:16]
+
+
 # ---- predictions ---------------------------------------------------------------------------------
 
 
@@ -413,7 +419,7 @@ def check(truth: Truth, predictions: Sequence[Prediction], header: dict[str, Any
     Args:
         truth: A COCO truth.
         predictions: COCO results.
-        header: Of the predictions file; its `categories` have to be those of the truth.
+        header: Of the predictions file; its `categories` and its `image_list` have to be those of the truth.
     Raises: ValueError.
     """
     check_truth(truth)
@@ -433,6 +439,11 @@ def check(truth: Truth, predictions: Sequence[Prediction], header: dict[str, Any
                 f"{len(unknown)} of {len(found)} {what} ids of the predictions are not in the truth: {unknown_first}; "
                 f"it has {known_first}{suspicion(found, set(known))}"
             )
+    if (header or {}).get("image_list", made := image_list(truth)) != made:
+        raise ValueError(
+            f"the predictions were made for other images than the {len(images)} of the truth, though ids are alike: "
+            "give the data and split that they were made for, or predict anew"
+        )
     texts = {str(key): name for key, name in categories.items()}  # as the keys are in JSON
     claimed = {str(key): name for key, name in (header or {}).get("categories", {}).items()}
     if wrong := [f"{i} is {name!r}, not {texts.get(i)!r}" for i, name in claimed.items() if texts.get(i) != name]:

@@ -106,7 +106,14 @@ def check_cell(cell: Cell) -> None:
         raise FileNotFoundError(
             f"{cell.name}: there are no weights {weights}; train them first (a study of their own?)"
         )
-    if "train" in cell.spec and cell.spec["detector"] != YOLO:
+    if "train" in cell.spec and detector == YOLO:
+        from ultralytics.cfg import get_cfg
+
+        try:
+            get_cfg(overrides={**cell.spec["train"], **cell.spec.get("options", {})})
+        except (SyntaxError, ValueError, TypeError) as error:
+            raise ValueError(f"{cell.name}: {error}") from error
+    elif "train" in cell.spec:
         import torch
 
         built = {
@@ -114,7 +121,7 @@ def check_cell(cell: Cell) -> None:
         }
         try:
             with torch.device("meta"):
-                module_of(cell.spec["detector"]).build(cell.spec["detector"], ["thing"], **built)
+                module_of(detector).build(detector, ["thing"], **built)
         except (ValueError, TypeError) as error:
             raise type(error)(f"{cell.name}: {error}") from error
 

@@ -37,6 +37,7 @@ RECALLS = np.linspace(0, 1, 101)
 AREAS = ((0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10))  # all, small, medium, large; square pixels
 EVERY = 2 ** len(THRESHOLDS) - 1  # one bit for each threshold
 FLOOR = 0.05  # a lowest score above this says that the predictions were cut
+HEADER = ("format", "predictions", "categories", "image_list")  # of a predictions file, and not of the protocol
 UNSTATED = ("image_size", "confidence_floor", "mask_threshold")  # what a protocol has to say
 
 
@@ -284,7 +285,7 @@ def evaluate(
     result.objects.update({c["name"]: counts[c["id"]] for c in order["categories"]})
     scores = [prediction["score"] for prediction in predictions]
     result.protocol.update(
-        {key: value for key, value in (protocol or {}).items() if key not in ("format", "predictions", "categories")},
+        {key: value for key, value in (protocol or {}).items() if key not in HEADER},
         **{key: "not stated" for key in UNSTATED if key not in (protocol or {})},
         max_detections=max_detections,
         lowest_score=float(min(scores)) if scores else None,
@@ -319,6 +320,8 @@ def notes(truth: Truth, predictions: Sequence[Prediction], most: int) -> list[st
     beyond = sum(max(n - most, 0) for n in Counter(p["image_id"] for p in predictions).values())
     if beyond:
         found.append(f"{beyond} predictions beyond the best {most} of their image do not count")
+    if without := len(truth["images"]) - len({p["image_id"] for p in predictions}):
+        found.append(f"nothing was predicted in {without} of {len(truth['images'])} images")
     lowest = min((p["score"] for p in predictions), default=0)
     if lowest > FLOOR:
         found.append(f"no score is below {lowest:.3g}: a list cut so high costs AP; predict with conf=0.001")

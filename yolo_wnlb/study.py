@@ -237,6 +237,11 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place}: after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
     if detector != YOLO and isinstance(row.get("block"), list):
         raise ValueError(f"{place}: block: of {detector} is one mapping for all stages")
+    source = source_of(row)
+    if source and source not in rows and Path(source).name == source and not Path(source).suffix and source != "coco":
+        raise ValueError(
+            f"{place}: there is no row '{source}'{meant(source, [*rows])}, and a file of weights has a suffix"
+        )
     if "enhance" in row:
         enhancer(row["enhance"])
         if Path(study["data"]).suffix == ".json":
@@ -327,6 +332,12 @@ def safe_name(text: str) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say in which keys two specifications differ."""
-    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    return ", ".join(f"{key} ({there.get(key)}, now {here.get(key)})" for key in keys)
+    """Say in which keys two specifications differ, and of mappings in which of theirs."""
+    found = []
+    for key in {**there, **here}:
+        then, now = there.get(key), here.get(key)
+        if isinstance(then, Mapping) and isinstance(now, Mapping):
+            found += [f"{key} ({inner})"] if (inner := differences(then, now)) else []
+        elif then != now:
+            found.append(f"{key} ({then}, now {now})")
+    return ", ".join(found)

@@ -149,6 +149,11 @@ def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, A
         f"{plan['data']}, {plan['split']}: {truths['images']} images, {truths['objects']} objects, "
         f"truth {truths['truth']}; seeds {', '.join(map(str, plan['seeds']))}",
         *(f"{name}: {settings}" for name, settings in plan["train"].items()),
+        *(
+            f"row {row['name']}: AP is 0, which says nothing but that it has learnt nothing"
+            for row in table
+            if not any(row["by seed"])
+        ),
         *(f"row {name}: {own}" for name, row in plan["rows"].items() if (own := unlike(row))),
         "mask AP by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation over seeds",
         "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval: chance in training "
