@@ -18,7 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the maps are small: on a busy m
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import yaml  # noqa: E402
 from torch import nn  # noqa: E402
+
+from yolo_wnlb.shapes import NAMES, generate  # noqa: E402
 
 
 def pytest_collection_modifyitems(config, items):
@@ -102,6 +105,14 @@ def run_python(code, cwd, **env):
     return subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def shapes_set(root, train, val):
+    """Draw a small data set of shapes, 64 pixels wide; returns its data YAML."""
+    root = generate(root, train=train, val=val, size=64)
+    said = {"path": str(root), "train": "images/train", "val": "images/val", "names": list(NAMES)}
+    (root / "data.yaml").write_text(yaml.safe_dump(said))
+    return root / "data.yaml"
 
 
 # ---- small detectors, and what they can learn --------------------------------------------------------

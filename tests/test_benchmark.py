@@ -6,19 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-
-from yolo_wnlb.shapes import NAMES, generate
+from conftest import shapes_set
 
 SCRIPT = Path(__file__).parents[1] / "scripts/benchmark.py"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = generate(tmp_path_factory.mktemp("benchmark") / "shapes", train=4, val=1, size=64)
-    said = {"path": str(root), "train": "images/train", "val": "images/val", "names": list(NAMES)}
-    (root / "data.yaml").write_text(yaml.safe_dump(said))
-    return root / "data.yaml"
+    return shapes_set(tmp_path_factory.mktemp("benchmark") / "shapes", train=4, val=1)
 
 
 @pytest.mark.parametrize(

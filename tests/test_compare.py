@@ -15,12 +15,11 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import run_python
+from conftest import run_python, shapes_set
 
 from yolo_wnlb import coco
 from yolo_wnlb.compare import check_cell, compare
 from yolo_wnlb.evaluate import evaluate
-from yolo_wnlb.shapes import NAMES, generate
 from yolo_wnlb.study import Cell, cells_of, differences, read_study
 from yolo_wnlb.table import against
 
@@ -44,9 +43,7 @@ COMMAND = [sys.executable, "-m", "yolo_wnlb.cli"]
 def folder(tmp_path_factory):
     """A tiny data set, and beside it the study of it."""
     home = tmp_path_factory.mktemp("study")
-    root = generate(home / "shapes", train=8, val=4, size=64)
-    said = {"path": str(root), "train": "images/train", "val": "images/val", "names": list(NAMES)}
-    (root / "data.yaml").write_text(yaml.safe_dump(said))
+    shapes_set(home / "shapes", train=8, val=4)
     (home / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     return home
 

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import tensors
+from conftest import shapes_set, tensors
 
-from yolo_wnlb.shapes import NAMES, generate
+from yolo_wnlb.shapes import NAMES
 
 YOLO_COMMAND = str(Path(sys.executable).with_name("yolo"))
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "verbose": False}
@@ -21,10 +20,7 @@ QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu",
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A tiny dark data set; returns its YAML."""
-    root = generate(tmp_path_factory.mktemp("data") / "shapes", train=8, val=4, size=64)
-    file = root / "data.yaml"
-    file.write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": list(NAMES)}))
-    return file
+    return shapes_set(tmp_path_factory.mktemp("data") / "shapes", train=8, val=4)
 
 
 def blocks_of(model):

@@ -16,12 +16,8 @@ from yolo_wnlb import wnlb
 from yolo_wnlb.wnlb import OPERATIONS, WNLB, dot_product_response, to_tokens
 
 SCALES = [(o, s) for o in OPERATIONS for s in ((1.0, None, 0.3) if "gaussian" in o else (1.0,))]
+pytestmark = pytest.mark.usefixtures("seed")
 MAPLESS = [o for o in OPERATIONS if o != "concatenation"]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
 
 
 def randomised(block):
@@ -183,6 +179,14 @@ def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
     torch.testing.assert_close(block(x), wanted)
 
 
+def test_folding_anew_drops_what_no_longer_holds():
+    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
+    block.fold()
+    block.W_z[0] = nn.Sequential(block.W_z[0], nn.ReLU())
+    block.fold()
+    torch.testing.assert_close(block(x), (1 - block.w) * x + block.w * block.W_z(block.mean(x)))
+
+
 def test_a_block_whose_norm_was_fused_by_others_goes_on():
     block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
     wanted = block(x)
@@ -202,10 +206,8 @@ def test_a_block_can_be_traced_as_it_is(operation):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_folded_it_can_be_halved(operation, gram, dtype, monkeypatch):
     monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
-    block, x = (
-        randomised(WNLB(16, operation=operation, scale=0.3 if "gau" in operation else 1.0)),
-        torch.randn(2, 16, 9, 7),
-    )
+    block = randomised(WNLB(16, operation=operation, scale=0.3 if "gau" in operation else 1.0))
+    x = torch.randn(2, 16, 9, 7)
     wanted = block.eval()(x)
     block.fold()
     tolerance = 8 * torch.finfo(dtype).eps

@@ -33,9 +33,8 @@ def run_cell(folder: Path) -> None:
     begun, source = time.time(), spec.get("weights") or spec.get("start") or ""
     file = Path(located(home, source))
     files = {source: sha256_of(file)} if file.is_file() else {}
-    train = train_yolo if spec["detector"] == YOLO else train_other
     if "weights" not in spec:
-        train(spec, folder, device)
+        (train_yolo if spec["detector"] == YOLO else train_other)(spec, folder, device)
     trained, memory = time.time() - begun, peak_memory()
 
     truth = coco.ground_truth(spec["data"], spec["split"])
@@ -80,7 +79,7 @@ def train_data(spec: Mapping[str, Any], home: Path) -> tuple[str, Path | None]:
     return spec["train_data"], enhanced_in(home, spec.get("enhance")) if same else None
 
 
-def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> str:
+def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
     """Train as `yolo train` does; the last weights count, none is chosen by the pictures it is judged on."""
     import torch
     from ultralytics import YOLO
@@ -98,10 +97,10 @@ def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> str
     YOLO(model).train(
         data=str(enhanced / "data.yaml") if enhanced else data, **quiet, **{**spec["train"], **spec.get("options", {})}
     )
-    return str((folder / "train/weights/last.pt").replace(folder / "last.pt"))
+    (folder / "train/weights/last.pt").replace(folder / "last.pt")
 
 
-def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> str:
+def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
     """Train Mask R-CNN or SOLOv2 on the same pictures."""
     import torch
 
@@ -117,7 +116,7 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> st
     model: Any = torchvision.build(spec["detector"], names, weights=weights, **built)
     files = pictures(truth, data, "train", enhanced)
     (folder / "last.pt").unlink(missing_ok=True)
-    return str(fit(model, truth, files, folder, **settings, seed=spec["seed"], device=device, progress=False))
+    fit(model, truth, files, folder, **settings, seed=spec["seed"], device=device, progress=False)
 
 
 def arguments_of(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

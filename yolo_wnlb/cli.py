@@ -228,6 +228,8 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     known = {"data": None, "split": "val", "out": None, "exist_ok": False, "images": None, "max_detections": 100}
     data, split, out, exist_ok, images, most = take({k: options.pop(k) for k in [*options] if k in known}, known)
     made = Path(files[0]).suffix in (".json", ".jsonl")  # predictions, and no model
+    of_models = () if made else ("imgsz", "conf", "iou", "device", "allow_missing")
+    take(options, {**known, **dict.fromkeys(of_models)})
     out = Path(out) if out else increment_path("runs/evaluate")
     if out.is_file() or ((out / "evaluation.json").exists() and not exist_ok):
         raise ValueError(
@@ -235,13 +237,6 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         )
 
     truth = coco.ground_truth(data, split)
-    take(
-        options,
-        {
-            **known,
-            **({} if made else {"imgsz": None, "conf": None, "iou": None, "device": None, "allow_missing": None}),
-        },
-    )
     if made:
         header, predictions = coco.load_predictions(files[0])
     else:

@@ -439,7 +439,8 @@ def check(truth: Truth, predictions: Sequence[Prediction], header: dict[str, Any
                 f"{len(unknown)} of {len(found)} {what} ids of the predictions are not in the truth: {unknown_first}; "
                 f"it has {known_first}{suspicion(found, set(known))}"
             )
-    if (header or {}).get("image_list", made := image_list(truth)) != made:
+    made_for = (header or {}).get("image_list")
+    if made_for and made_for != image_list(truth):
         raise ValueError(
             f"the predictions were made for other images than the {len(images)} of the truth, though ids are alike: "
             "give the data and split that they were made for, or predict anew"

@@ -214,7 +214,7 @@ class WNLB(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew; the identity start rests on ONE zero (w, or the norm of W_z)."""
-        self._buffers.pop("mix", None)
+        self.unfold()
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
                 module.reset_parameters()
@@ -303,6 +303,7 @@ class WNLB(nn.Module):
         The results are the same but for rounding. `train()` and loading undo it; who changes the parameters
         otherwise, in place, folds again. A block of other layers than its own (quantised, adapted) stays as it is.
         """
+        self.unfold()
         if not all(map(is_plain, [*self.embeddings, self.W_z[0]])) or not isinstance(self.W_z[1], _BatchNorm):
             return
         exact: Any = deepcopy(self).cpu().double()  # not every device has float64
@@ -318,16 +319,20 @@ class WNLB(nn.Module):
         self.keep = 1 - float(w) if self.weighted else 1.0
         self.idle = self.keep == 1 and not mix.any() and not shift.any()
 
+    def unfold(self) -> None:
+        """Compute with the parameters again."""
+        self._buffers.pop("mix", None)
+
     def train(self, mode: bool = True) -> WNLB:
         """Switch training on or off; what was folded is not what training would change."""
         if mode or self.training:
-            self._buffers.pop("mix", None)
+            self.unfold()
         return super().train(mode)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle or copy, unfolded: another release may fold in another way."""
         super().__setstate__(state)
-        self._buffers.pop("mix", None)
+        self.unfold()
 
     def folded(self, x: Tensor) -> Tensor:
         """Return what `forward` does, with what `fold` has prepared."""
@@ -367,7 +372,7 @@ class WNLB(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Read the authors' released files too: w of shape (1,), and the biases left out here."""
-        self._buffers.pop("mix", None)  # folded from other numbers
+        self.unfold()
         w = state_dict.get(f"{prefix}w")
         if w is not None and w.ndim == 1:
             state_dict[f"{prefix}w"] = w.reshape(())

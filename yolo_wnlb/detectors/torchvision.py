@@ -63,7 +63,7 @@ class Model(NamedTuple):
 
 def build(
     detector: str,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     *,
     weights: str | Path | None = None,
     stages: Sequence[int] | None = None,
@@ -79,7 +79,8 @@ def build(
 
     Args:
         detector: One of DETECTORS.
-        names: Of the classes, such as those of a truth: [c["name"] for c in truth["categories"]].
+        names: Of the classes, such as those of a truth: [c["name"] for c in truth["categories"]]. None
+            takes all that `weights` know.
         weights: As `maskrcnn` takes it; for SOLOv2 a checkpoint of mmdetection, or one trained here.
         stages: After which of res2 ... res5 a block is inserted. Default: those in `weights`.
         block: Options of `WNLB`.
@@ -99,10 +100,12 @@ def build(
     """
     if detector not in DETECTORS:
         raise ValueError(f"no detector {detector!r}; choose from {', '.join(DETECTORS)}")
-    names = list(names)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"names must be at least one, and different; got {first(names)}")
+    if names is not None and (not names or len(set(names)) < len(names)):
+        raise ValueError(f"names must be at least one, and different; got {first(list(names))}")
     outputs, known = known_classes(detector, weights)
+    if names is None and not known:
+        raise ValueError(f"{weights} does not say what its classes are; build(..., names, weights=FILE) takes them")
+    names = list(known.values() if names is None else names)
     if kept := set(names) <= set(known.values()):
         classes = {label: name for label, name in known.items() if name in names}
     else:
@@ -268,14 +271,12 @@ def published(detector: str, weights: str | Path, device: str | None = None, **o
         weights: 'coco' or a file of torchvision for Mask R-CNN; a file of mmdetection for SOLOv2.
         device: As `load` takes it.
         options: As `build` takes them.
-    Raises: OSError, ValueError: as `build`, or the file does not name its classes.
+    Raises: OSError, ValueError: as `build`.
     """
-    names = list(known_classes(detector, weights)[1].values())
-    if not names:
-        raise ValueError(f"{weights} does not say what its classes are; build(..., names, weights=FILE) takes them")
-    model: Any = build(detector, names, weights=weights, **options)
-    source = rcnn.COCO["v2" if detector == "maskrcnn_v2" else "v1"].url
-    file = Path(torch.hub.get_dir(), "checkpoints", Path(source).name) if weights == "coco" else Path(weights)
+    model: Any = build(detector, None, weights=weights, **options)
+    file = Path(weights)
+    if weights == "coco":
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(rcnn.COCO[model.recipe["variant"]].url).name)
     return Model(file, model.to(select_device(device or "", verbose=False)).eval(), model.recipe["classes"])
 
 
