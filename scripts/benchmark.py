@@ -246,18 +246,66 @@ def bench_block(args: argparse.Namespace) -> list[list[str]]:
     return rows
 
 
+def bare_operations(model: nn.Module, x: Tensor) -> tuple[Callable[[], None], float, float]:
+    """Return the least that softmax blocks do, as a work, and its operations and exponentials, in 1e9.
+
+    The products of the convolutions, those of queries, keys and values, and the exponentials, once each, by
+    the same libraries, written into memory that lasts; the pairs in tiles of 512 x 512, which stay in the
+    cache. No maxima, sums, pooling, copies or additions: no exact block of these libraries is faster.
+    """
+    shapes: list[tuple[int, int, int, int]] = []
+    for block in model.modules():
+        if isinstance(block, WNLB):
+            k = block.sub_sample
+
+            def note(block: Any, inputs: tuple[Tensor, ...], k: int = k) -> None:
+                h, w = inputs[0].shape[2:]
+                shapes.append((block.in_channels, block.embed_dim, h * w, -(-h // k) * -(-w // k)))
+
+            block.register_forward_pre_hook(note)
+    model(x)
+    steps: list[tuple[int, Callable[[], object]]] = []
+
+    def product(times: int, rows: int, inner: int, columns: int) -> Tensor:
+        a, b = torch.randn(rows, inner, device=x.device), torch.randn(inner, columns, device=x.device)
+        steps.append((times, partial(torch.mm, a, b, out=(found := torch.empty(rows, columns, device=x.device)))))
+        return found
+
+    for c, d, n, m in shapes:
+        rows, columns = min(n, 512), min(m, 512)
+        tiles = round(n * m / (rows * columns))
+        product(1, 3 * d, c, n)
+        pairs = product(tiles, rows, d, columns)
+        steps.append((tiles, partial(torch.exp, torch.rand_like(pairs), out=pairs)))
+        product(tiles, rows, columns, d)
+        product(1, c, d, n)
+
+    def work() -> None:
+        for times, step in steps:
+            for _ in range(times):
+                step()
+
+    operations = sum(8 * n * c * d + 4 * n * m * d for c, d, n, m in shapes)
+    return work, operations / 1e9, sum(n * m for _, _, n, m in shapes) / 1e9
+
+
 def bench_inference(args: argparse.Namespace) -> list[list[str]]:
-    """Whole models, fused, one picture, against the model without blocks."""
-    rows = [["model", "blocks", "ms", "ratio"]]
-    for scale in args.scale:
-        models = {case: model_of(scale, case).eval().fuse(verbose=False).to(args.device) for case in args.cases}
-        x = torch.rand(1, 3, args.imgsz, args.imgsz, device=args.device)
+    """Whole models, fused, one picture, against the model without blocks, and the least that blocks can take."""
+    rows = [["model", "blocks", "ms", "ratio", "ratio of bare operations", "GFLOP of blocks", "1e9 exponentials"]]
+    x = torch.rand(1, 3, args.imgsz, args.imgsz, device=args.device)
+    for scale, case in itertools.product(args.scale, args.cases):
+        plain, model = (model_of(scale, name).eval().fuse(verbose=False).to(args.device) for name in ("plain", case))
+        works: dict[str, Callable[[], object]] = {"plain": partial(plain, x), case: partial(model, x)}
+        floor: list[float] = []
         with torch.inference_mode():
-            works = {case: partial(model, x) for case, model in models.items()}
+            if case != "plain" and "dot product" not in case:
+                works["bare"], *floor = bare_operations(model, x)
             took = take_turns(works, args.rounds, args.device)
-        for case, seconds in took.items():
-            rows.append([f"yolov8{scale}-seg", case, f"{1e3 * seconds:.1f}", f"{seconds / took['plain']:.3f}"])
-            print(rows[-1], flush=True)
+        row = [f"yolov8{scale}-seg", case, f"{1e3 * took[case]:.1f}", f"{took[case] / took['plain']:.3f}"]
+        if floor:
+            row += [f"{1 + took['bare'] / took['plain']:.3f}", *(f"{n:.4g}" for n in floor)]
+        rows.append(row + [""] * (len(rows[0]) - len(row)))
+        print(rows[-1], flush=True)
     return rows
 
 

@@ -94,7 +94,7 @@ def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_s
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)], ids=str)
-@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 5, 1, 1), (3, 1, 4, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 5, 1, 1), (3, 1, 4, 2), (2, 7, 6, 6)], ids=str)
 @pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
 @pytest.mark.parametrize("sub_sample", [1, 2, 3])
 @pytest.mark.parametrize(
@@ -179,12 +179,21 @@ def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
     torch.testing.assert_close(block(x), wanted)
 
 
+def test_what_was_prepared_is_not_kept_once_it_is_not_used():
+    block = randomised(WNLB(4)).eval()
+    before = set(dict(block.named_buffers()))
+    block.fold()
+    assert set(dict(block.named_buffers())) == before | set(wnlb.FOLDED)
+    block.train()
+    assert set(dict(block.named_buffers())) == before
+
+
 def test_folding_anew_drops_what_no_longer_holds():
     block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
     block.fold()
     block.W_z[0] = nn.Sequential(block.W_z[0], nn.ReLU())
     block.fold()
-    torch.testing.assert_close(block(x), (1 - block.w) * x + block.w * block.W_z(block.mean(x)))
+    torch.testing.assert_close(block(x), (1 - block.w) * x + block.w * block.W_z(wnlb.to_map(block.mean(x), x)))
 
 
 def test_a_block_whose_norm_was_fused_by_others_goes_on():
@@ -282,9 +291,13 @@ def test_a_constant_field_stays_constant(operation, sub_sample):
     assert not torch.allclose(z, x)
 
 
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_output_has_the_memory_format_of_the_input(operation):
+def test_the_output_has_the_memory_format_of_the_input(operation, folded, monkeypatch):
+    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: False)  # which is contiguous always
     block = randomised(WNLB(6, operation=operation)).eval()
+    if folded:
+        block.fold()
     x = torch.randn(2, 6, 5, 7)
     usual, last = block(x), block(x.to(memory_format=torch.channels_last))
     assert usual.is_contiguous()

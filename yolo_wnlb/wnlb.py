@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 from copy import deepcopy
+from functools import reduce
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 LOGGER = logging.getLogger("ultralytics")  # where whoever exports looks
 OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
 INITS = ("identity", "released")
+FOLDED = ("mix", "shift", "project", "project_bias")  # buffers of a folded block
 MAX_PAIRS = 2**22  # of queries and keys at a time in an ONNX graph: 16 MiB of float32
 MAX_PARTS = 256  # in an ONNX graph, of five nodes each
 MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` builds; a step holds about two
@@ -231,7 +233,7 @@ class WNLB(nn.Module):
         """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: some folded dot products)."""
         if "mix" in self._buffers and not self.training:
             return self.folded(x)
-        y = self.mean(x)
+        y = to_map(self.mean(x), x)
         y = self.g(y) if self.commutes else y
         # x first: its memory format is the one the sum takes, and the rest of the network keeps
         if not self.weighted:
@@ -254,28 +256,27 @@ class WNLB(nn.Module):
         return [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
 
     def mean(self, x: Tensor) -> Tensor:
-        """Return y (B, e, H, W), the weighted mean of g over all positions; that of x (B, C, H, W) if g `commutes`."""
+        """Return tokens y (B, N, e): the mean of g over all positions of x (B, C, H, W), or of x if g `commutes`."""
         if self.commutes:
             q = k = v = to_tokens(x)
         else:
             q, k, v = self.tokens(x)
         if self.operation == "dot_product":
-            return to_map(dot_product_response(q, k, v), x)
+            return dot_product_response(q, k, v)
         if self.operation == "concatenation":
             w_f: Any = self.W_f[0]
-            return to_map(concatenation_response(q, k, v, w_f.weight, w_f.bias), x)
+            return concatenation_response(q, k, v, w_f.weight, w_f.bias)
         # one width for all three; zeros change neither the products nor the values
         d = self.in_channels if self.operation == "gaussian" else self.embed_dim
         e = self.in_channels if self.commutes else self.embed_dim
         q, k, v = widen(q, max(e - d, 0)), widen(k, max(e - d, 0)), widen(v, max(d - e, 0))
-        return to_map(softmax_response(q, k, v, d**-0.5 if self.scale is None else self.scale)[..., :e], x)
+        return softmax_response(q, k, v, d**-0.5 if self.scale is None else self.scale)[..., :e]
 
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W), by one convolution."""
         convs = self.embeddings
         if all(map(is_plain, convs)):
-            biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
-            found = F.conv2d(x, torch.cat([conv.weight for conv in convs]), torch.cat(biases))
+            found = F.conv2d(x, *self.projection())
         else:
             found = torch.cat([conv(x) for conv in convs], 1)
         if self.operation == "gaussian":
@@ -287,14 +288,27 @@ class WNLB(nn.Module):
         k, v = to_tokens(self.pooled(found[:, d:])).split(d, 2)
         return to_tokens(found[:, :d]), k, v
 
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of theta, phi and g as one convolution."""
+        if "mix" in self._buffers and not self.training:
+            prepared: Any = self.project, self.project_bias
+            return prepared
+        convs = self.embeddings
+        biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
+        return torch.cat([conv.weight for conv in convs]), torch.cat(biases)
+
     def pooled(self, x: Tensor) -> Tensor:
-        """Return the pooled x (B, C, H, W). In training picked by index: MaxPool2d would keep all of x for backward."""
-        if not self.training or self.sub_sample == 1:
+        """Return the pooled x (B, C, H, W)."""
+        k = self.sub_sample
+        if self.training and k > 1:  # picked by index: MaxPool2d would keep all of x for backward
+            with torch.no_grad():
+                index = F.max_pool2d(x, k, ceil_mode=True, return_indices=True)[1]
+            batch, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
+            return x.flatten(2)[batch[:, None, None, None], channel[:, None, None], index]
+        if torch.jit.is_tracing() or x.device.type != "cpu" or x.shape[2] % k or x.shape[3] % k:
             return self.pool(x)
-        with torch.no_grad():
-            index = F.max_pool2d(x, self.sub_sample, ceil_mode=True, return_indices=True)[1]
-        batch, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
-        return x.flatten(2)[batch[:, None, None, None], channel[:, None, None], index]
+        rows = reduce(torch.maximum, (x[:, :, i::k] for i in range(k)))  # a quarter of the time of MaxPool2d
+        return reduce(torch.maximum, (rows[..., i::k] for i in range(k)))
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -314,14 +328,15 @@ class WNLB(nn.Module):
         if self.commutes:
             mix = mix @ exact.g.weight.flatten(1)
         like: Any = self.g.weight
-        self.register_buffer("mix", mix.to(like), persistent=False)
-        self.register_buffer("shift", shift.to(like), persistent=False)
+        for name, made in zip(FOLDED, (mix.to(like), shift.to(like), *self.projection()), strict=True):
+            self.register_buffer(name, made, persistent=False)
         self.keep = 1 - float(w) if self.weighted else 1.0
         self.idle = self.keep == 1 and not mix.any() and not shift.any()
 
     def unfold(self) -> None:
         """Compute with the parameters again."""
-        self._buffers.pop("mix", None)
+        for name in FOLDED:
+            self._buffers.pop(name, None)
 
     def train(self, mode: bool = True) -> WNLB:
         """Switch training on or off; what was folded is not what training would change."""
@@ -342,7 +357,7 @@ class WNLB(nn.Module):
         shift: Any = self.shift
         gram = self.operation == "dot_product" and self.sub_sample == 1 and all(map(is_plain, self.embeddings))
         if not gram or not self.gram_pays(x.shape[2] * x.shape[3]):
-            return self.keep * x + F.conv2d(self.mean(x), mix[..., None, None], shift)
+            return self.mixed(self.mean(x), x)
         # z = (mix A theta + keep) x + ..., with A = sum_j g_j phi_j^T / M: one matrix for all positions,
         # and A of x x^T, without phi and g of each
         theta: Any = self.theta
@@ -355,7 +370,17 @@ class WNLB(nn.Module):
         a = mix @ a  # (B, C, d)
         keep = self.keep * torch.eye(self.in_channels, dtype=x.dtype, device=x.device)
         offset = a @ theta.bias[:, None] + shift[:, None]
-        return ((a @ theta.weight.flatten(1) + keep) @ flat + offset).reshape(x.shape)
+        return torch.baddbmm(offset, a @ theta.weight.flatten(1) + keep, flat).reshape(x.shape)
+
+    def mixed(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return mix y + shift + keep x, as a map in the memory format of x (B, C, H, W), of tokens y (B, N, e)."""
+        mix: Any = self.mix
+        shift: Any = self.shift
+        if x.is_contiguous():  # one product straight into the map: a convolution would first copy y
+            z = torch.baddbmm(shift[:, None], mix.expand(x.shape[0], -1, -1), y.transpose(1, 2)).reshape(x.shape)
+        else:
+            z = to_map(F.linear(y, mix, shift), x)
+        return z.to(x.dtype).add_(x, alpha=self.keep)
 
     def gram_pays(self, n: int) -> bool:
         """Tell whether one matrix for all of n positions takes fewer operations than theta, phi and g of each."""
