@@ -509,13 +509,17 @@ def test_autocast_keeps_the_type_of_the_map_and_trains(operation):
     assert all(p.grad.isfinite().all() and p.grad.count_nonzero() > 0 for p in block.parameters())
 
 
-def test_the_dot_product_of_many_large_numbers_fits_float16():
+@pytest.mark.parametrize("exporting", [False, True])
+def test_the_dot_product_of_many_large_numbers_fits_float16(exporting, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: exporting)
     q, k, v = (torch.full((1, n, 4), 8.0, dtype=torch.float16) for n in (1, 16384, 16384))
     assert (k.transpose(1, 2) @ v).isinf().all()
     torch.testing.assert_close(dot_product_response(q, k, v), torch.full_like(q, 4 * 8 * 8 * 8))
 
 
-def test_small_numbers_survive_the_dot_product_in_float16():
+@pytest.mark.parametrize("exporting", [False, True])
+def test_small_numbers_survive_the_dot_product_in_float16(exporting, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: exporting)
     q, k, v = (torch.full((1, 16384, 4), x, dtype=torch.float16) for x in (1, 2**-12, 1))
     assert ((k / k.shape[1]) == 0).all()
     torch.testing.assert_close(dot_product_response(q, k, v), torch.full_like(q, 4 * 2**-12))
@@ -633,8 +637,9 @@ def kept_for_backward(block, x):
     return sum(size for at, (size, _) in found.items() if at not in own) / 4 / x[0, 0].numel()
 
 
+@pytest.mark.parametrize("operation", ["embedded_gaussian", "dot_product"])
 @pytest.mark.parametrize(("sub_sample", "limit"), [(1, 16 + 3 * 8 + 8 + 2), (4, 16 + 8 + 8 + 2 + 6)])
-def test_training_keeps_no_more_than_it_must(sub_sample, limit):
+def test_training_keeps_no_more_than_it_must(operation, sub_sample, limit):
     """W_z's input to its norm (16 channels), theta, phi and g (8 each), y (8), a sum, phi and g at 1/16."""
-    block = randomised(WNLB(16, sub_sample=sub_sample))
+    block = randomised(WNLB(16, operation=operation, sub_sample=sub_sample))
     assert kept_for_backward(block, torch.randn(1, 16, 64, 64)) < limit

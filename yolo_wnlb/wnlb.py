@@ -70,8 +70,11 @@ def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def mean_product(a: Tensor, b: Tensor) -> Tensor:
     """sum_j a_j b_j^T / M of tokens a (B, M, d) and b (B, M, e) -> (B, d, e).
 
-    1/M is shared by both factors so that neither the sum over M overflows float16 nor the terms underflow.
+    CPU and CUDA scale while they still hold the sum in 32 bits. Elsewhere both factors share 1/M, so that
+    neither the sum overflows float16 nor the terms underflow.
     """
+    if a.device.type in ("cpu", "cuda") and not torch.onnx.is_in_onnx_export():
+        return torch.baddbmm(a.new_zeros(1), a.transpose(1, 2), b, beta=0, alpha=1 / a.shape[1])
     share = a.shape[1] ** -0.5
     shared = a * share
     return shared.transpose(1, 2) @ (shared if b is a else b * share)
