@@ -137,8 +137,8 @@ def clock(device: str) -> float:
     return time.process_time()
 
 
-def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Run each work once to warm up, then all of them in an order drawn anew each round: {name: median s}."""
+def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Run each work once to warm up, then all of them in an order drawn anew each round: {name: s of each round}."""
     times: dict[str, list[float]] = {name: [] for name in works}
     order = random.Random(0)
     for work in works.values():
@@ -148,7 +148,17 @@ def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: s
             begun = clock(device)
             works[name]()
             times[name].append(clock(device) - begun)
-    return {name: statistics.median(took) for name, took in times.items()}
+    return times
+
+
+def ms(times: list[float]) -> str:
+    """Return the median in milliseconds."""
+    return f"{1e3 * statistics.median(times):.1f}"
+
+
+def ratio(times: list[float], base: list[float]) -> float:
+    """Return the median multiple of what the other takes in the same round: machines slow down and recover."""
+    return statistics.median(a / b for a, b in zip(times, base, strict=True))
 
 
 def peak(work: Callable[[], object], device: str) -> float:
@@ -232,16 +242,14 @@ def bench_block(args: argparse.Namespace) -> list[list[str]]:
                 del works
                 words = ["--device", args.device]
                 mb = {name: in_fresh_process("block", stage, *name.split(), backward, *words) for name in names}
-                (a, b), (c, d) = ([table[name] for name in names] for table in (took, mb))
+                (a, b), (c, d) = [took[name] for name in names], [mb[name] for name in names]
                 channels, side = STAGES[stage]
                 what = [
                     f"{stage}: {channels} x {side} x {side}",
                     operation,
                     "forward, backward" if backward else "forward",
                 ]
-                rows.append(
-                    [*what, f"{1e3 * a:.1f}", f"{1e3 * b:.1f}", f"{b / a:.3f}", f"{c:.0f}", f"{d:.0f}", f"{d / c:.3f}"]
-                )
+                rows.append([*what, ms(a), ms(b), f"{ratio(b, a):.3f}", f"{c:.0f}", f"{d:.0f}", f"{d / c:.3f}"])
                 print(rows[-1], flush=True)
     return rows
 
@@ -301,9 +309,9 @@ def bench_inference(args: argparse.Namespace) -> list[list[str]]:
             if case != "plain" and "dot product" not in case:
                 works["bare"], *floor = bare_operations(model, x)
             took = take_turns(works, args.rounds, args.device)
-        row = [f"yolov8{scale}-seg", case, f"{1e3 * took[case]:.1f}", f"{took[case] / took['plain']:.3f}"]
+        row = [f"yolov8{scale}-seg", case, ms(took[case]), f"{ratio(took[case], took['plain']):.3f}"]
         if floor:
-            row += [f"{1 + took['bare'] / took['plain']:.3f}", *(f"{n:.4g}" for n in floor)]
+            row += [f"{1 + ratio(took['bare'], took['plain']):.3f}", *(f"{n:.4g}" for n in floor)]
         rows.append(row + [""] * (len(rows[0]) - len(row)))
         print(rows[-1], flush=True)
     return rows
@@ -318,7 +326,7 @@ def bench_training(args: argparse.Namespace) -> list[list[str]]:
         raise SystemExit
     rows = [["model", "blocks", "ms", "ratio", "MB", "ratio"]]
     for scale in args.scale:
-        took: dict[str, float] = {}
+        took: dict[str, list[float]] = {}
         if args.rounds:
             steps = {case: step_of(model_of(scale, case), args.device) for case in args.cases}
             works = {case: partial(step, args.imgsz, args.batch) for case, step in steps.items()}
@@ -330,7 +338,7 @@ def bench_training(args: argparse.Namespace) -> list[list[str]]:
             for case in args.cases
         }
         for case in args.cases:
-            time_taken = [f"{1e3 * took[case]:.0f}", f"{took[case] / took['plain']:.3f}"] if took else ["-", "-"]
+            time_taken = [ms(took[case]), f"{ratio(took[case], took['plain']):.3f}"] if took else ["-", "-"]
             rows.append([f"yolov8{scale}-seg", case, *time_taken, f"{mb[case]:.0f}", f"{mb[case] / mb['plain']:.3f}"])
             print(rows[-1], flush=True)
     return rows
@@ -386,9 +394,9 @@ def bench_onnx(args: argparse.Namespace) -> list[list[str]]:
             words = ["--imgsz", args.imgsz, "--device", args.device]
             mb = {case: in_fresh_process("onnx", file, *words) for case, file in files.items()}
         for case in args.cases:
-            ratios = [f"{table[case] / table['plain']:.3f}" for table in (took, mb)]
-            numbers = [f"{1e3 * took[case]:.1f}", ratios[0], f"{mb[case]:.0f}", ratios[1], f"{off[case]:.1e}"]
-            rows.append([f"yolov8{scale}-seg", case, *numbers])
+            time_taken = [ms(took[case]), f"{ratio(took[case], took['plain']):.3f}"]
+            memory = [f"{mb[case]:.0f}", f"{mb[case] / mb['plain']:.3f}"]
+            rows.append([f"yolov8{scale}-seg", case, *time_taken, *memory, f"{off[case]:.1e}"])
             print(rows[-1], flush=True)
     return rows
 
@@ -405,8 +413,8 @@ def bench_sizes(args: argparse.Namespace) -> list[list[str]]:
             with torch.inference_mode():
                 works = {case: partial(model, x) for case, model in models.items()}
                 took = take_turns(works, args.rounds if side <= 640 else max(args.rounds // 3, 3), args.device)
-            for case, seconds in took.items():
-                ratios[case].append(f"{seconds / took['plain']:.2f}")
+            for case, times in took.items():
+                ratios[case].append(f"{ratio(times, took['plain']):.2f}")
         rows += [[f"yolov8{scale}-seg", case, *values] for case, values in ratios.items()]
     return rows
 
@@ -421,8 +429,8 @@ def bench_loading(args: argparse.Namespace) -> list[list[str]]:
         works[preset or "as it is"] = lambda made=made, pictures=pictures: made[next(pictures)]
     took = take_turns(works, 20 * args.rounds, "cpu")
     rows = [["pictures", "ms", "ratio", "a second, one core"]]
-    for name, seconds in took.items():
-        rows.append([name, f"{1e3 * seconds:.1f}", f"{seconds / took['as it is']:.2f}", f"{1 / seconds:.0f}"])
+    for name, times in took.items():
+        rows.append([name, ms(times), f"{ratio(times, took['as it is']):.2f}", f"{1 / statistics.median(times):.0f}"])
     return rows
 
 
