@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import run_python
 from torch import nn
 from ultralytics import YOLO, cfg
 from ultralytics.data import utils as data_utils
@@ -50,7 +51,9 @@ class Probe(nn.Module):
 # ---- ultralytics.utils.nms -----------------------------------------------------------------------
 
 
-def test_overlaps_are_suppressed_by_torchvision_once_it_is_loaded(monkeypatch):
+def test_overlaps_are_suppressed_by_torchvision_once_it_is_loaded(monkeypatch, tmp_path):
+    code = "import sys, yolo_wnlb.detectors.ultralytics; sys.exit('torchvision' not in sys.modules)"
+    assert run_python(code, tmp_path).returncode == 0
     import torchvision  # noqa: F401
 
     monkeypatch.delattr(nms.TorchNMS, "nms")

@@ -204,10 +204,17 @@ def test_a_block_whose_norm_was_fused_by_others_goes_on():
     torch.testing.assert_close(block(x), wanted)
 
 
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
+@pytest.mark.parametrize("sub_sample", [1, 2])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_block_can_be_traced_as_it_is(operation):
-    block, x = randomised(WNLB(4, operation=operation)).eval(), torch.randn(1, 4, 5, 3)
-    torch.testing.assert_close(torch.jit.trace(block, x)(x), block(x))
+def test_a_traced_block_takes_other_sizes(operation, sub_sample, folded):
+    block = randomised(WNLB(4, operation=operation, sub_sample=sub_sample)).eval()
+    if folded:
+        block.fold()
+    traced = torch.jit.trace(block, torch.randn(1, 4, 6, 6))
+    for shape in ((1, 4, 6, 6), (2, 4, 7, 9)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(traced(x), block(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -300,6 +307,9 @@ def test_the_output_has_the_memory_format_of_the_input(operation, folded, monkey
         block.fold()
     x = torch.randn(2, 6, 5, 7)
     usual, last = block(x), block(x.to(memory_format=torch.channels_last))
+    cut = block(torch.cat([x, x], 1)[:, :6])
+    assert not cut.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(cut, usual)
     assert usual.is_contiguous()
     assert last.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last, usual)
@@ -496,6 +506,20 @@ def test_half_precision_stays_half_and_close_to_single(operation, sub_sample, dt
     assert (found.float() - wanted).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_autocast_keeps_the_type_of_the_map_once_folded(operation, gram, dtype, monkeypatch):
+    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
+    block, x = WNLB(16, operation=operation, w_init=0.5).eval(), torch.randn(2, 16, 9, 7)
+    wanted = block(x)
+    block.fold()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = block(x.to(dtype))
+    assert found.dtype == dtype
+    assert (found.float() - wanted).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_autocast_keeps_the_type_of_the_map_and_trains(operation):
     block = WNLB(16, operation=operation, w_init=0.5)
@@ -509,20 +533,30 @@ def test_autocast_keeps_the_type_of_the_map_and_trains(operation):
     assert all(p.grad.isfinite().all() and p.grad.count_nonzero() > 0 for p in block.parameters())
 
 
-@pytest.mark.parametrize("exporting", [False, True])
-def test_the_dot_product_of_many_large_numbers_fits_float16(exporting, monkeypatch):
-    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: exporting)
+def test_the_dot_product_of_many_large_numbers_fits_float16():
     q, k, v = (torch.full((1, n, 4), 8.0, dtype=torch.float16) for n in (1, 16384, 16384))
     assert (k.transpose(1, 2) @ v).isinf().all()
     torch.testing.assert_close(dot_product_response(q, k, v), torch.full_like(q, 4 * 8 * 8 * 8))
 
 
-@pytest.mark.parametrize("exporting", [False, True])
-def test_small_numbers_survive_the_dot_product_in_float16(exporting, monkeypatch):
-    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: exporting)
+def test_small_numbers_survive_the_dot_product_in_float16():
     q, k, v = (torch.full((1, 16384, 4), x, dtype=torch.float16) for x in (1, 2**-12, 1))
     assert ((k / k.shape[1]) == 0).all()
     torch.testing.assert_close(dot_product_response(q, k, v), torch.full_like(q, 4 * 2**-12))
+
+
+def test_gradients_of_the_dot_product_fit_float16():
+    found = {}
+    for dtype in (torch.float16, torch.float32):
+        q, k, v = (torch.full((1, 6400, 8), 4.0, dtype=dtype, requires_grad=True) for _ in range(3))
+        (dot_product_response(q, k, v) * 0.5).sum().backward()
+        found[dtype] = torch.stack([q.grad, k.grad, v.grad]).float()
+    torch.testing.assert_close(found[torch.float16], found[torch.float32], rtol=1e-2, atol=0)
+
+
+def test_a_traced_dot_product_is_shared_for_runtimes_that_halve_it():
+    traced = torch.jit.trace(wnlb.mean_product, (torch.rand(1, 5, 3), torch.rand(1, 5, 2)))
+    assert "baddbmm" not in str(traced.graph)
 
 
 def test_logits_beyond_float16_stay_finite_and_right():

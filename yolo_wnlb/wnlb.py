@@ -70,10 +70,11 @@ def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def mean_product(a: Tensor, b: Tensor) -> Tensor:
     """sum_j a_j b_j^T / M of tokens a (B, M, d) and b (B, M, e) -> (B, d, e).
 
-    CPU and CUDA scale while they still hold the sum in 32 bits. Elsewhere both factors share 1/M, so that
-    neither the sum overflows float16 nor the terms underflow.
+    In 16 bits both factors share 1/M, so that neither the sum overflows float16 nor the terms underflow, nor
+    their gradients; and in graphs, which another runtime may compute in 16 bits.
     """
-    if a.device.type in ("cpu", "cuda") and not torch.onnx.is_in_onnx_export():
+    graph = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    if a.dtype in (torch.float32, torch.float64) and not graph:
         return torch.baddbmm(a.new_zeros(1), a.transpose(1, 2), b, beta=0, alpha=1 / a.shape[1])
     share = a.shape[1] ** -0.5
     shared = a * share
@@ -308,7 +309,7 @@ class WNLB(nn.Module):
                 index = F.max_pool2d(x, k, ceil_mode=True, return_indices=True)[1]
             batch, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
             return x.flatten(2)[batch[:, None, None, None], channel[:, None, None], index]
-        if torch.jit.is_tracing() or x.device.type != "cpu" or x.shape[2] % k or x.shape[3] % k:
+        if torch.jit.is_tracing() or x.device.type != "cpu" or x.stride(1) == 1 or x.shape[2] % k or x.shape[3] % k:
             return self.pool(x)
         rows = reduce(torch.maximum, (x[:, :, i::k] for i in range(k)))  # a quarter of the time of MaxPool2d
         return reduce(torch.maximum, (rows[..., i::k] for i in range(k)))
@@ -373,13 +374,14 @@ class WNLB(nn.Module):
         a = mix @ a  # (B, C, d)
         keep = self.keep * torch.eye(self.in_channels, dtype=x.dtype, device=x.device)
         offset = a @ theta.bias[:, None] + shift[:, None]
-        return torch.baddbmm(offset, a @ theta.weight.flatten(1) + keep, flat).reshape(x.shape)
+        return torch.baddbmm(offset, a @ theta.weight.flatten(1) + keep, flat).reshape(x.shape).to(x.dtype)
 
     def mixed(self, y: Tensor, x: Tensor) -> Tensor:
         """Return mix y + shift + keep x, as a map in the memory format of x (B, C, H, W), of tokens y (B, N, e)."""
         mix: Any = self.mix
         shift: Any = self.shift
-        if x.is_contiguous():  # one product straight into the map: a convolution would first copy y
+        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+            # one product straight into the map: a convolution would first copy y
             z = torch.baddbmm(shift[:, None], mix.expand(x.shape[0], -1, -1), y.transpose(1, 2)).reshape(x.shape)
         else:
             z = to_map(F.linear(y, mix, shift), x)
