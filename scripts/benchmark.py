@@ -263,16 +263,12 @@ def bare_operations(model: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[],
     are made in tiles of 128, 256 or 512 x 512, which stay in the cache; under "fused" by PyTorch's fused kernel.
     """
     shapes: list[tuple[int, int, int, int]] = []
-    hooks = []
-    for block in model.modules():
-        if isinstance(block, WNLB):
-            k = block.sub_sample
 
-            def note(block: Any, inputs: tuple[Tensor, ...], k: int = k) -> None:
-                h, w = inputs[0].shape[2:]
-                shapes.append((block.in_channels, block.embed_dim, h * w, -(-h // k) * -(-w // k)))
+    def note(block: Any, inputs: tuple[Tensor, ...]) -> None:
+        (h, w), k = inputs[0].shape[2:], block.sub_sample
+        shapes.append((block.in_channels, block.embed_dim, h * w, -(-h // k) * -(-w // k)))
 
-            hooks.append(block.register_forward_pre_hook(note))
+    hooks = [block.register_forward_pre_hook(note) for block in model.modules() if isinstance(block, WNLB)]
     model(x)
     for hook in hooks:
         hook.remove()
@@ -281,19 +277,21 @@ def bare_operations(model: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[],
         out = torch.empty(rows, columns)
         return partial(torch.mm, torch.randn(rows, inner), torch.randn(inner, columns), out=out), out
 
-    def work(tile: int) -> Callable[[], None]:
+    def fused(d: int, n: int, m: int) -> list[tuple[int, Callable[[], object]]]:
+        q, k, v = (torch.randn(1, 1, size, d) for size in (n, m, m))
+        return [(1, partial(F.scaled_dot_product_attention, q, k, v))]
+
+    def tiled(d: int, n: int, m: int, tile: int) -> list[tuple[int, Callable[[], object]]]:
+        rows, columns = min(n, tile), min(m, 512)
+        tiles = n * m // (rows * columns)
+        logits, pairs = product(rows, d, columns)
+        exponentials = partial(torch.exp, torch.rand_like(pairs), out=pairs)
+        return [(tiles, logits), (tiles, exponentials), (tiles, product(rows, columns, d)[0])]
+
+    def work(attention: Callable[[int, int, int], list[tuple[int, Callable[[], object]]]]) -> Callable[[], None]:
         steps: list[tuple[int, Callable[[], object]]] = []
         for c, d, n, m in shapes:
-            steps += [(1, product(3 * d, c, n)[0]), (1, product(c, d, n)[0])]
-            if not tile:
-                q, k, v = (torch.randn(1, 1, size, d) for size in (n, m, m))
-                steps.append((1, partial(F.scaled_dot_product_attention, q, k, v)))
-                continue
-            rows, columns = min(n, tile), min(m, 512)
-            tiles = n * m // (rows * columns)
-            logits, pairs = product(rows, d, columns)
-            exponentials = partial(torch.exp, torch.rand_like(pairs), out=pairs)
-            steps += [(tiles, logits), (tiles, exponentials), (tiles, product(rows, columns, d)[0])]
+            steps += [(1, product(3 * d, c, n)[0]), (1, product(c, d, n)[0]), *attention(d, n, m)]
 
         def run() -> None:
             for times, step in steps:
@@ -303,12 +301,13 @@ def bare_operations(model: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[],
         return run
 
     operations = sum(8 * n * c * d + 4 * n * m * d for c, d, n, m in shapes)
-    works = {"fused": work(0), **{f"tiles of {tile}": work(tile) for tile in (128, 256, 512)}}
+    tiles = {f"tiles of {tile}": work(partial(tiled, tile=tile)) for tile in (128, 256, 512)}
+    works = {"fused": work(fused), **tiles}
     return works, operations / 1e9, sum(n * m for _, _, n, m in shapes) / 1e9
 
 
 def bench_inference(args: argparse.Namespace) -> list[list[str]]:
-    """Whole models, fused, one picture, against the model without blocks; on a CPU also the bare operations of both."""
+    """Whole models, fused, one picture, against the plain one; on a CPU also what blocks cannot do without."""
     columns = ["bare, fused kernel", "bare, tiles", "GFLOP of blocks", "1e9 exponentials"]
     rows = [["model", "blocks", "ms", "ratio", *columns]]
     x = torch.rand(1, 3, args.imgsz, args.imgsz, device=args.device)

@@ -235,7 +235,7 @@ class WNLB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: some folded dot products)."""
-        if "mix" in self._buffers and not self.training:
+        if self.is_folded:
             return self.folded(x)
         y = to_map(self.mean(x), x)
         y = self.g(y) if self.commutes else y
@@ -248,6 +248,11 @@ class WNLB(nn.Module):
         norm: Any = self.W_z[1]
         scaled = {"weight": self.w * norm.weight, "bias": self.w * norm.bias}  # w W_z(y), without keeping W_z(y)
         return (1 - self.w) * x + functional_call(norm, scaled, (conv(y),))
+
+    @property
+    def is_folded(self) -> bool:
+        """True where what `fold` prepared is used."""
+        return "mix" in self._buffers and not self.training
 
     @property
     def commutes(self) -> bool:
@@ -294,7 +299,7 @@ class WNLB(nn.Module):
 
     def projection(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of theta, phi and g as one convolution."""
-        if "mix" in self._buffers and not self.training:
+        if self.is_folded:
             prepared: Any = self.project, self.project_bias
             return prepared
         convs = self.embeddings
@@ -302,9 +307,9 @@ class WNLB(nn.Module):
         return torch.cat([conv.weight for conv in convs]), torch.cat(biases)
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Return the pooled x (B, C, H, W)."""
+        """Return the pooled x (B, C, H, W), of a block that sub-samples."""
         k = self.sub_sample
-        if self.training and k > 1:  # picked by index: MaxPool2d would keep all of x for backward
+        if self.training:  # picked by index: MaxPool2d would keep all of x for backward
             with torch.no_grad():
                 index = F.max_pool2d(x, k, ceil_mode=True, return_indices=True)[1]
             batch, channel = (torch.arange(n, device=x.device) for n in x.shape[:2])
