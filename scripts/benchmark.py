@@ -42,8 +42,8 @@ from ultralytics.data.build import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import SegmentationModel
 
-from yolo_wnlb.grafting import graft, load_yaml
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo.grafting import graft, load_yaml
 
 Options = dict[str, Any] | list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Time of one evaluation: pycocotools called by hand against yolo_wnlb.evaluate, the same numbers wanted.
+"""Time of one evaluation: pycocotools called by hand against our `evaluate`, the same numbers wanted.
 
     python scripts/benchmark_evaluation.py [--images 500] [--detections 100] [--rounds 3]
 
@@ -21,8 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb.coco import Prediction, Truth, coder, encode
-from yolo_wnlb.evaluate import evaluate
+from yolo_wnlb.data.coco import Prediction, Truth, coder, encode
+from yolo_wnlb.metrics.average_precision import evaluate
 
 HEIGHT, WIDTH = 480, 640
 

@@ -31,7 +31,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from yolo_wnlb.shapes import scene
+from yolo_wnlb.data.shapes import scene
 from yolo_wnlb.transforms import LowLight
 
 OURS = "LowLight"

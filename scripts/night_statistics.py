@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.cli import parse
-from yolo_wnlb.lowlight import PRESETS, clean, jpeg, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, clean, jpeg, picture_rng, settings, take
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 BLOCK, FLATTEST = 16, 0.1

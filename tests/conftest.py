@@ -21,7 +21,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 from torch import nn  # noqa: E402
 
-from yolo_wnlb.shapes import NAMES, generate  # noqa: E402
+from yolo_wnlb.data.shapes import NAMES, generate  # noqa: E402
 
 
 def pytest_collection_modifyitems(config, items):
@@ -178,7 +178,7 @@ def scenes(number, size, crowd=3):
     """The first scenes with 2 to `crowd` objects that are not too small for quarter-size masks."""
     import numpy as np
 
-    from yolo_wnlb.shapes import scene
+    from yolo_wnlb.data.shapes import scene
 
     drawn = (scene(np.random.default_rng(i), size) for i in itertools.count())
     large = (s for s in drawn if 2 <= len(s.classes) <= crowd and s.masks.sum((1, 2)).min() > (0.2 * size) ** 2)

@@ -221,7 +221,7 @@ print("layers", len(model.model.model))
 
 BROKEN = """
 import sys
-sys.modules["yolo_wnlb.patches"] = None  # its import raises
+sys.modules["yolo_wnlb.yolo.patches"] = None  # its import raises
 from ultralytics import YOLO
 import ultralytics.engine.trainer
 print("layers", len(YOLO("yolov8n.yaml").model.model))

@@ -20,10 +20,12 @@ import yaml
 from conftest import run_python
 from PIL import Image
 
-from yolo_wnlb import builder, cli, journal
-from yolo_wnlb.builder import darken_dataset, verify
-from yolo_wnlb.lowlight import Shot, picture_rng, settings, take
-from yolo_wnlb.shapes import NAMES, generate
+from yolo_wnlb import cli
+from yolo_wnlb.data import journal
+from yolo_wnlb.data.shapes import NAMES, generate
+from yolo_wnlb.imaging.camera import Shot, picture_rng, settings, take
+from yolo_wnlb.twins import darken as builder
+from yolo_wnlb.twins.darken import darken_dataset, verify
 
 COMMAND = "import sys; from yolo_wnlb.cli import main; sys.exit(main(['darken', *sys.argv[1:]]))"
 SLOW = "import time; from yolo_wnlb import builder as b; t = b.take; b.take = lambda *a: (time.sleep(0.15), t(*a))[1]; "
@@ -251,7 +253,7 @@ def test_the_pictures_are_those_that_ultralytics_lists(source):
     from ultralytics.data.base import BaseDataset
     from ultralytics.data.utils import IMG_FORMATS
 
-    from yolo_wnlb.sources import list_images
+    from yolo_wnlb.data.sources import list_images
 
     (source / "images/train/deep").mkdir()
     (source / "images/train/.hidden").mkdir()
@@ -873,5 +875,7 @@ def test_progress_is_told_at_most_now_and_then(capsys, monkeypatch):
 
 
 def test_what_a_worker_imports_is_light(tmp_path):
-    code = "import sys, yolo_wnlb.builder; print(sorted({'torch', 'ultralytics', 'albumentations'} & {*sys.modules}))"
+    code = (
+        "import sys, yolo_wnlb.twins.darken; print(sorted({'torch', 'ultralytics', 'albumentations'} & {*sys.modules}))"
+    )
     assert run_python(code, tmp_path).stdout == "[]\n"

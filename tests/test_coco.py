@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coder
 
-from yolo_wnlb import coco
+from yolo_wnlb.data import coco
 
 NAMES = ["cat", "dog", "owl"]
 

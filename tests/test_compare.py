@@ -17,11 +17,11 @@ import pytest
 import yaml
 from conftest import run_python, shapes_set
 
-from yolo_wnlb import coco
-from yolo_wnlb.compare import check_cell, compare
-from yolo_wnlb.evaluate import evaluate
-from yolo_wnlb.study import Cell, cells_of, differences, read_study
-from yolo_wnlb.table import against
+from yolo_wnlb.data import coco
+from yolo_wnlb.metrics.average_precision import evaluate
+from yolo_wnlb.study.compare import check_cell, compare
+from yolo_wnlb.study.plan import Cell, cells_of, differences, read_study
+from yolo_wnlb.study.table import against
 
 STUDY = {
     "darken": {"dark": {"source": "shapes/data.yaml", "preset": "mild"}},
@@ -243,7 +243,7 @@ NOTHING = {"images": [], "annotations": [], "categories": []}
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Cells of data sets that are not there."""
-    monkeypatch.setattr("yolo_wnlb.coco.digest", lambda data, split: "")
+    monkeypatch.setattr("yolo_wnlb.data.coco.digest", lambda data, split: "")
 
 
 @pytest.mark.parametrize("names", [("w NLB", "w-NLB"), ("wnlb", "wNLB"), ("enhanced",), ("...",)])
@@ -422,7 +422,7 @@ def test_mask_rcnn_and_solov2_stand_in_it_by_the_same_keys(folder, monkeypatch):
     block = {"after": ["P4", "P5"], "block": {"sub_sample": 2}}
     rows = {detector: {"detector": detector, **block} for detector in ("maskrcnn", "solov2_light")}
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("yolo_wnlb.compare.TIMED", 1)
+    monkeypatch.setattr("yolo_wnlb.study.compare.TIMED", 1)
     for place in (folder / "shapes").rglob("*.*"):  # enhanced pictures have other names than these
         target = folder / "jpeg" / place.relative_to(folder / "shapes")
         target.parent.mkdir(parents=True, exist_ok=True)

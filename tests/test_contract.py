@@ -28,8 +28,8 @@ from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
 from ultralytics.utils import SETTINGS, checks, nms
 
-from yolo_wnlb import grafting as surgery
 from yolo_wnlb.wnlb import INITS, OPERATIONS, WNLB
+from yolo_wnlb.yolo import grafting as surgery
 
 
 def parameters(function):

@@ -22,10 +22,10 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
 from ultralytics.utils.dist import generate_ddp_file
 
-from yolo_wnlb import dark_training
-from yolo_wnlb.dark_training import DarkLoader, check_request, holds_lowlight
-from yolo_wnlb.lowlight import picture_rng, settings, take
-from yolo_wnlb.shapes import NAMES, SPLITS, scene
+from yolo_wnlb.data.shapes import NAMES, SPLITS, scene
+from yolo_wnlb.imaging.camera import picture_rng, settings, take
+from yolo_wnlb.yolo import darkness as dark_training
+from yolo_wnlb.yolo.darkness import DarkLoader, check_request, holds_lowlight
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = pytest.mark.skipif(
@@ -377,7 +377,7 @@ def test_a_dark_data_set_says_so_and_is_not_darkened_twice(tmp_path, log):
 
 
 def test_a_dark_twin_is_known_by_its_manifest_under_any_yaml(bright, tmp_path):
-    from yolo_wnlb.builder import darken_dataset
+    from yolo_wnlb.twins.darken import darken_dataset
 
     darken_dataset(bright, tmp_path / "dark", preset="severe", workers=1)
     said = {"path": str(tmp_path / "dark"), "train": "images/train", "val": "images/val", "names": list(NAMES)}

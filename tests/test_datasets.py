@@ -13,8 +13,8 @@ import yaml
 from ultralytics.data import utils as data_utils
 from ultralytics.utils.ops import segments2boxes
 
-from yolo_wnlb import convert
-from yolo_wnlb.convert import convert_exdark, convert_lis
+from yolo_wnlb.data import convert
+from yolo_wnlb.data.convert import convert_exdark, convert_lis
 
 ROOT = Path(__file__).resolve().parent.parent
 LIS, EXDARK, COCO = (

@@ -13,11 +13,12 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
-from yolo_wnlb import cli, enhance
-from yolo_wnlb.builder import darken_dataset
-from yolo_wnlb.enhance import Enhancer, blur, enhance_dataset, enhancer
-from yolo_wnlb.lowlight import darken
-from yolo_wnlb.shapes import NAMES, generate, scene
+from yolo_wnlb import cli
+from yolo_wnlb.data.shapes import NAMES, generate, scene
+from yolo_wnlb.imaging.camera import darken
+from yolo_wnlb.twins import enhance
+from yolo_wnlb.twins.darken import darken_dataset
+from yolo_wnlb.twins.enhance import Enhancer, blur, enhance_dataset, enhancer
 
 BUILT_IN = ("gamma", "gamma:3", "clahe", "clahe:3", "histeq", "msr")
 SIZES = [(1, 1), (1, 40), (37, 53), (64, 48)]

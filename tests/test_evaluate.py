@@ -16,10 +16,10 @@ from pycocotools import mask as coder
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yolo_wnlb import coco
-from yolo_wnlb.bootstrap import draws, paired_bootstrap, resampled
 from yolo_wnlb.cli import main
-from yolo_wnlb.evaluate import KINDS, Evaluation, available, evaluate
+from yolo_wnlb.data import coco
+from yolo_wnlb.metrics.average_precision import KINDS, Evaluation, available, evaluate
+from yolo_wnlb.metrics.bootstrap import draws, paired_bootstrap, resampled
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HEIGHT, WIDTH = 160, 240

@@ -15,14 +15,14 @@ from pycocotools import mask as coder
 from torch import nn
 from torch.utils.data import DataLoader
 
-from yolo_wnlb.coco import class_map, encode, ground_truth, image_files
+from yolo_wnlb.data.coco import class_map, encode, ground_truth, image_files
+from yolo_wnlb.data.shapes import NAMES, generate
 from yolo_wnlb.detectors import fit as module
 from yolo_wnlb.detectors.fit import Pictures, collate, fit, make_optimizer, prepare, rate
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, solov2
 from yolo_wnlb.detectors.torchvision import build, load, names, predict, save
-from yolo_wnlb.evaluate import evaluate
-from yolo_wnlb.shapes import NAMES, generate
+from yolo_wnlb.metrics.average_precision import evaluate
 
 SIZE = 96
 FEW = {**FEW_REGIONS, "backbone": "resnet18", "min_size": 64, "anchor_sizes": (8, 16, 32, 64, 128)}

@@ -10,10 +10,10 @@ import torch
 import yaml
 from conftest import tensors
 
-from yolo_wnlb import grafting
 from yolo_wnlb.cli import main
-from yolo_wnlb.grafting import complete, graft, load_yaml, stage_ends, to_yaml
 from yolo_wnlb.wnlb import OPERATIONS, WNLB
+from yolo_wnlb.yolo import grafting
+from yolo_wnlb.yolo.grafting import complete, graft, load_yaml, stage_ends, to_yaml
 
 SHIPPED = sorted((Path(__file__).parents[1] / "cfg").glob("*.yaml"))
 

@@ -11,11 +11,11 @@ from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 
 from yolo_wnlb import WNLB, cli, wnlb
-from yolo_wnlb.inspection import MAP, attention_strip, draw, inspect_model, tone
-from yolo_wnlb.looks import PICTURE, Block, Frame, Look, attention, effective_neighbours, w_z_norm
-from yolo_wnlb.looks import Object as Thing
-from yolo_wnlb.shapes import NAMES, generate
-from yolo_wnlb.sheet import GAP, scaled
+from yolo_wnlb.data.shapes import NAMES, generate
+from yolo_wnlb.imaging.sheet import GAP, scaled
+from yolo_wnlb.visualize.inspection import MAP, attention_strip, draw, inspect_model, tone
+from yolo_wnlb.visualize.looks import PICTURE, Block, Frame, Look, attention, effective_neighbours, w_z_norm
+from yolo_wnlb.visualize.looks import Object as Thing
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIZE = 64  # of images and inputs: a stride of 32 leaves a map of 2 x 2
@@ -395,7 +395,7 @@ def test_a_map_too_large_to_build_asks_for_smaller_images(source, photos, tmp_pa
 def test_without_what_evaluation_needs_the_labels_are_left_out_and_that_is_said(source, data, tmp_path, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "yolo_wnlb.coco", None)
+    monkeypatch.setitem(sys.modules, "yolo_wnlb.data.coco", None)
     report = inspect_model(source("yolov8n-wnlb"), data, tmp_path, n=1, imgsz=SIZE)
     assert any(re.match(r"the labels of .*shapes\.yaml are left out: ", note) for note in report.notes)
     assert cv2.imread(str(tmp_path / "predictions.png")).shape[1] == PICTURE + GAP

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from conftest import run_python
 
-from yolo_wnlb import lowlight
-from yolo_wnlb.lowlight import (
+from yolo_wnlb.data.shapes import scene
+from yolo_wnlb.imaging import camera as lowlight
+from yolo_wnlb.imaging.camera import (
     BAYER,
     BOUNDS,
     PRESETS,
@@ -34,7 +35,6 @@ from yolo_wnlb.lowlight import (
     sigma_map,
     take,
 )
-from yolo_wnlb.shapes import scene
 
 LINEAR = (1.0, 0.0)
 GAMMA = (1 / 2.2, 0.0)
@@ -508,7 +508,7 @@ def frozen(order=(0, 1, 2)):
 
     import numpy as np
 
-    from yolo_wnlb.lowlight import settings, take
+    from yolo_wnlb.imaging.camera import settings, take
 
     def ramps(height, width, dtype):
         y, x = np.mgrid[:height, :width]

@@ -18,10 +18,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import FrozenBatchNorm2d
 
+from yolo_wnlb.data.shapes import scene
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.maskrcnn import COCO_CLASSES, detect, encode_pasted, maskrcnn, paste
 from yolo_wnlb.detectors.torchvision import build, describe, load, names, predict, published, reads, save
-from yolo_wnlb.shapes import scene
 
 FEW = {**FEW_REGIONS, "min_size": 96, "rpn_post_nms_top_n_test": 12, "box_detections_per_img": 20}
 NONE = torch.zeros(0, dtype=torch.int64)

@@ -45,7 +45,7 @@ def train(model, task="segment", **options):
 
 
 def shapes():
-    from yolo_wnlb.shapes import NAMES, generate
+    from yolo_wnlb.data.shapes import NAMES, generate
 
     root = generate("shapes", train=2, val=1, size=64)
     (root / "data.yaml").write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": [*NAMES]}))
@@ -79,7 +79,7 @@ def corrupt_export():
 def unreadable_image():
     from ultralytics import YOLO
 
-    from yolo_wnlb.parity import check_export
+    from yolo_wnlb.yolo.parity import check_export
 
     YOLO("yolov8n-wnlb.yaml").save("best.pt")
     onnx = YOLO("best.pt").export(format="onnx", imgsz=64, verbose=False)
@@ -134,7 +134,7 @@ def transform(**arguments):
 
 def bright(count=3):
     """A tiny data set to darken; returns its YAML."""
-    from yolo_wnlb.shapes import generate
+    from yolo_wnlb.data.shapes import generate
 
     root = generate("bright", train=count, val=1, size=64)
     (root / "data.yaml").write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": ["a"] * 5}))
@@ -147,7 +147,7 @@ def darken(*words):
 
 def told_by_darken(*words):
     """Not a refusal: what the report says."""
-    from yolo_wnlb.builder import darken_dataset
+    from yolo_wnlb.twins.darken import darken_dataset
 
     raise UserWarning(str(darken_dataset("bright/data.yaml", "dark", workers=1)))
 
@@ -163,7 +163,7 @@ def corrupt_picture():
 
 
 def other_settings_on_resume():
-    from yolo_wnlb.builder import darken_dataset
+    from yolo_wnlb.twins.darken import darken_dataset
 
     darken_dataset(bright(), "dark", workers=1)
     darken("out=dark", "seed=1")
@@ -174,7 +174,9 @@ def two_runs_at_once():
     import sys
 
     Path("dark/.darken/all").mkdir(parents=True)
-    hold = "from pathlib import Path; from yolo_wnlb.journal import locked\nwith locked(Path('dark')): print(input())"
+    hold = (
+        "from pathlib import Path; from yolo_wnlb.data.journal import locked\nwith locked(Path('dark')): print(input())"
+    )
     other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         while not Path("dark/.darken/lock").exists():
@@ -186,7 +188,7 @@ def two_runs_at_once():
 
 
 def dark_twice():
-    from yolo_wnlb.builder import darken_dataset
+    from yolo_wnlb.twins.darken import darken_dataset
 
     darken_dataset(bright(), "dark", workers=1)
     command("darken", "dark/data.yaml", "out=darker")

@@ -13,7 +13,7 @@ from conftest import run_python
 from torch import nn
 from ultralytics import YOLO
 
-from yolo_wnlb.parity import check_export, draw_pictures, to_input
+from yolo_wnlb.yolo.parity import check_export, draw_pictures, to_input
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ["boxes", "scores", "coefficients", "prototypes"]
@@ -140,7 +140,7 @@ def test_openvino_is_held_to_what_its_digits_can_do(segment, folder):
     exported = export(segment, "openvino", format="openvino")
     code = f"""
 import numpy as np
-from yolo_wnlb.parity import check_export
+from yolo_wnlb.yolo.parity import check_export
 parity = check_export({str(segment)!r}, {str(exported)!r})
 print(parity)
 assert parity.difference["scores"] < {{"float32": 1e-3, "bfloat16": 0.5}}[parity.precision]
@@ -152,7 +152,7 @@ assert np.mean(parity.mask_ious) > 0.8
 
 @pytest.mark.parametrize("operation", ["gaussian", "dot_product", "concatenation"])
 def test_the_other_operations_export_too(operation, folder):
-    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+    from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
     options = [{"operation": operation}, {"operation": operation, "sub_sample": 2}]
     definition, _ = graft(load_yaml("yolov8-seg.yaml"), ["P3", "P5"], options)
@@ -167,7 +167,7 @@ def test_softmax_forms_are_cut_into_equal_parts_at_every_size(folder, monkeypatc
     import onnx
     import onnxruntime
 
-    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+    from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
     monkeypatch.setattr("yolo_wnlb.wnlb.MAX_PAIRS", 1000)
     options = [{}, {"operation": "gaussian", "scale": None}]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from yolo_wnlb import cli
-from yolo_wnlb.lowlight import PRESETS, Shot, picture_rng, settings, take
-from yolo_wnlb.preview import CELL, built_in, find, preview, shrink, stops
-from yolo_wnlb.shapes import generate
-from yolo_wnlb.sheet import GAP, shortened
+from yolo_wnlb.data.shapes import generate
+from yolo_wnlb.imaging.camera import PRESETS, Shot, picture_rng, settings, take
+from yolo_wnlb.imaging.sheet import GAP, shortened
+from yolo_wnlb.visualize.preview import CELL, built_in, find, preview, shrink, stops
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import yaml
 
-from yolo_wnlb import shapes
-from yolo_wnlb.shapes import NAMES, dark_scene, generate, outline, scene
+from yolo_wnlb.data import shapes
+from yolo_wnlb.data.shapes import NAMES, dark_scene, generate, outline, scene
 
 SIZE = 96
 YAML = Path(__file__).parents[1] / "datasets" / "shapes-dark.yaml"

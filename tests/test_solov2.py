@@ -18,13 +18,13 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.detectors import resnet
 from yolo_wnlb.detectors import solov2 as module
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_targets import assign, centres_of_mass, quarter
 from yolo_wnlb.detectors.torchvision import published
-from yolo_wnlb.shapes import NAMES
 
 PUBLISHED = {
     "num_grids": (40, 36, 24, 16, 12),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import shapes_set, tensors
 
-from yolo_wnlb.shapes import NAMES
+from yolo_wnlb.data.shapes import NAMES
 
 YOLO_COMMAND = str(Path(sys.executable).with_name("yolo"))
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "verbose": False}
@@ -144,7 +144,7 @@ def test_w_has_a_group_without_decay_and_with_its_own_learning_rate(data, tmp_pa
     from ultralytics.models.yolo.segment import SegmentationTrainer
     from ultralytics.nn.tasks import SegmentationModel
 
-    from yolo_wnlb.grafting import graft, load_yaml
+    from yolo_wnlb.yolo.grafting import graft, load_yaml
 
     definition, _ = graft(
         load_yaml("yolov8n-seg.yaml"), options=[{}, {"w_lr": 10}, {"w_init": 0.5, "w_learnable": False}]
@@ -167,7 +167,7 @@ def test_w_has_a_group_without_decay_and_with_its_own_learning_rate(data, tmp_pa
 
 
 def test_a_fixed_w_stays_fixed_and_frozen_layers_stay_still(data, tmp_path):
-    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
+    from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
     definition, _ = graft(load_yaml("yolov8n-seg.yaml"), ["P3"], {"w_init": 0.5, "w_learnable": False})
     file = tmp_path / "yolov8-seg-fixed.yaml"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import run_python
 
-from yolo_wnlb.lowlight import PRESETS, Shot, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, Shot, settings, take
 from yolo_wnlb.transforms import LowLight
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,9 +8,9 @@ import torch
 from conftest import tensors
 from ultralytics.nn.tasks import BaseModel, DetectionModel, SegmentationModel
 
-from yolo_wnlb.grafting import graft, load_yaml
-from yolo_wnlb.weights import has_blocks
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo.grafting import graft, load_yaml
+from yolo_wnlb.yolo.weights import has_blocks
 
 PAIRS = [  # source, target, tensors of the source, tensors of the blocks
     ("yolov8n-seg", "yolov8n-seg-wnlb", 417, 33),
@@ -309,7 +309,7 @@ def test_a_block_finds_its_place_behind_an_identity_row(source, log):
 def test_training_says_that_weights_are_random_only_when_they_are(source, log):
     from types import SimpleNamespace
 
-    from yolo_wnlb.patches import setup_model
+    from yolo_wnlb.yolo.patches import setup_model
 
     for loaded, said in ((False, 1), (True, 1)):
         model = fresh("yolov8n-seg-wnlb")

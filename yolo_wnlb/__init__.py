@@ -10,11 +10,11 @@ from yolo_wnlb import activate
 
 TYPE_CHECKING = False  # as type checkers read it, without importing typing
 if TYPE_CHECKING:
-    from yolo_wnlb.grafting import graft
-    from yolo_wnlb.lowlight import darken
-    from yolo_wnlb.parity import check_export
+    from yolo_wnlb.imaging.camera import darken
     from yolo_wnlb.transforms import LowLight
     from yolo_wnlb.wnlb import WNLB
+    from yolo_wnlb.yolo.grafting import graft
+    from yolo_wnlb.yolo.parity import check_export
 
 __version__ = "0.1.0"
 __all__ = ["WNLB", "LowLight", "__version__", "check_export", "darken", "graft"]
@@ -22,9 +22,9 @@ __all__ = ["WNLB", "LowLight", "__version__", "check_export", "darken", "graft"]
 _HOME = {
     "WNLB": "wnlb",
     "LowLight": "transforms",
-    "check_export": "parity",
-    "darken": "lowlight",
-    "graft": "grafting",
+    "check_export": "yolo.parity",
+    "darken": "imaging.camera",
+    "graft": "yolo.grafting",
 }
 
 activate.install()

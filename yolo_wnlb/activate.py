@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-PATCHES = {  # module -> function of yolo_wnlb.patches that is given it
+PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
     "albumentations": "patch_albumentations",
     "ultralytics.cfg": "patch_cfg",
     "ultralytics.data.base": "patch_data",
@@ -54,7 +54,7 @@ def install() -> None:
 def patch(module: ModuleType) -> None:
     """Apply the patch of one executed module; a failure becomes a warning that says what is lost."""
     try:
-        from yolo_wnlb import patches
+        from yolo_wnlb.yolo import patches
 
         getattr(patches, PATCHES[module.__name__])(module)
     except Exception as error:

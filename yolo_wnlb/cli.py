@@ -41,7 +41,7 @@ yolo-wnlb COMMAND [FILE ...] [key=value ...]
       one position attends to, the predictions beside the labels and those of another model
   compare STUDY.yaml [out=FOLDER] [jobs=1] [device=0]
       Train and evaluate the rows of a study with equal data, seeds and budget, and print their table
-      with intervals. Goes on where it was stopped. yolo_wnlb/study.py shows what a study holds
+      with intervals. Goes on where it was stopped. yolo_wnlb/study/plan.py shows what a study holds
   doctor
       Versions, devices, whether activation works, and what to do about each problem
 
@@ -128,8 +128,8 @@ def until_stopped(build: Callable[..., Any], *args: Any, **options: Any) -> int:
 
 def run_graft(files: list[str], options: dict[str, Any]) -> int:
     """Write the grafted YAML next to where the user stands."""
-    from yolo_wnlb.grafting import graft, load_yaml, to_yaml
     from yolo_wnlb.paths import find
+    from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
     files = [*files, *([str(options.pop("model"))] if "model" in options else [])]
     if len(files) != 1:
@@ -162,7 +162,7 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
 
 def run_export_check(files: list[str], options: dict[str, Any]) -> int:
     """Print how far an exported model is from its checkpoint."""
-    from yolo_wnlb.parity import check_export
+    from yolo_wnlb.yolo.parity import check_export
 
     if len(files) != 2:
         raise ValueError(f"wants a checkpoint and its export, found {files}: export-check best.pt best.onnx images=...")
@@ -177,8 +177,8 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
     """Write the dark twin of a data set, or compare one with its manifest."""
     from dataclasses import fields
 
-    from yolo_wnlb.builder import darken_dataset, verify
-    from yolo_wnlb.lowlight import Settings
+    from yolo_wnlb.imaging.camera import Settings
+    from yolo_wnlb.twins.darken import darken_dataset, verify
 
     out, check = options.pop("out", None), options.pop("verify", False)
     if check and (out or len(files) == 1):
@@ -194,8 +194,8 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
 
 def run_preview(files: list[str], options: dict[str, Any]) -> int:
     """Write a picture of sources and their dark versions, and say where it is."""
-    from yolo_wnlb.lowlight import PRESETS
-    from yolo_wnlb.preview import preview
+    from yolo_wnlb.imaging.camera import PRESETS
+    from yolo_wnlb.visualize.preview import preview
 
     files = [*files, *([str(options.pop("source"))] if "source" in options else [])]
     presets = options.pop("presets", options.pop("preset", list(PRESETS)))
@@ -206,7 +206,7 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
 
 def run_enhance(files: list[str], options: dict[str, Any]) -> int:
     """Write the enhanced twin of a data set."""
-    from yolo_wnlb.enhance import enhance_dataset
+    from yolo_wnlb.twins.enhance import enhance_dataset
 
     out, spec, split, images = take(options, {"out": None, "with": None, "split": None, "images": None})
     if len(files) != 1 or not out or not spec:
@@ -218,8 +218,8 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     """Print what a model, or a predictions file, is worth, and write all of it to a folder."""
     from ultralytics.utils.files import increment_path
 
-    from yolo_wnlb import coco
-    from yolo_wnlb.evaluate import available, evaluate
+    from yolo_wnlb.data import coco
+    from yolo_wnlb.metrics.average_precision import available, evaluate
 
     if len(files) != 1 or "data" not in options:
         raise ValueError(
@@ -274,7 +274,7 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
 
 def run_inspect(files: list[str], options: dict[str, Any]) -> int:
     """Print what the blocks of a model have learnt, and write pictures of it."""
-    from yolo_wnlb.inspection import inspect_model
+    from yolo_wnlb.visualize.inspection import inspect_model
 
     if not files:
         raise ValueError("wants a checkpoint, found none: inspect best.pt images=photos")
@@ -289,7 +289,7 @@ def run_inspect(files: list[str], options: dict[str, Any]) -> int:
 
 def run_compare(files: list[str], options: dict[str, Any]) -> int:
     """Run what is left of a study, and print its table."""
-    from yolo_wnlb.compare import compare
+    from yolo_wnlb.study.compare import compare
 
     if len(files) != 1:
         raise ValueError(f"wants one study, found {files}: compare study.yaml out=runs/study")

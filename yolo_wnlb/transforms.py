@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("LowLight needs albumentations: pip install albumentations", name=error.name) from error
 
-from yolo_wnlb.lowlight import CURVE, DEFAULT, Settings, Shot, settings, take
+from yolo_wnlb.imaging.camera import CURVE, DEFAULT, Settings, Shot, settings, take
 
 CHANGES = tuple(field.name for field in fields(Settings))
 SHOT = tuple(field.name for field in fields(Shot))
@@ -45,7 +45,7 @@ class LowLight(ImageOnlyTransform):
         channel_order: "rgb", or "bgr" as in Ultralytics; matters for a fixed mosaic and JPEG only.
         p: Probability of applying it.
 
-    What is not given is as the preset says; see `yolo_wnlb.lowlight.Settings` for all of it. With
+    What is not given is as the preset says; see `yolo_wnlb.imaging.camera.Settings` for all of it. With
     `A.Compose(..., save_applied_params=True)` the result tells all that was drawn: in albumentations
     as attributes of `lowlight.Shot`, in AlbumentationsX as arguments that take the same picture again.
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.coco import Truth, check_truth, fingerprint, first
+from yolo_wnlb.data.coco import Truth, check_truth, fingerprint, first
 from yolo_wnlb.detectors.torchvision import outputs_of, read, read_image, save
 from yolo_wnlb.wnlb import WNLB
 

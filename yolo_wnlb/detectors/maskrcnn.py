@@ -31,10 +31,10 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import FrozenBatchNorm2d
 
-from yolo_wnlb.coco import encode, first
+from yolo_wnlb.data.coco import encode, first
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2_weights import COUNTER, read_checkpoint
-from yolo_wnlb.lowlight import meant
+from yolo_wnlb.imaging.camera import meant
 
 COCO = {"v1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1}
 COCO_OUTPUTS = len(COCO["v1"].meta["categories"])  # 91: labels are COCO's category ids, 1 to 90 with gaps

@@ -26,7 +26,7 @@ from ultralytics.utils import TQDM
 from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.coco import Prediction, encode, first
+from yolo_wnlb.data.coco import Prediction, encode, first
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light

@@ -26,8 +26,8 @@ from ultralytics.utils.ops import process_mask_native, scale_boxes
 from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.coco import Prediction, encode
-from yolo_wnlb.parity import load_checkpoint, load_export
+from yolo_wnlb.data.coco import Prediction, encode
+from yolo_wnlb.yolo.parity import load_checkpoint, load_export
 
 Size = int | tuple[int, int]  # pixels; (height, width)
 

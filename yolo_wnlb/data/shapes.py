@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from yolo_wnlb.lowlight import CAMERA_VERSION, settings, take
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, settings, take
 
 LOGGER = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ def is_complete(root: Path, record: dict[str, int]) -> bool:
         return False
     advice = "delete it or choose another folder"
     if not (root / RECORD).is_file():
-        raise FileExistsError(f"{root} exists and was not written by yolo_wnlb.shapes; {advice}")
+        raise FileExistsError(f"{root} exists and was not written by yolo_wnlb; {advice}")
     found = json.loads((root / RECORD).read_text(encoding="utf-8"))
     if found != record:
         raise FileExistsError(f"{root} holds shapes with {found}, wanted {record}; {advice}")

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from yolo_wnlb import coco
-from yolo_wnlb.builder import darken_dataset
-from yolo_wnlb.cell import arguments_of, enhanced_in, loaded, module_of, pictures, train_data, where
-from yolo_wnlb.enhance import decode, enhance_dataset, enhancer
-from yolo_wnlb.journal import STATE, locked, write_json
-from yolo_wnlb.study import LOG, SPEC, YOLO, Cell, cells_of, read_study
-from yolo_wnlb.table import Table, tabulate
+from yolo_wnlb.data import coco
+from yolo_wnlb.data.journal import STATE, locked, write_json
+from yolo_wnlb.study.cell import arguments_of, enhanced_in, loaded, module_of, pictures, train_data, where
+from yolo_wnlb.study.plan import LOG, SPEC, YOLO, Cell, cells_of, read_study
+from yolo_wnlb.study.table import Table, tabulate
+from yolo_wnlb.twins.darken import darken_dataset
+from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
 
 TIMED = 30  # images for the latency, after 5 to warm up
 
@@ -159,7 +159,7 @@ def run_apart(cell: Cell, device: str | None, processes: list[subprocess.Popen[b
     print(f"{time.strftime('%H:%M:%S')} {cell.name} ...", flush=True)
     cell.folder.mkdir(parents=True, exist_ok=True)
     write_json(cell.folder / SPEC, {**cell.spec, "device": device})
-    command = [sys.executable, "-m", "yolo_wnlb.cell", str(cell.folder)]
+    command = [sys.executable, "-m", "yolo_wnlb.study.cell", str(cell.folder)]
     with (
         (cell.folder / LOG).open("w", encoding="utf-8") as log,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT) as process,

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from yolo_wnlb.bootstrap import draws, resampled
-from yolo_wnlb.evaluate import Evaluation
-from yolo_wnlb.journal import write_json
-from yolo_wnlb.study import METRICS, RESULT, Cell, differences
+from yolo_wnlb.data.journal import write_json
+from yolo_wnlb.metrics.average_precision import Evaluation
+from yolo_wnlb.metrics.bootstrap import draws, resampled
+from yolo_wnlb.study.plan import METRICS, RESULT, Cell, differences
 
 DRAWS = 1000  # of the images, for the intervals
 PROTOCOL = (  # in what all cells of a detector have to be alike

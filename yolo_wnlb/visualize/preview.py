@@ -20,9 +20,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb.lowlight import PRESETS, Settings, Shot, light_of_codes, look_up, picture_rng, settings, take
-from yolo_wnlb.sheet import heading, panel, resized, scaled, shortened
-from yolo_wnlb.sources import listed
+from yolo_wnlb.data.sources import listed
+from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, light_of_codes, look_up, picture_rng, settings, take
+from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
 
 CELL = 320  # pixels, the longer side of a picture
 SMALL = [cv2.IMWRITE_JPEG_QUALITY, 75, cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
@@ -120,7 +120,7 @@ def read(file: Path) -> Picture:
 
 def built_in(n: int, size: int = CELL) -> Iterator[Picture]:
     """Draw n bright, busy scenes of the built-in data set, the same ones every time."""
-    from yolo_wnlb.shapes import scene
+    from yolo_wnlb.data.shapes import scene
 
     seeds = itertools.count()
     while n:

@@ -18,9 +18,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb import looks
-from yolo_wnlb.looks import PICTURE, Block, Look, Object
-from yolo_wnlb.sheet import footer, heading, in_a_row, panel, paper, resized, scaled, shortened, write
+from yolo_wnlb.imaging.sheet import footer, heading, in_a_row, panel, paper, resized, scaled, shortened, write
+from yolo_wnlb.visualize import looks
+from yolo_wnlb.visualize.looks import PICTURE, Block, Look, Object
 
 MAP = 256  # pixels, the longer side of a map, as drawn
 ALONE = 1.5  # effective neighbours: below, attention copies one position

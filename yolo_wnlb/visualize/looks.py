@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 from ultralytics import YOLO
 
-from yolo_wnlb.parity import load_checkpoint
-from yolo_wnlb.preview import find, read
-from yolo_wnlb.sheet import resized, scaled
+from yolo_wnlb.imaging.sheet import resized, scaled
+from yolo_wnlb.visualize.preview import find, read
 from yolo_wnlb.wnlb import WNLB, to_tokens
+from yolo_wnlb.yolo.parity import load_checkpoint
 
 PICTURE = 448  # pixels, the longer side of masks, and of the pictures that they are drawn on
 MOST = 40  # images in one call
@@ -180,7 +180,7 @@ def read_labels(source: Path, files: list[Path], pictures: list[np.ndarray], not
     from ultralytics.data.utils import check_det_dataset, img2label_paths
 
     try:
-        from yolo_wnlb.coco import read_label
+        from yolo_wnlb.data.coco import read_label
     except ImportError as error:
         notes.append(f"the labels of {source} are left out: {error}")
         return [None] * len(files)

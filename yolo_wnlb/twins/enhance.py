@@ -25,11 +25,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb import journal
-from yolo_wnlb.builder import ENCODINGS, Report, progress, read, refuse_place
-from yolo_wnlb.journal import Line, digest, size_of
-from yolo_wnlb.lowlight import meant
-from yolo_wnlb.sources import DataSet, Picture, list_images, listed, read_json, read_sources
+from yolo_wnlb.data import journal
+from yolo_wnlb.data.journal import Line, digest, size_of
+from yolo_wnlb.data.sources import DataSet, Picture, list_images, listed, read_json, read_sources
+from yolo_wnlb.imaging.camera import meant
+from yolo_wnlb.twins.darken import ENCODINGS, Report, progress, read, refuse_place
 
 Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
 Outputs = dict[str, np.ndarray]

@@ -34,10 +34,21 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from yolo_wnlb import journal
-from yolo_wnlb.journal import FAILURES, FILES, MANIFEST, STATE, Line, digest, header_of, locked, read_lines, size_of
-from yolo_wnlb.lowlight import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, picture_rng, settings, take
-from yolo_wnlb.sources import DataSet, Picture, read_json, read_sources
+from yolo_wnlb.data import journal
+from yolo_wnlb.data.journal import (
+    FAILURES,
+    FILES,
+    MANIFEST,
+    STATE,
+    Line,
+    digest,
+    header_of,
+    locked,
+    read_lines,
+    size_of,
+)
+from yolo_wnlb.data.sources import DataSet, Picture, read_json, read_sources
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, picture_rng, settings, take
 
 T = TypeVar("T")
 

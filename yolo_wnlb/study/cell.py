@@ -1,6 +1,6 @@
 """One cell of a study, in a process of its own: train, predict, evaluate, and write down what came out.
 
-spec.json --python -m yolo_wnlb.cell FOLDER--> last.pt, evaluation.json, cell.json
+spec.json --python -m yolo_wnlb.study.cell FOLDER--> last.pt, evaluation.json, cell.json
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb import coco
-from yolo_wnlb.enhance import sha256_of
-from yolo_wnlb.evaluate import evaluate
-from yolo_wnlb.grafting import graft, load_yaml, to_yaml
-from yolo_wnlb.journal import write_json
-from yolo_wnlb.sources import listed, renamed
-from yolo_wnlb.study import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, located, safe_name
+from yolo_wnlb.data import coco
+from yolo_wnlb.data.journal import write_json
+from yolo_wnlb.data.sources import listed, renamed
+from yolo_wnlb.metrics.average_precision import evaluate
+from yolo_wnlb.study.plan import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, located, safe_name
+from yolo_wnlb.twins.enhance import sha256_of
+from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
 
 def run_cell(folder: Path) -> None:

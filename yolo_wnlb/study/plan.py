@@ -42,11 +42,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb import coco
-from yolo_wnlb.enhance import enhancer, sha256_of
-from yolo_wnlb.grafting import graft, load_yaml
-from yolo_wnlb.lowlight import meant
-from yolo_wnlb.sources import listed
+from yolo_wnlb.data import coco
+from yolo_wnlb.data.sources import listed
+from yolo_wnlb.imaging.camera import meant
+from yolo_wnlb.twins.enhance import enhancer, sha256_of
+from yolo_wnlb.yolo.grafting import graft, load_yaml
 
 KEYS: dict[str, Any] = {
     "darken": {},

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from yolo_wnlb.journal import MANIFEST, header_of
-from yolo_wnlb.lowlight import PRESETS, Settings, picture_rng, settings, take
+from yolo_wnlb.data.journal import MANIFEST, header_of
+from yolo_wnlb.imaging.camera import PRESETS, Settings, picture_rng, settings, take
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"

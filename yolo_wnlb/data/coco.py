@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError("evaluation needs pycocotools; install it: pip install 'yolo-wnlb[evaluate]'") from error
 
-from yolo_wnlb.sources import SPLITS, list_images, listed, read_json, renamed
+from yolo_wnlb.data.sources import SPLITS, list_images, listed, read_json, renamed
 
 LOGGER = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb import __version__
-from yolo_wnlb.coco import Prediction, Truth, check, coder, fingerprint
+from yolo_wnlb.data.coco import Prediction, Truth, check, coder, fingerprint
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 KEYS = {"segm": "segmentation", "bbox": "bbox"}

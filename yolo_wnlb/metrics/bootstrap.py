@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_wnlb.evaluate import Evaluation
+from yolo_wnlb.metrics.average_precision import Evaluation
 
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
 CELLS = 4_000_000  # of an array at once

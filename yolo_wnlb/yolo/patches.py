@@ -73,8 +73,8 @@ def patch_tasks(tasks: ModuleType) -> None:
     """Register the block with the parser, and keep pretrained weights across its insertion."""
     import torch
 
-    from yolo_wnlb.grafting import NAMES
     from yolo_wnlb.wnlb import WNLB
+    from yolo_wnlb.yolo.grafting import NAMES
 
     for name in NAMES:
         if getattr(getattr(tasks, name, WNLB), "__module__", None) != WNLB.__module__:
@@ -92,8 +92,8 @@ def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwar
     """Check the wNLB rows and complete them with what the stock parser passes on verbatim."""
     from ultralytics.nn import tasks
 
-    from yolo_wnlb.grafting import complete
     from yolo_wnlb.wnlb import WNLB
+    from yolo_wnlb.yolo.grafting import complete
 
     rows = [*d["backbone"], *d["head"]]  # a user's own class of that name is left alone
     rows = [complete(i, row) if getattr(tasks, str(row[2]), None) is WNLB else row for i, row in enumerate(rows)]
@@ -105,7 +105,7 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
     """Load pretrained weights lined up with the blocks, report the transfer, carry class names."""
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.weights import align, carry_names, has_blocks, hold_fixed, layers_of, report
+    from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, hold_fixed, layers_of, report
 
     source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
     if not layers_of(source) or not (has_blocks(model) or has_blocks(source)):
@@ -155,7 +155,7 @@ def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwar
     """Check lowlight= beside the stock arguments."""
     stock(cfg, *args, **kwargs)
     if "lowlight" in cfg or cfg.get("augmentations"):
-        from yolo_wnlb.dark_training import check_request
+        from yolo_wnlb.yolo.darkness import check_request
 
         check_request(cfg)
 
@@ -167,7 +167,7 @@ def patch_data(base: ModuleType) -> None:
 
 def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> None:
     """Build the data set, its caches bright, then put the darkness in front of them."""
-    from yolo_wnlb.dark_training import attach
+    from yolo_wnlb.yolo.darkness import attach
 
     stock(dataset, *args, **kwargs)
     attach(dataset, inspect.signature(stock).bind(dataset, *args, **kwargs).arguments.get("hyp"))
@@ -206,7 +206,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
     from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.weights import has_blocks
+    from yolo_wnlb.yolo.weights import has_blocks
 
     given = trainer.model if isinstance(trainer.model, (str, os.PathLike)) else trainer.args.model
     try:
@@ -230,7 +230,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
 
 def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
     """Let the run start only if the darkness that was asked for is in what was built."""
-    from yolo_wnlb.dark_training import check_pipeline
+    from yolo_wnlb.yolo.darkness import check_pipeline
 
     result = stock(trainer, *args, **kwargs)
     check_pipeline(trainer)
@@ -243,7 +243,7 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
     """Refuse a darkness that the stock function would drop with a warning or without a word."""
-    from yolo_wnlb.dark_training import check_resumed
+    from yolo_wnlb.yolo.darkness import check_resumed
 
     stock(trainer, overrides)
     if trainer.resume:
@@ -299,7 +299,7 @@ def validate(stock: Callable[..., Any], validator: Any, trainer: Any = None, mod
 def run_callbacks(stock: Callable[..., Any], validator: Any, event: str) -> None:
     """Look at what was built, right before the first batch."""
     if event == "on_val_start" and not validator.training:
-        from yolo_wnlb.dark_training import check_validation
+        from yolo_wnlb.yolo.darkness import check_validation
 
         check_validation(validator)
     stock(validator, event)

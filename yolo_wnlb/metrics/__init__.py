@@ -1,0 +1,1 @@
+"""Truth and predictions in, numbers and intervals out: no model, no picture."""

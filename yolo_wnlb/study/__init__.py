@@ -1,0 +1,1 @@
+"""Rows and seeds in, one table out: plan, run, tabulate."""

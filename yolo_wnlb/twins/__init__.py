@@ -1,0 +1,1 @@
+"""A second version of a data set on disk: darkened, or enhanced."""

@@ -1,0 +1,1 @@
+"""For eyes: pictures beside their dark versions, and what a model has learnt."""
