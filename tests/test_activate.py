@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import run_python
 
+import yolo_wnlb
 from yolo_wnlb import activate, doctor, paths
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +123,11 @@ def test_an_interpreter_that_uses_none_of_it_imports_none_of_it(tmp_path):
     modules = said("import sys; print(*sys.modules, sep='\\n')", tmp_path)
     heavy = {"torch", "numpy", "ultralytics", "cv2", "yaml"}
     assert heavy.isdisjoint(name.partition(".")[0] for name in modules)
-    assert {name for name in modules if name.startswith("yolo_wnlb")} == {"yolo_wnlb", "yolo_wnlb.activate"}
+    assert {name for name in modules if name.startswith("yolo_wnlb")} == {
+        "yolo_wnlb",
+        "yolo_wnlb.activate",
+        "yolo_wnlb.version",
+    }
 
 
 def test_switched_off_everything_is_stock(tmp_path):
@@ -267,9 +272,9 @@ import yolo_wnlb
 for name in yolo_wnlb.__all__:
     print(name, type(getattr(yolo_wnlb, name)).__name__)
 """
-    told = dict(line.split() for line in said(code, tmp_path)[-6:])
-    functions = dict.fromkeys(("check_export", "darken", "graft"), "function")
-    assert told == {"WNLB": "type", "LowLight": "CombinedMeta", "__version__": "str", **functions}
+    kinds = dict(line.split() for line in said(code, tmp_path)[-len(yolo_wnlb.__all__) :])
+    classes = {"WNLB": "type", "Evaluation": "type", "Settings": "type", "LowLight": "CombinedMeta"}
+    assert kinds == {**dict.fromkeys(yolo_wnlb.__all__, "function"), **classes, "__version__": "str"}
 
 
 @pytest.mark.parametrize("name", [*paths.shipped("cfg"), *paths.shipped("datasets")])

@@ -28,7 +28,10 @@ from yolo_wnlb.twins import darken as builder
 from yolo_wnlb.twins.darken import darken_dataset, verify
 
 COMMAND = "import sys; from yolo_wnlb.cli import main; sys.exit(main(['darken', *sys.argv[1:]]))"
-SLOW = "import time; from yolo_wnlb import builder as b; t = b.take; b.take = lambda *a: (time.sleep(0.15), t(*a))[1]; "
+SLOW = (
+    "import time; from yolo_wnlb.twins import darken as b; "
+    "t = b.take; b.take = lambda *a: (time.sleep(0.15), t(*a))[1]; "
+)
 
 
 def coco_of(root, split):
@@ -603,7 +606,7 @@ def test_pictures_that_come_or_go_meanwhile_are_noticed(source, tmp_path):
 def test_two_runs_into_one_folder_at_once_are_refused_but_not_two_shards(original, dark, tmp_path):
     out = tmp_path / "dark"
     holding = (
-        "from yolo_wnlb import journal; from pathlib import Path; import sys, time\n"
+        "from yolo_wnlb.data import journal; from pathlib import Path; import sys, time\n"
         "with journal.locked(Path(sys.argv[1]), int(sys.argv[2]) or None): print('held', flush=True); time.sleep(60)"
     )
     darken(original, out, shard="2/3")

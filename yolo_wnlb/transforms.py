@@ -45,7 +45,7 @@ class LowLight(ImageOnlyTransform):
         channel_order: "rgb", or "bgr" as in Ultralytics; matters for a fixed mosaic and JPEG only.
         p: Probability of applying it.
 
-    What is not given is as the preset says; see `yolo_wnlb.imaging.camera.Settings` for all of it. With
+    What is not given is as the preset says; see `yolo_wnlb.Settings` for all of it. With
     `A.Compose(..., save_applied_params=True)` the result tells all that was drawn: in albumentations
     as attributes of `lowlight.Shot`, in AlbumentationsX as arguments that take the same picture again.
 

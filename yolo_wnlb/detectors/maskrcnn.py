@@ -34,7 +34,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from yolo_wnlb.data.coco import encode, first
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2_weights import COUNTER, read_checkpoint
-from yolo_wnlb.imaging.camera import meant
+from yolo_wnlb.words import suggestion
 
 COCO = {"v1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1}
 COCO_OUTPUTS = len(COCO["v1"].meta["categories"])  # 91: labels are COCO's category ids, 1 to 90 with gaps
@@ -211,7 +211,9 @@ def plain(outputs: int, variant: str, backbone: str, norm: str, eps: float, opti
     sizes = options.pop("anchor_sizes", None)
     known = [*inspect.signature(MaskRCNN).parameters, "size_divisible", "fixed_size"]
     if unknown := [name for name in options if name not in known or name in ("backbone", "num_classes", "kwargs")]:
-        raise ValueError(f"Mask R-CNN has no option {unknown[0]}{meant(unknown[0], known)}")  # torchvision ignores it
+        raise ValueError(
+            f"Mask R-CNN has no option {unknown[0]}{suggestion(unknown[0], known)}"
+        )  # torchvision ignores it
     if variant == "v1":
         pyramid = resnet_fpn_backbone(backbone_name=backbone, weights=None, norm_layer=NORMS[norm], trainable_layers=5)
         model = MaskRCNN(pyramid, outputs, **options)

@@ -17,7 +17,6 @@ the shot, or the seed, holds the picture: everything follows from them, bit for 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import math
@@ -30,6 +29,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+
+from yolo_wnlb.words import suggestion
 
 Span = tuple[float, float]
 Crf = str | Span
@@ -185,12 +186,16 @@ def settings(given: Any = DEFAULT, **changes: Any) -> Settings:
             given = changes.pop("preset", DEFAULT)
         given = DEFAULT if given is True else given
         if not isinstance(given, str) or given not in PRESETS:
-            raise ValueError(f"no low-light preset {given!r}{meant(given, PRESETS)}; choose from {', '.join(PRESETS)}")
+            raise ValueError(
+                f"no low-light preset {given!r}{suggestion(given, PRESETS)}; choose from {', '.join(PRESETS)}"
+            )
         base = dict(PRESETS[given])
     names = [field.name for field in fields(Settings)]
     if unknown := [name for name in changes if name not in names]:
         name = unknown[0]
-        raise ValueError(f"no low-light setting {name!r}{meant(name, names)}; choose from preset, {', '.join(names)}")
+        raise ValueError(
+            f"no low-light setting {name!r}{suggestion(name, names)}; choose from preset, {', '.join(names)}"
+        )
     if {**base, **changes}.get("ev") is not None:
         if clash := [name for name in CURVE if name in changes]:
             raise ValueError(f"ev= takes the place of the curve; leave out either ev or {', '.join(clash)}")
@@ -204,12 +209,6 @@ def picture_rng(seed: int, key: str) -> random.Random:
     return random.Random(
         int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest(), "big")
     )
-
-
-def meant(name: Any, known: Sequence[str] | dict[str, Any]) -> str:
-    """Suggest the known name that was probably meant."""
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def check(name: str, value: Any) -> Any:

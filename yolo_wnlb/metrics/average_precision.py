@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yolo_wnlb import __version__
 from yolo_wnlb.data.coco import Prediction, Truth, check, coder, fingerprint
+from yolo_wnlb.version import __version__
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 KEYS = {"segm": "segmentation", "bbox": "bbox"}

@@ -23,6 +23,7 @@ from yolo_wnlb.data.sources import listed, renamed
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.study.plan import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, located, safe_name
 from yolo_wnlb.twins.enhance import sha256_of
+from yolo_wnlb.version import __version__
 from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
 
@@ -201,8 +202,6 @@ def where(device: str | None) -> dict[str, str]:
     """Say on what, and with which versions, a cell was run."""
     import torch
     import ultralytics
-
-    from yolo_wnlb import __version__
 
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() and device != "cpu" else ""
     told = {"device": cuda or f"CPU, {torch.get_num_threads()} threads", "python": platform.python_version()}

@@ -44,8 +44,8 @@ from typing import Any
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed
-from yolo_wnlb.imaging.camera import meant
 from yolo_wnlb.twins.enhance import enhancer, sha256_of
+from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo.grafting import graft, load_yaml
 
 KEYS: dict[str, Any] = {
@@ -132,7 +132,7 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(content, dict) or (lack := [key for key in ("data", "rows") if not content.get(key)]):
         raise ValueError(f"{file} is no study: it lacks {', '.join(lack) if isinstance(content, dict) else 'all keys'}")
     if unknown := [key for key in content if key not in KEYS]:
-        raise ValueError(f"{file}: no key {unknown[0]}{meant(unknown[0], KEYS)}; choose from {', '.join(KEYS)}")
+        raise ValueError(f"{file}: no key {unknown[0]}{suggestion(unknown[0], KEYS)}; choose from {', '.join(KEYS)}")
     content = {**KEYS, **without_none(content)}
     for key in ("darken", "train", "rows"):
         if not isinstance(content[key], dict):
@@ -204,10 +204,10 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
     """Check one row of a study; `place` names it in what is raised."""
     detector, after = row["detector"], listed(row.get("after"))
     if unknown := [key for key in row if key not in ROW]:
-        raise ValueError(f"{place}: no key {unknown[0]}{meant(unknown[0], ROW)}; choose from {', '.join(ROW)}")
+        raise ValueError(f"{place}: no key {unknown[0]}{suggestion(unknown[0], ROW)}; choose from {', '.join(ROW)}")
     if detector not in DETECTORS:
         raise ValueError(
-            f"{place}: no detector {detector}{meant(detector, DETECTORS)}; choose from {', '.join(DETECTORS)}"
+            f"{place}: no detector {detector}{suggestion(detector, DETECTORS)}; choose from {', '.join(DETECTORS)}"
         )
     if detector != YOLO and "model" in row:
         raise ValueError(f"{place}: model: is for yolo; {detector} is built as train: and options: say")
@@ -240,7 +240,7 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
     source = source_of(row)
     if source and source not in rows and Path(source).name == source and not Path(source).suffix and source != "coco":
         raise ValueError(
-            f"{place}: there is no row '{source}'{meant(source, [*rows])}, and a file of weights has a suffix"
+            f"{place}: there is no row '{source}'{suggestion(source, [*rows])}, and a file of weights has a suffix"
         )
     if "enhance" in row:
         enhancer(row["enhance"])

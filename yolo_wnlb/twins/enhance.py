@@ -28,8 +28,8 @@ import numpy as np
 from yolo_wnlb.data import journal
 from yolo_wnlb.data.journal import Line, digest, size_of
 from yolo_wnlb.data.sources import DataSet, Picture, list_images, listed, read_json, read_sources
-from yolo_wnlb.imaging.camera import meant
 from yolo_wnlb.twins.darken import ENCODINGS, Report, progress, read, refuse_place
+from yolo_wnlb.words import suggestion
 
 Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
 Outputs = dict[str, np.ndarray]
@@ -106,11 +106,11 @@ def enhancer(spec: str) -> Enhancer:
                 f"{kind} does not ship; docs/enhancers.md says how to run it and give dir:, onnx: or torch:"
             )
         forms = ", ".join(form for form, _ in KINDS.values())
-        raise ValueError(f"no enhancer {kind!r}{meant(kind, KINDS)}; choose from {forms}")
+        raise ValueError(f"no enhancer {kind!r}{suggestion(kind, KINDS)}; choose from {forms}")
     form, make = KINDS[kind]
     allowed = re.findall(r",(\w+)=", form)
     if unknown := [name for name in options if name not in allowed]:
-        raise ValueError(f"{kind} has no option {unknown[0]!r}{meant(unknown[0], allowed)}; wanted {form}")
+        raise ValueError(f"{kind} has no option {unknown[0]!r}{suggestion(unknown[0], allowed)}; wanted {form}")
     if bool(argument) != (":" in form) and "[:" not in form:
         raise ValueError(f"the enhancer is {spec!r}; wanted {form}")
     return make(argument, options)
