@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.cli import parse
-from yolo_wnlb.imaging.camera import PRESETS, clean, jpeg, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, capture, clean, jpeg, picture_rng, settings
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 BLOCK, FLATTEST = 16, 0.1
@@ -151,7 +151,7 @@ def darkened(
     drawn_from, scale = settings(preset, **args.changes), 1 / args.shrink
     for file, picture in read(files):
         shot = drawn_from.draw(picture_rng(args.seed, file.name))
-        shots = [take(picture, shot), *([clean(picture, shot)] if args.truth else [])]
+        shots = [capture(picture, shot), *([clean(picture, shot)] if args.truth else [])]
         if args.shrink > 1:
             shots = [cv2.resize(dark, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for dark in shots]
         shots[0] = jpeg(shots[0], args.jpeg, "bgr") if args.jpeg else shots[0]

@@ -23,14 +23,14 @@ from PIL import Image
 from yolo_wnlb import cli
 from yolo_wnlb.data import journal
 from yolo_wnlb.data.shapes import NAMES, generate
-from yolo_wnlb.imaging.camera import Shot, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import Shot, capture, picture_rng, settings
 from yolo_wnlb.twins import darken as builder
 from yolo_wnlb.twins.darken import darken_dataset, verify
 
 COMMAND = "import sys; from yolo_wnlb.cli import main; sys.exit(main(['darken', *sys.argv[1:]]))"
 SLOW = (
     "import time; from yolo_wnlb.twins import darken as b; "
-    "t = b.take; b.take = lambda *a: (time.sleep(0.15), t(*a))[1]; "
+    "t = b.capture; b.capture = lambda *a: (time.sleep(0.15), t(*a))[1]; "
 )
 
 
@@ -128,8 +128,8 @@ def test_each_picture_is_what_its_seed_and_path_give_and_what_its_line_says(orig
         shot = settings("severe").draw(picture_rng(3, key))
         assert line["shot"] == json.loads(json.dumps(asdict(shot)))
         stored = cv2.imread(str(dark / line["image"]))
-        assert np.array_equal(stored, take(bright, shot))
-        assert np.array_equal(stored, take(bright, Shot(**line["shot"])))
+        assert np.array_equal(stored, capture(bright, shot))
+        assert np.array_equal(stored, capture(bright, Shot(**line["shot"])))
         assert line["bytes"] == (dark / line["image"]).stat().st_size and (line["width"], line["height"]) == (64, 64)
 
 
@@ -193,7 +193,7 @@ def test_grey_pictures_stay_grey_and_have_no_mosaic(source, tmp_path):
     assert stored.ndim == 2
     assert yaml.safe_load((tmp_path / "dark/data.yaml").read_text())["channels"] == 1
     bright = cv2.imread(str(source / "images/val/000000.png"), cv2.IMREAD_GRAYSCALE)
-    assert np.array_equal(stored, take(bright, settings("severe").draw(picture_rng(3, "images/val/000000.png"))))
+    assert np.array_equal(stored, capture(bright, settings("severe").draw(picture_rng(3, "images/val/000000.png"))))
 
 
 def test_16_bits_stay_16_bits_and_are_no_jpeg(source, tmp_path):
@@ -720,7 +720,7 @@ def test_a_folder_of_pictures_alone_is_darkened(source, dark, tmp_path):
     report = darken(source / "images", tmp_path / "dark")
     assert report.ok and report.images == 18 and not (tmp_path / "dark/data.yaml").exists()
     shot = settings("severe").draw(picture_rng(3, "val/000003.png"))
-    wanted = take(cv2.imread(str(source / "images/val/000003.png")), shot)
+    wanted = capture(cv2.imread(str(source / "images/val/000003.png")), shot)
     assert np.array_equal(cv2.imread(str(tmp_path / "dark/val/000003.png")), wanted)
     assert verify(tmp_path / "dark").ok
 
@@ -848,7 +848,7 @@ def test_ctrl_c_is_answered_without_a_traceback(original, tmp_path, capsys, monk
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builder, "take", interrupted)
+    monkeypatch.setattr(builder, "capture", interrupted)
     assert cli.main(["darken", str(original), f"out={tmp_path / 'dark'}", "workers=1"]) == 130
     assert "nothing is lost" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationVal
 from ultralytics.utils.dist import generate_ddp_file
 
 from yolo_wnlb.data.shapes import NAMES, SPLITS, scene
-from yolo_wnlb.imaging.camera import picture_rng, settings, take
+from yolo_wnlb.imaging.camera import capture, picture_rng, settings
 from yolo_wnlb.yolo import darkness as dark_training
 from yolo_wnlb.yolo.darkness import DarkLoader, check_request, holds_lowlight
 
@@ -71,14 +71,14 @@ def test_validation_pictures_are_those_that_the_builder_writes_every_time(bright
     built = dataset(bright, lowlight="severe")
     for i, file in enumerate(built.im_files):
         key = Path(file).relative_to(bright.parent).as_posix()
-        wanted = take(cv2.imread(file), settings("severe").draw(picture_rng(0, key)))
+        wanted = capture(cv2.imread(file), settings("severe").draw(picture_rng(0, key)))
         assert np.array_equal(built.get_image_and_label(i)["img"], wanted)
         assert np.array_equal(built.get_image_and_label(i)["img"], wanted)
 
 
 def test_the_seed_and_all_settings_can_be_given(bright):
     built = dataset(bright, lowlight={"preset": "mild", "ev": -3, "seed": 5})
-    wanted = take(plain(bright, "val", 0), settings("mild", ev=-3).draw(picture_rng(5, "images/val/0.png")))
+    wanted = capture(plain(bright, "val", 0), settings("mild", ev=-3).draw(picture_rng(5, "images/val/0.png")))
     assert np.array_equal(built.get_image_and_label(0)["img"], wanted)
 
 
@@ -119,7 +119,7 @@ def test_grey_data_sets_stay_grey(tmp_path):
     image = built.get_image_and_label(0)["img"]
     assert image.shape == (64, 64, 1)
     shot = settings("severe").draw(picture_rng(0, "images/val/0.png"))
-    assert np.array_equal(image[..., 0], take(plain(tmp_path / "data.yaml", "val", 0, cv2.IMREAD_GRAYSCALE), shot))
+    assert np.array_equal(image[..., 0], capture(plain(tmp_path / "data.yaml", "val", 0, cv2.IMREAD_GRAYSCALE), shot))
 
 
 def test_without_the_argument_nothing_changes(bright):

@@ -22,6 +22,7 @@ from yolo_wnlb.imaging.camera import (
     BOUNDS,
     PRESETS,
     Shot,
+    capture,
     clean,
     darken,
     light_of_codes,
@@ -33,7 +34,6 @@ from yolo_wnlb.imaging.camera import (
     sense,
     settings,
     sigma_map,
-    take,
 )
 
 LINEAR = (1.0, 0.0)
@@ -84,7 +84,7 @@ def test_no_code_is_lost_on_the_way_to_light_and_back():
     for crf in ["srgb", LINEAR, GAMMA, DIGITAL, *(drawn("mixture", rng.random()) for _ in range(1000))]:
         f, inverse = response(crf)
         assert np.array_equal(np.rint(255 * f(inverse(RAMP / 255))), RAMP), crf
-        wrong = off(take(RAMP, Shot(crf=crf)), RAMP)  # through 16 bits
+        wrong = off(capture(RAMP, Shot(crf=crf)), RAMP)  # through 16 bits
         assert wrong.max() <= 1, crf
         shares.append((wrong > 0).mean())
     assert np.mean(shares) < 0.002
@@ -93,7 +93,7 @@ def test_no_code_is_lost_on_the_way_to_light_and_back():
 @pytest.mark.parametrize(("crf", "wrong"), [(LINEAR, []), (DIGITAL, []), ("srgb", []), (GAMMA, [1])], ids=str)
 def test_without_darkness_and_noise_and_mosaic_the_picture_stays(crf, wrong):
     for image in (RAMP, RAMP[..., None], np.dstack([RAMP, RAMP.T, RAMP[::-1]])):
-        found = take(image, Shot(crf=crf))
+        found = capture(image, Shot(crf=crf))
         assert set(image[found != image].tolist()) == set(wrong)
         assert off(found, image).max() <= 1
 
@@ -171,7 +171,7 @@ def test_measured_curves_are_read_drawn_and_inverted(tmp_path, suffix):
         f, inverse = response(crf)
         grid = np.linspace(0, 1, 1001)
         assert (np.diff(f(grid)) >= 0).all() and f(grid)[[0, -1]].tolist() == [0, 1]
-        assert off(take(RAMP, Shot(crf=crf)), RAMP).max() <= 1
+        assert off(capture(RAMP, Shot(crf=crf)), RAMP).max() <= 1
         assert f(inverse(grid)) == pytest.approx(grid, abs=1e-9)
     assert response(f"{asked}#{names[0]}")[0](np.array([0.25, 0.5])) == pytest.approx([0.5, 0.5**0.5], abs=1e-6)
 
@@ -185,7 +185,9 @@ def test_measured_curves_are_read_drawn_and_inverted(tmp_path, suffix):
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (3, 5), (1, 1), (1, 2), (2, 1), (2, 2), (2, 7), (5, 1)], ids=str)
 def test_a_flat_colour_passes_the_mosaic_unchanged(shape, channel_order, order, bayer):
     image = np.broadcast_to(np.array([200, 90, 31], np.uint8), (*shape, 3))
-    assert np.array_equal(take(image, Shot(bayer=bayer, order=order, crf="srgb"), channel_order=channel_order), image)
+    assert np.array_equal(
+        capture(image, Shot(bayer=bayer, order=order, crf="srgb"), channel_order=channel_order), image
+    )
 
 
 @pytest.mark.parametrize("shape", [(31, 40), (32, 41), (33, 43)], ids=str)
@@ -193,11 +195,11 @@ def test_odd_sides_are_mirrored_at_their_last_pixel(shape):
     odd = SCENES[0][40 : 40 + shape[0], 40 : 40 + shape[1]]
     even = cv2.copyMakeBorder(odd, 0, shape[0] % 2, 0, shape[1] % 2, cv2.BORDER_REFLECT_101)
     shot = settings("severe").draw(random.Random(0))
-    assert np.array_equal(take(odd, shot), take(even, shot)[: shape[0], : shape[1]])
+    assert np.array_equal(capture(odd, shot), capture(even, shot)[: shape[0], : shape[1]])
 
 
 def mosaic_psnr(image):
-    error = inner(take(image, Shot(bayer="RGGB", crf=LINEAR))).astype(np.float32) - inner(image)
+    error = inner(capture(image, Shot(bayer="RGGB", crf=LINEAR))).astype(np.float32) - inner(image)
     return 10 * math.log10(255**2 / np.square(error).mean())
 
 
@@ -215,9 +217,9 @@ def test_the_mosaic_softens_photos_as_bilinear_demosaicing_does(photos):
 def test_bgr_and_rgb_pictures_are_taken_alike(bayer):
     image = SCENES[0][:37, :53]
     shot = replace(settings("severe").draw(random.Random(0)), bayer=bayer)
-    found = take(image, shot)
-    assert np.array_equal(take(image[..., ::-1], shot, channel_order="rgb")[..., ::-1], found)
-    assert np.array_equal(take(image, replace(shot, bayer=bayer[::-1]), channel_order="rgb"), found)
+    found = capture(image, shot)
+    assert np.array_equal(capture(image[..., ::-1], shot, channel_order="rgb")[..., ::-1], found)
+    assert np.array_equal(capture(image, replace(shot, bayer=bayer[::-1]), channel_order="rgb"), found)
 
 
 # ---- the noise -------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ def test_photon_transfer_on_the_finished_picture_finds_both_sigmas(sigmas):
     light, variance = [], []
     for seed, code in enumerate(range(60, 236, 8)):
         shot = Shot(sigma_s=sigmas[0], sigma_c=sigmas[1], bayer="RGGB", noise_seed=seed)
-        red = inner(take(flat(code, code, code), shot))[::2, ::2, 2]  # where the sensor saw it
+        red = inner(capture(flat(code, code, code), shot))[::2, ::2, 2]  # where the sensor saw it
         if red.min() > 0 and red.max() < 255:
             light.append(inverse(red / 255).mean())
             variance.append(inverse(red / 255).var())
@@ -278,7 +280,7 @@ def test_photon_transfer_on_the_finished_picture_finds_both_sigmas(sigmas):
 def residual():
     """Noise in light of a flat colour picture, inside its border, and the variance on the sensor."""
     inverse, shot = response(GAMMA)[1], Shot(sigma_s=0.05, sigma_c=0.01, bayer="RGGB")
-    light = inner(inverse(take(flat(150, 150, 150), shot) / 255))
+    light = inner(inverse(capture(flat(150, 150, 150), shot) / 255))
     return light - light.mean((0, 1)), noise_of_light(inverse(150 / 255), shot) ** 2
 
 
@@ -308,7 +310,7 @@ def test_noise_is_correlated_as_behind_a_mosaic_and_not_between_channels():
 
 
 def test_without_a_mosaic_neighbours_and_channels_have_noise_of_their_own():
-    noise = take(flat(128, 128, 128), Shot(sigma_s=0.05, crf=LINEAR)) - 128.0
+    noise = capture(flat(128, 128, 128), Shot(sigma_s=0.05, crf=LINEAR)) - 128.0
     noise /= noise.std()
     assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.01
     assert abs((noise[..., 0] * noise[..., 1]).mean()) < 0.01
@@ -343,7 +345,7 @@ def test_the_brightest_noise_of_a_dark_picture_is_not_clipped(model):
 @pytest.mark.parametrize(("sigma_c", "wanted"), [(0.005, 13.5), (0.02, 22.8), (0.06, 36.5)])
 def test_clipping_at_black_lifts_dark_codes(sigma_c, wanted):
     shot = Shot(sigma_s=0.05, sigma_c=sigma_c, bayer="RGGB")
-    assert take(flat(10, 10, 10), shot).mean() == pytest.approx(wanted, abs=0.5)
+    assert capture(flat(10, 10, 10), shot).mean() == pytest.approx(wanted, abs=0.5)
 
 
 def test_the_sigma_map_tells_the_noise_on_the_sensor():
@@ -363,7 +365,7 @@ def test_the_clean_picture_has_no_noise_and_is_the_mean_of_the_noisy_ones():
     shot = Shot(beta=0.8, sigma_s=0.02, sigma_c=0.01, crf=LINEAR, bayer="GRBG", noise_seed=1)
     wanted = clean(image, shot)
     assert np.array_equal(wanted, clean(image, replace(shot, noise_seed=2)))
-    takes = np.stack([take(image, shot, frame=k) for k in range(300)]).astype(np.float64)
+    takes = np.stack([capture(image, shot, frame=k) for k in range(300)]).astype(np.float64)
     error, expected = takes.mean(0) - wanted, takes.std(0) / math.sqrt(300)
     assert takes.max() < 65535 and takes.min() > 0
     assert np.abs(error / expected).max() < 5  # of 6768 pixels
@@ -372,10 +374,10 @@ def test_the_clean_picture_has_no_noise_and_is_the_mean_of_the_noisy_ones():
 
 def test_frames_have_one_darkness_and_noise_of_their_own():
     image, shot = flat(150, 150, 150), Shot(gamma=1.5, sigma_s=0.03, sigma_c=0.01, bayer="RGGB")
-    one, other = (take(image, shot, frame=k) - clean(image, shot).astype(float) for k in (0, 1))
+    one, other = (capture(image, shot, frame=k) - clean(image, shot).astype(float) for k in (0, 1))
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] == pytest.approx(0, abs=0.01)
     assert one.std() == pytest.approx(other.std(), rel=0.01)
-    assert np.array_equal(take(image, shot), take(image, shot, frame=0))
+    assert np.array_equal(capture(image, shot), capture(image, shot, frame=0))
 
 
 # ---- the darkness ----------------------------------------------------------------------------------
@@ -407,7 +409,7 @@ def test_a_darker_shot_is_nowhere_brighter(quantize):
     shots = [
         Shot(gamma=gamma, beta=beta, quantize=quantize) for gamma, beta in ((1, 1), (1.5, 1), (1.5, 0.7), (4, 0.7))
     ]
-    codes = [take(RAMP, shot).astype(int) for shot in shots]
+    codes = [capture(RAMP, shot).astype(int) for shot in shots]
     assert all((darker <= brighter).all() for brighter, darker in pairwise(codes))
     assert all((np.diff(found.ravel()) >= 0).all() for found in codes)
 
@@ -418,7 +420,7 @@ def statistics(pictures):
     for image in pictures:
         shot = settings().draw(rng)
         image = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
-        found, wanted = take(image, shot), clean(image, shot)
+        found, wanted = capture(image, shot), clean(image, shot)
         dark.append(luma(wanted))
         plane = mosaic(image, ["BGR".index(colour) for colour in shot.bayer])
         light = light_of_codes(shot, 255)
@@ -455,7 +457,7 @@ def test_photos_are_as_dark_and_noisy_as_the_name_of_the_preset_promises(photos,
     rng, found = random.Random(0), []
     for photo in photos[::4]:
         shot = settings(preset).draw(rng)
-        dark = take(photo, shot)
+        dark = capture(photo, shot)
         found.append([luma(dark), (dark - clean(photo, shot).astype(float)).std()])
     assert np.median(found, 0) == pytest.approx([mean, rms], rel=0.2)  # of few photos
 
@@ -493,7 +495,7 @@ def test_the_picture_is_that_of_the_published_steps_in_float64(seed, order):
         wanted = np.floor(255 * f(np.clip(bilinear(plane), 0, 1)))
     else:
         wanted = np.floor(bilinear(np.floor(255 * f(plane))) + 0.5)
-    error = off(inner(take(image, shot)[..., ::-1]), inner(wanted))
+    error = off(inner(capture(image, shot)[..., ::-1]), inner(wanted))
     assert error.max() <= 1
     assert error.mean() < 0.05
 
@@ -508,7 +510,7 @@ def frozen(order=(0, 1, 2)):
 
     import numpy as np
 
-    from yolo_wnlb.imaging.camera import settings, take
+    from yolo_wnlb.imaging.camera import capture, settings
 
     def ramps(height, width, dtype):
         y, x = np.mgrid[:height, :width]
@@ -524,7 +526,7 @@ def frozen(order=(0, 1, 2)):
     hashes = {}
     for i in order:
         image, asked, channel_order = pictures[i]
-        found = take(image, asked.draw(random.Random(i)), channel_order=channel_order)
+        found = capture(image, asked.draw(random.Random(i)), channel_order=channel_order)
         hashes[i] = hashlib.blake2b(found.tobytes(), digest_size=8).hexdigest()
     return [hashes[i] for i in sorted(hashes)]
 
@@ -566,7 +568,7 @@ def test_the_seed_alone_decides_and_no_global_state_is_touched():
     before = random.getstate(), np.random.get_state()[1].tolist()
     first = darken(SCENES[1], "severe", seed=1)
     assert np.array_equal(first, darken(SCENES[1], "severe", seed=1))
-    assert np.array_equal(first, take(SCENES[1], settings("severe").draw(random.Random(1))))
+    assert np.array_equal(first, capture(SCENES[1], settings("severe").draw(random.Random(1))))
     assert not np.array_equal(first, darken(SCENES[1], "severe", seed=2))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
@@ -608,7 +610,7 @@ def test_draws_stay_in_their_spans_and_reach_over_them(asked):
 def test_a_shot_survives_json(asked):
     shot = settings(**asked).draw(random.Random(5))
     again = Shot(**json.loads(json.dumps(asdict(shot))))
-    assert np.array_equal(take(SCENES[2], again), take(SCENES[2], shot))
+    assert np.array_equal(capture(SCENES[2], again), capture(SCENES[2], shot))
 
 
 # ---- types, sizes, and the JPEG step ---------------------------------------------------------------
@@ -625,47 +627,47 @@ def test_all_sizes_keep_shape_and_type_and_leave_the_input_alone(shape, dtype, o
     image = (np.random.default_rng(0).uniform(0.3, 1, shape) * white).astype(dtype)
     before = image.copy()
     shot = replace(settings("moderate").draw(random.Random(0)), order=order)
-    for found in (take(image, shot), clean(image, shot)):
+    for found in (capture(image, shot), clean(image, shot)):
         assert found.shape == shape and found.flags.c_contiguous
         assert found.dtype == (np.float32 if white == 1 else dtype)
         assert 0 < found.mean() < image.mean() and found.max() <= white
-    assert np.array_equal(image, before) and not np.shares_memory(take(image, Shot()), image)
+    assert np.array_equal(image, before) and not np.shares_memory(capture(image, Shot()), image)
 
 
 def test_views_and_read_only_pictures_are_taken_as_copies_are():
     shot = settings("moderate").draw(random.Random(0))
     for view in (SCENES[0][::2, ::3], SCENES[0][::-1], SCENES[0].transpose(1, 0, 2), np.asfortranarray(SCENES[0])):
         view.flags.writeable = False
-        assert np.array_equal(take(view, shot), take(view.copy(order="C"), shot))
+        assert np.array_equal(capture(view, shot), capture(view.copy(order="C"), shot))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_8_bits_and_16_bits_and_floats_give_one_picture(name):
     image = SCENES[3][:99]
     shot = replace(settings(name).draw(random.Random(1)), quantize="round", crf="srgb")
-    eight, sixteen = take(image, shot), take(image * np.uint16(257), shot)
+    eight, sixteen = capture(image, shot), capture(image * np.uint16(257), shot)
     assert np.abs(sixteen / 257 - eight).max() < 0.51
-    assert np.array_equal(take(image / 255, shot), sixteen.astype(np.float32) / 65535)
+    assert np.array_equal(capture(image / 255, shot), sixteen.astype(np.float32) / 65535)
 
 
 def test_grey_pictures_have_the_noise_of_a_sensor_without_filters():
     grey = SCENES[0][..., 0]
     shot = settings("severe").draw(random.Random(0))
-    found = take(grey, shot)
-    assert np.array_equal(found, take(grey, replace(shot, bayer=None)))
-    assert np.array_equal(found[..., None], take(grey[..., None], shot))
+    found = capture(grey, shot)
+    assert np.array_equal(found, capture(grey, replace(shot, bayer=None)))
+    assert np.array_equal(found[..., None], capture(grey[..., None], shot))
 
 
 def test_the_jpeg_step_is_the_last_and_has_the_drawn_quality():
     for seed, image in enumerate((SCENES[0], SCENES[0][:33, :47], SCENES[0][..., 0])):
         shot = settings(jpeg_quality=(30, 90)).draw(random.Random(seed))
-        before = take(image, replace(shot, jpeg_quality=None))
+        before = capture(image, replace(shot, jpeg_quality=None))
         stored = cv2.imencode(".jpg", before, [cv2.IMWRITE_JPEG_QUALITY, shot.jpeg_quality])[1]
-        found = take(image, shot)
+        found = capture(image, shot)
         assert np.array_equal(found, cv2.imdecode(stored, cv2.IMREAD_UNCHANGED))
         assert found.shape == image.shape and not np.array_equal(found, before)
         if image.ndim == 3:
-            same = take(image[..., ::-1], shot, channel_order="rgb")
+            same = capture(image[..., ::-1], shot, channel_order="rgb")
             assert np.array_equal(same[..., ::-1], found)
 
 
@@ -799,7 +801,7 @@ def test_a_missing_file_or_curve_is_told_with_where_to_get_it(tmp_path):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_pictures_are_refused_with_shape_type_and_values(image, message):
-    for act in (take, clean, sigma_map):
+    for act in (capture, clean, sigma_map):
         with pytest.raises(ValueError) as refused:
             act(image, Shot())
         assert message in str(refused.value)
@@ -809,15 +811,15 @@ def test_one_nan_among_good_floats_is_refused():
     image = np.full((4, 4, 3), 0.5)
     image[2, 1, 0] = np.nan
     with pytest.raises(ValueError, match="nan"):
-        take(image, Shot())
+        capture(image, Shot())
 
 
 def test_wrong_ways_to_take_a_picture_are_refused():
     with pytest.raises(ValueError, match="channel_order is 'hsv'; choose from bgr, rgb"):
-        take(SCENES[0], Shot(), channel_order="hsv")
+        capture(SCENES[0], Shot(), channel_order="hsv")
     for image in (SCENES[0].astype(np.uint16), SCENES[0] / np.float32(255)):
         with pytest.raises(ValueError, match=f"the JPEG step has 8 bits, the picture is {image.dtype}; leave out jpeg"):
-            take(image, Shot(jpeg_quality=90))
+            capture(image, Shot(jpeg_quality=90))
 
 
 def test_the_examples_of_the_docstrings_run():

@@ -7,7 +7,7 @@ import pytest
 
 from yolo_wnlb import cli
 from yolo_wnlb.data.shapes import generate
-from yolo_wnlb.imaging.camera import PRESETS, Shot, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, picture_rng, settings
 from yolo_wnlb.imaging.sheet import GAP, shortened
 from yolo_wnlb.visualize.preview import CELL, built_in, find, preview, shrink, stops
 
@@ -77,7 +77,7 @@ def test_cells_hold_the_pictures_that_the_shots_of_their_columns_take(photos, tm
         left = column * (CELL + GAP) + (CELL + GAP - width) // 2
         wanted = source
         if preset:
-            wanted = take(source, settings(preset, crf="srgb").draw(picture_rng(0, "7.png")))
+            wanted = capture(source, settings(preset, crf="srgb").draw(picture_rng(0, "7.png")))
         assert np.array_equal(grid[40 : 40 + height, left : left + width], wanted), preset
 
 

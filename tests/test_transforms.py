@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import run_python
 
-from yolo_wnlb.imaging.camera import PRESETS, Shot, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, settings
 from yolo_wnlb.transforms import LowLight
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def test_what_was_drawn_is_recorded_and_takes_the_same_picture_again(arguments):
         assert np.array_equal(again["image"], result["image"])
     else:
         shot = Shot(**{k: v for k, v in drawn.items() if k in Shot.__dataclass_fields__})
-        assert np.array_equal(take(IMAGE, shot, channel_order="rgb"), result["image"])
+        assert np.array_equal(capture(IMAGE, shot, channel_order="rgb"), result["image"])
 
 
 def test_it_survives_json_with_everything_that_was_set():

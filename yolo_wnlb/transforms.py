@@ -19,7 +19,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("LowLight needs albumentations: pip install albumentations", name=error.name) from error
 
-from yolo_wnlb.imaging.camera import CURVE, DEFAULT, Settings, Shot, settings, take
+from yolo_wnlb.imaging.camera import CURVE, DEFAULT, Settings, Shot, capture, settings
 
 CHANGES = tuple(field.name for field in fields(Settings))
 SHOT = tuple(field.name for field in fields(Shot))
@@ -125,7 +125,7 @@ class LowLight(ImageOnlyTransform):
     def apply(self, img: np.ndarray, *args: Any, frame: int = 0, **params: Any) -> np.ndarray:
         """Take the picture with the parameters that were drawn."""
         shot = Shot(**{name: params[name] for name in SHOT})
-        return take(img, shot, channel_order=self.channel_order, frame=frame)
+        return capture(img, shot, channel_order=self.channel_order, frame=frame)
 
     def apply_to_images(self, images: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
         """Take each frame of a video with one darkness and noise of its own."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from yolo_wnlb.imaging.camera import CAMERA_VERSION, settings, take
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, capture, settings
 
 LOGGER = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def dark_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     bright = scene(rng, size)
-    return take(bright.image, CAMERA.draw(random.Random(int(rng.integers(2**53))))), bright
+    return capture(bright.image, CAMERA.draw(random.Random(int(rng.integers(2**53))))), bright
 
 
 def generate(root: str | Path, *, train: int = 400, val: int = 100, size: int = 160, seed: int = 0) -> Path:

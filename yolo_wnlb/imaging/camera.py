@@ -11,7 +11,7 @@ of the camera, is f(L) = L^n / ((1 - u) + u L^n): two numbers that follow each o
 curves of Grossberg and Nayar, "Modeling the Space of Camera Response Functions" (TPAMI 2004), with
 a mean error of 0.0052, are monotone, and have an exact inverse.
 
-`Settings` says what may be drawn, `Settings.draw` draws one `Shot`, `take` takes it. Whoever holds
+`Settings` says what may be drawn, `Settings.draw` draws one `Shot`, `capture` takes it. Whoever holds
 the shot, or the seed, holds the picture: everything follows from them, bit for bit.
 """
 
@@ -359,7 +359,7 @@ def measured_curves(path: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 # ---- taking the picture --------------------------------------------------------------------------
 
 
-def take(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame: int = 0) -> np.ndarray:
+def capture(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame: int = 0) -> np.ndarray:
     """Take the picture again in the dark.
 
     Args:
@@ -372,7 +372,7 @@ def take(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame: in
     Raises: ValueError: another type, another number of channels, or floats outside [0, 1].
     Example:
         >>> grey = np.full((4, 6, 3), 128, np.uint8)
-        >>> take(grey, settings("severe").draw(random.Random(0))).shape
+        >>> capture(grey, settings("severe").draw(random.Random(0))).shape
         (4, 6, 3)
     """
     codes = to_codes(image)
@@ -394,7 +394,7 @@ def take(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame: in
 
 def clean(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr") -> np.ndarray:
     """Take the same picture without noise: dark, demosaiced and quantised all the same."""
-    return take(image, replace(shot, sigma_s=0.0, sigma_c=0.0), channel_order=channel_order)
+    return capture(image, replace(shot, sigma_s=0.0, sigma_c=0.0), channel_order=channel_order)
 
 
 def sigma_map(image: np.ndarray, shot: Shot) -> np.ndarray:
@@ -410,13 +410,13 @@ def sigma_map(image: np.ndarray, shot: Shot) -> np.ndarray:
 def darken(
     image: np.ndarray, preset: Any = DEFAULT, *, seed: int = 0, channel_order: str = "bgr", **changes: Any
 ) -> np.ndarray:
-    """Draw a shot and take it: `take(image, settings(preset, **changes).draw(random.Random(seed)))`.
+    """Draw a shot and take it: `capture(image, settings(preset, **changes).draw(random.Random(seed)))`.
 
     Example:
         >>> bool(darken(np.full((2, 3, 3), 200, np.uint8), "severe", seed=1, crf="srgb").mean() < 100)
         True
     """
-    return take(image, settings(preset, **changes).draw(random.Random(seed)), channel_order=channel_order)
+    return capture(image, settings(preset, **changes).draw(random.Random(seed)), channel_order=channel_order)
 
 
 def to_codes(image: np.ndarray) -> np.ndarray:

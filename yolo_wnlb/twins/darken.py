@@ -48,7 +48,7 @@ from yolo_wnlb.data.journal import (
     size_of,
 )
 from yolo_wnlb.data.sources import DataSet, Picture, read_json, read_sources
-from yolo_wnlb.imaging.camera import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, capture, picture_rng, settings
 
 T = TypeVar("T")
 
@@ -506,7 +506,7 @@ def develop(job: Job, picture: Picture) -> tuple[dict[str, bytes], Line]:
     for size in sorted(picture.sizes - {(width, height)}):
         raise ValueError(f"the picture has {width} x {height} pixels, its annotations say {size[0]} x {size[1]}")
     shot = job.camera.draw(picture_rng(job.seed, picture.key))
-    dark = take(bright, shot)
+    dark = capture(bright, shot)
     if job.format == "jpg" and dark.dtype != np.uint8:
         raise ValueError("the picture has 16 bits and JPEG has 8; use format=png")
     content = cv2.imencode(f".{job.format}", dark, ENCODINGS[job.format])[1].tobytes()

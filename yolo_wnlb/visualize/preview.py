@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data.sources import listed
-from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, light_of_codes, look_up, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, light_of_codes, look_up, picture_rng, settings
 from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
 
 CELL = 320  # pixels, the longer side of a picture
@@ -146,7 +146,7 @@ def row(name: str, image: np.ndarray, columns: dict[str, Settings], seed: int) -
     cells = [panel([image], lines, CELL, 15)]
     for drawn_from in columns.values():
         shot = drawn_from.draw(picture_rng(seed, name))
-        dark = take(image, shot)
+        dark = capture(image, shot)
         light = f"mean {brightness(dark):.0f}, {stops(image, shot):+.1f} stops"
         cells.append(panel([dark], [light, *told(shot)], CELL, 15))
     return np.hstack(cells)

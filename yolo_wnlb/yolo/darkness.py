@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from yolo_wnlb.data.journal import MANIFEST, header_of
-from yolo_wnlb.imaging.camera import PRESETS, Settings, picture_rng, settings, take
+from yolo_wnlb.imaging.camera import PRESETS, Settings, capture, picture_rng, settings
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"
@@ -110,7 +110,7 @@ class DarkLoader:
         self.calls += 1
         image, original, resized = type(self.dataset).load_image(self.dataset, i, *args, **kwargs)
         rng: Any = random if self.dataset.augment else picture_rng(self.seed, self.key(i))
-        return take(image, self.settings.draw(rng)), original, resized
+        return capture(image, self.settings.draw(rng)), original, resized
 
     def key(self, i: int) -> str:
         """Path of picture `i`, with /, within the data set's folder; else within the one that holds all pictures."""
