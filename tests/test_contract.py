@@ -26,10 +26,11 @@ from ultralytics.engine.validator import BaseValidator
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
-from ultralytics.utils import SETTINGS, checks, nms
+from ultralytics.utils import SETTINGS, checks, nms, torch_utils
 
 from yolo_wnlb.wnlb import INITS, OPERATIONS, WNLB
 from yolo_wnlb.yolo import grafting as surgery
+from yolo_wnlb.yolo import weights
 
 
 def parameters(function):
@@ -139,6 +140,27 @@ def test_a_model_name_is_looked_up_without_its_scale(monkeypatch, tmp_path):
     # 8.4.0 asks for the name without the scale first, later releases for the name as given
     assert {"yolov8-seg-wnlb.yaml"} <= set(asked) <= {"yolov8m-seg-wnlb.yaml", "yolov8-seg-wnlb.yaml"}, "names in cfg/"
     assert (found["scale"], found["yaml_file"]) == ("m", "yolov8m-seg-wnlb.yaml"), "graft.load_yaml, weights._name"
+
+
+def test_a_model_is_found_inside_of_every_wrapper_of_training(pristine):
+    compiled = torch.compile(pristine)  # compiles at its first call only
+    for wrapped in (pristine, compiled, nn.DataParallel(pristine), nn.DataParallel(compiled)):
+        assert torch_utils.unwrap_model(wrapped) is pristine and weights.unwrap(wrapped) is pristine, "weights.unwrap"
+    assert weights.unwrap(None) is None and weights.unwrap("best.onnx") == "best.onnx"
+
+
+def test_the_model_of_a_distillation_is_the_student(pristine, source):
+    distillation = pytest.importorskip("ultralytics.nn.distill_model", reason="this release distils nothing")
+    student = deepcopy(pristine)
+    student.args = SimpleNamespace(imgsz=64, dis=1.0)
+    wrapper = distillation.DistillationModel(str(source("yolov8n-seg-wnlb")), student)
+    assert weights.unwrap(nn.DataParallel(wrapper)) is student, "weights.unwrap"
+    blocks = [module for module in wrapper.modules() if isinstance(module, WNLB)]
+    assert len(blocks) == 6, "patches.build_optimizer counts the blocks of the student only"
+    average = torch_utils.ModelEMA(wrapper).ema
+    assert weights.unwrap(average) is average.student_model, "patches.setup_train"
+    groups = built(engine.BaseTrainer.build_optimizer, wrapper, "SGD").optimizer.param_groups
+    assert {id(p) for p in groups[-1]["params"]} == {id(layer.w) for layer in student.model if isinstance(layer, WNLB)}
 
 
 # ---- ultralytics.utils.checks, ultralytics.data --------------------------------------------------

@@ -298,6 +298,16 @@ def test_a_model_trained_in_the_dark_is_not_validated_in_the_light_without_a_wor
     assert not any("trained with" in line for line in log)
 
 
+def test_a_distilled_model_remembers_its_darkness_and_only_its_own_blocks_are_counted(bright, source, tmp_path, log):
+    """A run of its own: the wrapper of student and teacher stands where other runs have the model."""
+    pytest.importorskip("ultralytics.nn.distill_model", reason="this release distils nothing")
+    teacher = str(source("yolov8n-seg-wnlb"))
+    train(bright, tmp_path, lowlight="severe", distill_model=teacher, val=False)
+    assert any("wNLB: 3 weights w" in line for line in log) and not any("freezes" in line for line in log)
+    for name in ("best.pt", "last.pt"):
+        assert YOLO(tmp_path / "run/weights" / name).model.lowlight == "severe"
+
+
 def test_a_data_set_that_reads_pictures_in_its_own_way_is_found_out(bright):
     class Own(YOLODataset):
         def get_image_and_label(self, i):

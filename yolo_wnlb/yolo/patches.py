@@ -105,9 +105,9 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
     """Load pretrained weights lined up with the blocks, report the transfer, carry class names."""
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, hold_fixed, layers_of, report
+    from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, hold_fixed, layers_of, report, unwrap
 
-    source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+    source = unwrap((weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights)
     if not layers_of(source) or not (has_blocks(model) or has_blocks(source)):
         return stock(model, weights, verbose)
     aligned, left_out = align(source, model)
@@ -206,7 +206,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
     from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.yolo.weights import has_blocks
+    from yolo_wnlb.yolo.weights import has_blocks, unwrap
 
     given = trainer.model if isinstance(trainer.model, (str, os.PathLike)) else trainer.args.model
     try:
@@ -216,14 +216,15 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
             f"{error}. model={given} and pretrained={trainer.args.pretrained} must be files here, or official names "
             "such as yolov8m-seg.pt, which Ultralytics downloads"
         ) from error
-    if has_blocks(trainer.model):
-        task, wanted = guess_model_task(trainer.model), trainer.args.task
+    model = unwrap(trainer.model)  # a resumed distillation hands over the wrapper of student and teacher
+    if has_blocks(model):
+        task, wanted = guess_model_task(model), trainer.args.task
         if task != wanted:
             raise ValueError(
                 f"task '{wanted}' cannot train {given}, a model for '{task}': run 'yolo {task} train ...', or give a "
                 f"model YAML for '{wanted}' (segment: yolov8n-seg-wnlb.yaml, detect: yolov8n-wnlb.yaml)"
             )
-        if trainer.model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
+        if model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
     return checkpoint
 
@@ -231,13 +232,14 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
 def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
     """Let the run start only if the darkness that was asked for is in what was built."""
     from yolo_wnlb.yolo.darkness import check_pipeline
+    from yolo_wnlb.yolo.weights import unwrap
 
     result = stock(trainer, *args, **kwargs)
     check_pipeline(trainer)
     if request := getattr(trainer.args, "lowlight", None):
         for model in (trainer.model, getattr(trainer.ema, "ema", None)):
             if model is not None:
-                getattr(model, "module", model).lowlight = request  # so that a validation can tell
+                unwrap(model).lowlight = request  # so that a validation can tell
     return result
 
 
@@ -259,9 +261,10 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
     from ultralytics.utils import LOGGER
 
     from yolo_wnlb.wnlb import WNLB
+    from yolo_wnlb.yolo.weights import unwrap
 
     optimizer = stock(trainer, model, *args, **kwargs)
-    learnable = [m for m in model.modules() if isinstance(m, WNLB) and "w" in m._parameters]
+    learnable = [m for m in unwrap(model).modules() if isinstance(m, WNLB) and "w" in m._parameters]
     blocks = [block for block in learnable if block.w.requires_grad]
     for factor in sorted({block.w_lr for block in blocks}):
         scalars = [block.w for block in blocks if block.w_lr == factor]
@@ -292,7 +295,9 @@ def patch_validator(validator: ModuleType) -> None:
 
 def validate(stock: Callable[..., Any], validator: Any, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
     """Remember in which darkness the model was trained."""
-    validator.trained_in = getattr(model, "lowlight", None)
+    from yolo_wnlb.yolo.weights import unwrap
+
+    validator.trained_in = getattr(unwrap(model), "lowlight", None)
     return stock(validator, trainer, model, **kwargs)
 
 

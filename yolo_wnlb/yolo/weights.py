@@ -16,7 +16,19 @@ from yolo_wnlb.wnlb import WNLB
 
 PLACES = (WNLB, nn.Identity)  # of blocks, with or without one
 FORM = ("operation", "sub_sample", "weighted", "scale", "embed_dim")  # what a block was trained as
+WRAPPED = ("_orig_mod", "module", "student_model")  # where torch.compile, DDP and distillation keep the model
 FIRST_CONV = "model.0.conv.weight"  # Ultralytics adapts it to other numbers of input channels
+
+
+def unwrap(model: Any) -> Any:
+    """Return the Ultralytics model inside of all that training wraps around it; anything else as it is.
+
+    Wrappers are those of torch.compile, of distributed training, and of distillation (the student is
+    the model), in any nesting.
+    """
+    inside = (getattr(model, name, None) for name in WRAPPED)
+    inner = next((part for part in inside if isinstance(part, nn.Module)), None)
+    return model if inner is None else unwrap(inner)
 
 
 def has_blocks(model: Any) -> bool:
