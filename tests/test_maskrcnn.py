@@ -1,10 +1,10 @@
 """Mask R-CNN: weights, blocks and norms that survive every way of loading; masks as torchvision draws them."""
 
-import contextlib
 import copy
 import itertools
 import urllib.error
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +82,7 @@ def start():
 
 
 def small(num_classes=91, **options):
+    options = {"eps": 0.0, **options} if "weights" in options else options
     return maskrcnn(num_classes, **{"backbone": "resnet18", "box_score_thresh": 0.0, **FEW, **options})
 
 
@@ -119,7 +120,7 @@ def test_coco_weights_of_v1_with_legacy_names_give_what_torchvision_gives(tmp_pa
         parameter.uniform_(-0.02, 0.02)
     theirs.rpn.anchor_generator = torchvisions().rpn.anchor_generator  # its anchors are no state
     torch.save(legacy(theirs.state_dict()), tmp_path / "v1.pth")
-    ours = maskrcnn(weights=tmp_path / "v1.pth", stages=(3, 4, 5), box_score_thresh=0.0, **FEW)
+    ours = maskrcnn(weights=tmp_path / "v1.pth", eps=0.0, stages=(3, 4, 5), box_score_thresh=0.0, **FEW)
     image = torch.rand(3, 96, 96)
     with torch.no_grad():
         expected, found = theirs.eval()([image])[0], ours.eval()([image])[0]
@@ -130,20 +131,39 @@ def test_coco_weights_of_v1_with_legacy_names_give_what_torchvision_gives(tmp_pa
     assert len(norms) == 53 and all(isinstance(m, FrozenBatchNorm2d) and m.eps == 0 for m in norms)
 
 
-def test_norms_of_a_file_of_torchvision_are_told_from_its_keys_or_its_name(start, tmp_path):
-    state = start.state_dict()
+def test_norms_of_a_file_of_torchvision_are_known_by_its_counters_or_its_hash_and_never_guessed(
+    start, tmp_path, monkeypatch
+):
+    state, file = start.state_dict(), tmp_path / "mine.pth"
+    monkeypatch.setattr(rcnn, "plain", lambda *_: copy.deepcopy(start))
     counters = {
         name.replace("running_var", "num_batches_tracked"): torch.tensor(7) for name in state if "running_var" in name
     }
-    for name, content, norm, eps in (
-        ("mine.pth", {**state, **counters}, "batch", 1e-5),
-        ("mine.pth", state, "frozen", 0.0),
-        ("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", {**state, **counters}, "frozen", 0.0),
-    ):
-        torch.save(content, tmp_path / name)
-        recipe = small(weights=tmp_path / name).recipe
-        assert (recipe["norm"], recipe["eps"]) == (norm, eps)
-    assert small(weights=tmp_path / name, eps=1e-5).backbone.body.bn1.eps == 1e-5
+
+    def recipe(**options):
+        return maskrcnn(weights=file, backbone="resnet18", **FEW, **options).recipe
+
+    torch.save({**state, **counters}, file)
+    assert (recipe()["norm"], recipe()["eps"]) == ("batch", 1e-5)
+
+    torch.save(state, file)
+    for norm in (None, "frozen", "batch"):
+        with pytest.raises(
+            ValueError, match=r"mine\.pth has frozen norms, .* give eps=0\.0 if .* COCO weights, eps=1e-5"
+        ):
+            recipe(norm=norm)
+    assert (recipe(eps=1e-5)["norm"], recipe(eps=1e-5)["eps"]) == ("frozen", 1e-5)
+    model = build("maskrcnn", None, weights=file, backbone="resnet18", eps=0.0, **FEW)
+    save(model, tmp_path / "own.pt")
+    assert load(tmp_path / "own.pt", "cpu").module.recipe["eps"] == 0.0
+
+    torch.save(state, tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")  # a name proves nothing
+    file.rename(tmp_path / "kept.pth")
+    (tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth").rename(file)
+    with pytest.raises(ValueError, match="give eps="):
+        recipe()
+    monkeypatch.setattr(rcnn.hashlib, "sha256", lambda content: SimpleNamespace(hexdigest=lambda: "bf2d0c1e00"))
+    assert (recipe()["norm"], recipe()["eps"]) == ("frozen", 0.0)
 
 
 def test_v2_keeps_trainable_norms_and_every_key(tmp_path):
@@ -196,10 +216,10 @@ def test_heads_are_kept_or_start_anew(coco):
 
 def test_classes_are_found_by_name(coco):
     file = coco[0]
-    some = build("maskrcnn", ["dog", "person"], weights=file, backbone="resnet18", **FEW)
+    some = build("maskrcnn", ["dog", "person"], weights=file, backbone="resnet18", eps=0.0, **FEW)
     assert some.recipe["classes"] == {1: "person", 18: "dog"} and some.recipe["num_classes"] == 91
     assert names(some) == {0: "person", 1: "dog"} and len(COCO_CLASSES) == 80
-    other = build("maskrcnn", ["dog", "disc"], weights=file, backbone="resnet18", **FEW)
+    other = build("maskrcnn", ["dog", "disc"], weights=file, backbone="resnet18", eps=0.0, **FEW)
     assert other.recipe["classes"] == {1: "dog", 2: "disc"} and other.recipe["num_classes"] == 3
 
 
@@ -238,7 +258,7 @@ print(model.classes, model.module.training)
 
 def test_a_fresh_process_rebuilds_the_same_module_where_a_guess_would_not(coco, tmp_path):
     file, _, image, _ = coco
-    options = {"backbone": "resnet18", "anchor_sizes": (8, 16, 32, 64, 128), "box_score_thresh": 0.0, **FEW}
+    options = {"backbone": "resnet18", "anchor_sizes": (8, 16, 32, 64, 128), "box_score_thresh": 0.0, "eps": 0.0, **FEW}
     block = {"sub_sample": 2, "operation": "dot_product"}
     model = build("maskrcnn", ["disc", "box"], weights=file, stages=(3, 5), block=block, **options)
     for each in blocks_of(model).values():
@@ -260,7 +280,14 @@ def test_a_fresh_process_rebuilds_the_same_module_where_a_guess_would_not(coco, 
 def test_weights_trained_here_bring_their_settings(coco, tmp_path):
     file, _, image, _ = coco
     model = build(
-        "maskrcnn", ["disc", "box"], weights=file, stages=(4,), block={"sub_sample": 2}, backbone="resnet18", **FEW
+        "maskrcnn",
+        ["disc", "box"],
+        weights=file,
+        stages=(4,),
+        block={"sub_sample": 2},
+        backbone="resnet18",
+        eps=0.0,
+        **FEW,
     )
     nn.init.constant_(model.backbone.body.layer3.wnlb.w, 0.5)
     save(model, tmp_path / "dark.pt")
@@ -435,7 +462,7 @@ def test_predictions_are_coco_results_of_the_wanted_classes(detector, pictures, 
 
 def test_published_weights_are_asked_as_they_are(coco, pictures):
     file, _, image, wanted = coco
-    model = published("maskrcnn", file, "cpu", backbone="resnet18", box_score_thresh=0.0, **FEW)
+    model = published("maskrcnn", file, "cpu", backbone="resnet18", eps=0.0, box_score_thresh=0.0, **FEW)
     assert model.classes == COCO_CLASSES and not model.module.training
     found = features(model.module, image)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
@@ -471,6 +498,7 @@ def test_only_our_checkpoints_are_read_as_such(coco, source, tmp_path):
         ({"freeze": "heads", "weights": "file"}, "these are new, for other classes"),
         ({"trainable_layers": 6}, "trainable_layers must be 0 to 5; got 6"),
         ({"stages": (1,)}, "stages must be among"),
+        ({"backbone": "resnet19"}, r"backbone must be one of resnet101, .*; got 'resnet19' \(did you mean 'resnet18'"),
         ({"box_head": nn.Identity()}, "plain values.*box_head"),
         ({"anchor_sizes": (8, 16)}, "anchor_sizes needs one size for each of 5 levels"),
         ({"weights": "file", "backbone": "resnet34"}, r"\d+ tensors are missing .first: backbone.body.layer1.2"),
@@ -481,7 +509,7 @@ def test_only_our_checkpoints_are_read_as_such(coco, source, tmp_path):
 )
 def test_mistakes_in_building_are_called_by_name(arguments, message, coco, tmp_path):
     if arguments.get("weights") == "file":
-        arguments = {**arguments, "weights": coco[0]}
+        arguments = {**arguments, "weights": coco[0], "eps": 0.0}
     if arguments.get("weights") == "solo":
         save(build("solov2", ["disc"], **SOLO), tmp_path / "own.pt")
         arguments = {**arguments, "weights": tmp_path / "own.pt"}
@@ -526,11 +554,110 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     save(model, tmp_path / "last.pt")
     before = (tmp_path / "last.pt").read_bytes()
 
-    def half(content, file):
-        file.write_bytes(b"PK")
-        raise KeyboardInterrupt
+    def half(error):
+        def write(content, file):
+            file.write_bytes(b"PK")
+            raise error
 
-    monkeypatch.setattr(torch, "save", half)
-    with contextlib.suppress(KeyboardInterrupt):
-        save(model, tmp_path / "last.pt")
-    assert (tmp_path / "last.pt").read_bytes() == before
+        return write
+
+    for raised, expected, message in (
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+        (OSError(28, "No space left on device"), OSError, r"last\.pt cannot be written: make room, .* MiB are free"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] unexpected pos"), OSError, r"last\.pt .* unchanged"),
+    ):
+        monkeypatch.setattr(torch, "save", half(raised))
+        with pytest.raises(expected, match=message):
+            save(model, tmp_path / "last.pt")
+        assert {file.name for file in tmp_path.iterdir()} == {"last.pt"}
+        assert (tmp_path / "last.pt").read_bytes() == before
+    with pytest.raises(OSError, match=r"there is no folder .*nowhere; make it first"):
+        save(model, tmp_path / "nowhere/last.pt")
+
+    monkeypatch.undo()
+    (tmp_path / ".last.pt.draft").write_bytes(b"of a run that was killed")
+    save(model, tmp_path / "last.pt")
+    assert {file.name for file in tmp_path.iterdir()} == {"last.pt"}
+
+
+# ---- numbers that would stand for something else -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """What `save` writes of a small SOLOv2 of two classes."""
+    torch.manual_seed(2)
+    file = tmp_path_factory.mktemp("own") / "own.pt"
+    save(build("solov2", ["disc", "box"], **SOLO), file)
+    return torch.load(file, weights_only=True)
+
+
+LAST = "head.conv_cls.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.clone().index_fill_(0, torch.tensor([1]), float("nan")), "holds NaN or infinity"),
+        (lambda t: t.to(torch.int8), "is torch.int8, the model has torch.float32"),
+        (lambda t: t.to(torch.complex64), "is torch.complex64"),
+        (lambda t: t.double() + 1e-12, "is torch.float64 with more digits than torch.float32"),
+        (lambda t: "text", "is str, no tensor"),
+        (lambda t: t.to_sparse(), "is torch.sparse_coo on cpu; save plain tensors"),
+        (lambda t: t[0, 0, 0, 0].clone().expand_as(t), r"claims to be \(2, 32, 3, 3\), and \d+ bytes of it are stored"),
+        (lambda t: t.new_zeros(()).expand(10**9, 32, 3, 3), r"claims to be \(1000000000, 32, 3, 3\), and \d+ bytes"),
+        (lambda t: t[:, :16], "size mismatch for head.conv_cls.weight"),
+        (lambda t: None, "1 tensors are missing .first: head.conv_cls.weight"),
+    ],
+)
+def test_a_tensor_that_would_become_other_numbers_is_refused_by_name(spoil, message, own, tmp_path):
+    state = {**own["state_dict"], LAST: spoil(own["state_dict"][LAST])}
+    state = {name: value for name, value in state.items() if value is not None}
+    torch.save({**own, "state_dict": state}, tmp_path / "own.pt")
+    with pytest.raises(ValueError, match=rf"own\.pt.*{message}"):
+        load(tmp_path / "own.pt", "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_that_the_model_holds_exactly_are_taken_in_any_precision(dtype, own, tmp_path):
+    state = {name: t.half().to(dtype) if t.is_floating_point() else t for name, t in own["state_dict"].items()}
+    torch.save({**own, "state_dict": state}, tmp_path / "own.pt")
+    loaded = load(tmp_path / "own.pt", "cpu").module.state_dict()
+    assert all(torch.equal(loaded[name], t.to(loaded[name].dtype)) for name, t in state.items())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_classes", 10**9, "size mismatch"),  # without taking the memory
+        ("num_classes", "two", "'num_classes' of its recipe is str"),
+        ("num_classes", True, "'num_classes' of its recipe is bool"),
+        ("variant", "solov3", "its recipe builds no model"),
+        ("detector", "yolact", "its recipe builds no model|is damaged"),
+        ("backbone", "list_models", "backbone must be one of"),
+        ("norm", "none", "norm must be one of"),
+        ("stages", [9], "blocks after unknown stages"),
+        ("stages", [4], "tensors are missing"),
+        ("options", {"feat_channels": 2**15}, "size mismatch"),
+        ("options", {"depth": 3}, "its recipe builds no model .*depth"),
+        ("options", None, "'options' of its recipe is NoneType"),
+        ("classes", ["disc"], "the classes of its recipe are no labels with names"),
+        ("classes", {"disc": 1}, "the classes of its recipe are no labels with names"),
+    ],
+)
+def test_a_damaged_recipe_is_refused_with_the_file_named(key, value, message, own, tmp_path):
+    torch.save({**own, "meta": {**own["meta"], key: value}}, tmp_path / "own.pt")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "own.pt", "cpu")
+
+
+def test_class_names_of_a_public_file_have_to_be_as_many_as_its_classifier_has_outputs(tmp_path):
+    state = {"mask_head.conv_cls.weight": torch.zeros(3, 32, 3, 3), "mask_head.conv_cls.bias": torch.zeros(3)}
+    torch.save({"state_dict": state, "meta": {"CLASSES": ("disc", "box")}}, tmp_path / "public.pth")
+    with pytest.raises(ValueError, match=r"public\.pth names 2 classes, and its classifier has 3"):
+        published("solov2", tmp_path / "public.pth", **SOLO)
+
+
+def test_outputs_without_names_are_taken_for_cocos_with_a_word(coco, caplog):
+    build("maskrcnn", ["dog"], weights=coco[0], backbone="resnet18", eps=0.0, **FEW)
+    assert "maskrcnn_coco.pth has 91 outputs and no names: they are taken for COCO's classes" in caplog.text

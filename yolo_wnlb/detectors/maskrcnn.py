@@ -9,15 +9,19 @@ values, from which `maskrcnn(**arguments)` builds the same module again.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torchvision.models import list_models
 from torchvision.models.detection import (
     MaskRCNN,
     MaskRCNN_ResNet50_FPN_V2_Weights,
@@ -32,8 +36,8 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import FrozenBatchNorm2d
 
 from yolo_wnlb.data.coco import encode, first
-from yolo_wnlb.detectors.resnet import insert_blocks
-from yolo_wnlb.detectors.solov2_weights import COUNTER, read_checkpoint
+from yolo_wnlb.detectors.resnet import STAGES, insert_blocks
+from yolo_wnlb.detectors.solov2_weights import COUNTER, check_values, read_checkpoint
 from yolo_wnlb.words import suggestion
 
 COCO = {"v1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1}
@@ -42,7 +46,18 @@ COCO_CLASSES = {i: name for i, name in enumerate(COCO["v1"].meta["categories"]) 
 NORMS = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d}
 FREEZE = ("none", "heads", "heads+fpn")
 LAYERS = ("layer4", "layer3", "layer2", "layer1", ("conv1", "bn1"))  # the order in which they are trained
+BACKBONES = list_models(include=["resnet*", "resnext*", "wide_resnet*"])
 PLAIN = (int, float, str, list, tuple, NoneType)
+RECIPE: dict[str, Any] = {  # what stands in the recipe of every model, and its type
+    "detector": str,
+    "variant": str,
+    "num_classes": int,
+    "stages": (list, tuple),
+    "block": dict,
+    "backbone": str,
+    "norm": str,
+    "options": dict,
+}
 CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
 MASKS_AT_ONCE = 16  # at the size of the image
 
@@ -84,8 +99,9 @@ def maskrcnn(
         backbone: Name of a ResNet in torchvision, for v1. Default: resnet50.
         norm: Of the backbone. 'frozen' normalises with loaded statistics; 'batch' is nn.BatchNorm2d,
             what a random start needs. Default: as in `weights`; torchvision's own v1 is frozen.
-        eps: Of the norms of the backbone. Default: as in `weights`; torchvision's COCO weights of v1
-            want 0, everything else 1e-5, which no file of torchvision tells.
+        eps: Of the norms of the backbone. Default: as in `weights`. A file of torchvision holds no eps:
+            its COCO weights of v1, known by their hash, want 0, and norms with batch counters 1e-5. For
+            frozen norms of another file, either may be right, and it has to be given.
         options: Of torchvision's MaskRCNN, plain values: min_size=800, max_size=1333,
             box_score_thresh=0.05, ... And anchor_sizes=(32, 64, 128, 256, 512), in pixels of the
             resized image, one for each level.
@@ -95,27 +111,35 @@ def maskrcnn(
     Raises:
         FileNotFoundError: there is no such file.
         OSError: the download failed.
-        ValueError: an argument is out of range; the file is of another model; a frozen part would
-            keep a random start.
+        ValueError: an argument is out of range, or missing (eps); the file is of another model; a frozen
+            part would keep a random start.
     """
     state, ours = read_weights(weights, variant)
     variant = variant or ours.get("variant", "v1")
     backbone = backbone or ours.get("backbone", "resnet50")
-    frozen = variant == "v1" and bool(state) and (is_published(weights) or f"backbone.body.bn1.{COUNTER}" not in state)
-    norm = norm or ours.get("norm") or ("frozen" if frozen else "batch")
+    published = weights is not None and not ours and is_published(weights)
+    counted = not state or variant == "v2" or f"backbone.body.bn1.{COUNTER}" in state
+    norm = norm or ours.get("norm") or ("batch" if counted and not published else "frozen")
+    if eps is None and not (ours or published or counted):
+        raise ValueError(
+            f"{weights} has frozen norms, and no file of torchvision says with which eps: give eps=0.0 if it was "
+            "trained from the COCO weights, eps=1e-5 if from a backbone alone. What save() writes afterwards says it"
+        )
     if eps is None:
-        eps = ours.get("eps", 0.0 if frozen and norm == "frozen" else 1e-5)
+        eps = ours.get("eps", 0.0 if published and norm == "frozen" else 1e-5)
     options = {**ours.get("options", {}), **options}
-    check(options, variant=(variant, COCO), norm=(norm, NORMS))
+    check(options, variant=(variant, COCO), norm=(norm, NORMS), backbone=(backbone, BACKBONES))
     if variant == "v2" and (backbone, norm) != ("resnet50", "batch"):
         raise ValueError(f"variant 'v2' has backbone='resnet50' and norm='batch'; got {backbone!r} and {norm!r}")
     had, added, block = plan_blocks(ours, stages, block)
 
     outputs = state[CLASSIFIER].shape[0] if state else num_classes
-    model: Any = plain(outputs, variant, backbone, norm, eps, options)
-    insert_blocks(model.backbone.body, had, **block)
-    if state:
-        fill(model, state, f"{weights}", f"Mask R-CNN {variant} on {backbone}")
+    model: Any = start(
+        lambda: with_blocks(plain(outputs, variant, backbone, norm, eps, options), had, block),
+        state,
+        f"{weights}",
+        f"Mask R-CNN {variant} on {backbone}",
+    )
     insert_blocks(model.backbone.body, added, **block)
     kept = outputs == num_classes and not new_heads
     if state and not kept:
@@ -154,8 +178,9 @@ def read_weights(weights: str | Path | None, variant: str | None) -> tuple[dict[
                 f"weights='coco' could not be fetched ({error}); download {source.url} where there is a network, and "
                 "give weights=FILE"
             ) from error
-    state, ours = recipe_of(read_checkpoint(weights))
-    if ours.get("detector", "maskrcnn") != "maskrcnn" or CLASSIFIER not in state:
+    state, ours = read_recipe(weights)
+    classifier = state.get(CLASSIFIER)
+    if ours.get("detector", "maskrcnn") != "maskrcnn" or not isinstance(classifier, Tensor) or classifier.ndim != 2:
         found = ours.get("detector", f"tensors such as {first(list(state), 2)}")
         raise ValueError(f"{weights} holds no Mask R-CNN but {found}; give one of torchvision, or one trained here")
     if variant and ours.get("variant", variant) != variant:
@@ -168,22 +193,47 @@ def known_classes(state: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[int
     return ours.get("classes", COCO_CLASSES if state[CLASSIFIER].shape[0] == COCO_OUTPUTS else {})
 
 
-def recipe_of(content: tuple[dict[str, Any], dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a state dict and its recipe, of its state dict and its meta data; {} if it was not trained here."""
-    state, meta = content
-    return state, meta if "detector" in meta else {}
+def read_recipe(weights: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the state dict of a file, and the recipe of its model; {} if it was not trained here.
+
+    Raises: OSError, ValueError: as `read_checkpoint`; the recipe is damaged.
+    """
+    state, meta = read_checkpoint(weights)
+    if "detector" not in meta:
+        return state, {}
+    check_recipe(meta, weights)
+    return state, meta
 
 
-def is_published(weights: str | Path | None) -> bool:
-    """Tell whether weights are torchvision's own, by their name."""
-    return weights == "coco" or Path(weights or "").name in {Path(source.url).name for source in COCO.values()}
+def check_recipe(meta: Mapping[str, Any], weights: str | Path) -> None:
+    """Refuse the recipe of a checkpoint unless it can have been written by `save`.
+
+    Raises: ValueError: names what is wrong in it.
+    """
+    for key, kind in RECIPE.items():
+        value = meta.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{weights} is damaged: {key!r} of its recipe is {type(value).__name__}; copy it again")
+    classes = meta.get("classes", {})  # of what `maskrcnn` alone built there are none
+    if not isinstance(classes, dict) or not all(type(k) is int and isinstance(v, str) for k, v in classes.items()):
+        raise ValueError(f"{weights} is damaged: the classes of its recipe are no labels with names; copy it again")
+    if not all(stage in STAGES for stage in meta["stages"]):
+        raise ValueError(f"{weights} is damaged: its recipe has blocks after unknown stages; copy it again")
 
 
-def check(options: Mapping[str, Any], **choices: tuple[str, Mapping[str, Any]]) -> None:
+def is_published(weights: str | Path) -> bool:
+    """Tell whether weights are torchvision's COCO weights of v1, by the hash that stands in their name there."""
+    if weights == "coco":
+        return True
+    wanted = re.search(r"-([0-9a-f]{8})\.", COCO["v1"].url)[1]  # type: ignore[index]
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest().startswith(wanted)
+
+
+def check(options: Mapping[str, Any], **choices: tuple[str, Collection[str]]) -> None:
     """Refuse values that are not among their choices, and options that no checkpoint could hold."""
     for name, (value, known) in choices.items():
         if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}{suggestion(value, known)}")
     if odd := [key for key, value in options.items() if not isinstance(value, PLAIN)]:
         raise ValueError(f"options have to be plain values, which a checkpoint can hold; got others for {first(odd)}")
 
@@ -211,9 +261,8 @@ def plain(outputs: int, variant: str, backbone: str, norm: str, eps: float, opti
     sizes = options.pop("anchor_sizes", None)
     known = [*inspect.signature(MaskRCNN).parameters, "size_divisible", "fixed_size"]
     if unknown := [name for name in options if name not in known or name in ("backbone", "num_classes", "kwargs")]:
-        raise ValueError(
-            f"Mask R-CNN has no option {unknown[0]}{suggestion(unknown[0], known)}"
-        )  # torchvision ignores it
+        # torchvision itself ignores what it does not know
+        raise ValueError(f"Mask R-CNN has no option {unknown[0]}{suggestion(unknown[0], known)}")
     if variant == "v1":
         pyramid = resnet_fpn_backbone(backbone_name=backbone, weights=None, norm_layer=NORMS[norm], trainable_layers=5)
         model = MaskRCNN(pyramid, outputs, **options)
@@ -229,22 +278,54 @@ def plain(outputs: int, variant: str, backbone: str, norm: str, eps: float, opti
     return model
 
 
-def fill(model: nn.Module, state: Mapping[str, Any], source: str, kind: str) -> None:
-    """Load a state dict, every tensor of it; torchvision's modules translate the names of its old files.
+def with_blocks(model: Any, stages: Sequence[int], block: Mapping[str, Any]) -> Any:
+    """Insert blocks into the backbone of a detector; returns the detector."""
+    insert_blocks(model.backbone.body, stages, **block)
+    return model
+
+
+def start(
+    build: Callable[[], nn.Module], state: Mapping[str, Any], source: str, kind: str, anew: Collection[str] = ()
+) -> nn.Module:
+    """Build a model and load a state dict, every tensor but for those named in `anew`; {} leaves the random start.
+
+    It is built without memory first, and compared with the file: a recipe that asks for a huge model, to which
+    the file has no weights, takes no memory.
 
     Raises: ValueError: says what does not fit.
     """
+    if state:
+        with torch.device("meta"):
+            fill(build(), state, source, kind, anew)
+    model = build()
+    if state:
+        fill(model, state, source, kind, anew)
+    return model
+
+
+def fill(model: nn.Module, state: Mapping[str, Any], source: str, kind: str, anew: Collection[str] = ()) -> None:
+    """Load a state dict, every tensor of it but for those named in `anew`.
+
+    Modules of torchvision translate the names of its old files by themselves.
+
+    Raises: ValueError: says what does not fit.
+    """
+    empty = next(model.parameters()).is_meta
+    state = {name: value for name, value in state.items() if name not in anew}
+    check_values(state, model, source)
     try:
-        left = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a shape
-        raise ValueError(f"{source} does not fit {kind}: {str(error).splitlines()[1].strip()}") from error
-    if left.missing_keys or left.unexpected_keys:
-        told = [
+        left = model.load_state_dict(state, strict=False, assign=empty)
+    except RuntimeError as error:  # its first line names the class, the second one the first tensor
+        reason = str(error).splitlines()[:2][-1].strip()
+        raise ValueError(f"{source} does not fit {kind}: {reason}") from error
+    missing = [name for name in left.missing_keys if name not in anew]
+    if missing or left.unexpected_keys:
+        counts = [
             f"{len(names)} {what} (first: {names[0]})"
-            for names, what in ((left.missing_keys, "tensors are missing"), (left.unexpected_keys, "have no place"))
+            for names, what in ((missing, "tensors are missing"), (left.unexpected_keys, "have no place"))
             if names
         ]
-        raise ValueError(f"{source} does not fit {kind}: {', '.join(told)}; is it another variant or backbone?")
+        raise ValueError(f"{source} does not fit {kind}: {', '.join(counts)}; is it another variant or backbone?")
 
 
 def renew_heads(model: Any, num_classes: int) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
+import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from yolo_wnlb.data.coco import Prediction, encode, first
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
-from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, read_checkpoint
+from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, our_name, read_checkpoint
+from yolo_wnlb.yolo.archive import check_archive
 
 LOGGER = logging.getLogger(__name__)
 
@@ -135,15 +137,24 @@ def known_classes(detector: str, weights: str | Path | None) -> tuple[int, dict[
                 "nobody serves weights of SOLOv2 under a name; download solov2_r50_fpn_3x_coco_*.pth (or the light "
                 "one) from mmdetection's model zoo, and give weights=FILE"
             )
-        _, meta = read_checkpoint(weights)
+        state, meta = read_checkpoint(weights)
         if "detector" in meta:
-            return meta["num_classes"], meta["classes"]
+            rcnn.check_recipe(meta, weights)
+            return meta["num_classes"], meta.get("classes", {})
         public = dict(enumerate(class_names(meta), 1))
-        return len(public), public
+        outputs = next((len(value) for name, value in state.items() if our_name(name) == CLASSIFIER[1]), len(public))
+        if public and outputs != len(public):
+            raise ValueError(
+                f"{weights} names {len(public)} classes, and its classifier has {outputs}; correct its meta['classes']"
+            )
+        return outputs, public
     if weights == "coco":
         return rcnn.COCO_OUTPUTS, rcnn.COCO_CLASSES
     state, ours = rcnn.read_weights(weights, None)
-    return state[rcnn.CLASSIFIER].shape[0], rcnn.known_classes(state, ours)
+    known = rcnn.known_classes(state, ours)
+    if known and not ours and not rcnn.is_published(weights):
+        LOGGER.warning("%s has %d outputs and no names: they are taken for COCO's classes", weights, rcnn.COCO_OUTPUTS)
+    return state[rcnn.CLASSIFIER].shape[0], known
 
 
 def start_solov2(
@@ -161,27 +172,33 @@ def start_solov2(
     **options: Any,
 ) -> SOLOv2:
     """Build SOLOv2, load its weights, then insert the blocks; the arguments are those of `maskrcnn`."""
-    state, ours = ({}, {}) if weights is None else rcnn.recipe_of(read_checkpoint(weights))
+    state, ours = ({}, {}) if weights is None else rcnn.read_recipe(weights)
     if ours and (ours["detector"], ours["variant"]) != ("solov2", variant):
         raise ValueError(f"{weights} holds {ours['detector']} {ours['variant']}, not {variant}; give its own weights")
     backbone = backbone or ours.get("backbone", "resnet50")
     norm = norm or ours.get("norm", "frozen" if state else "batch")
     options = {**ours.get("options", {}), **options}
-    rcnn.check(options, norm=(norm, rcnn.NORMS))
+    rcnn.check(options, norm=(norm, rcnn.NORMS), backbone=(backbone, rcnn.BACKBONES))
     had, added, block = rcnn.plan_blocks(ours, stages, block)
 
     arguments: dict[str, Any] = {"backbone": backbone, "norm_layer": rcnn.NORMS[norm], "trainable_layers": 5}
-    model: Any = SOLOV2[variant](num_classes, **arguments, **options)
-    insert_blocks(model.backbone.body, had, **block)
-    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items() if name in CLASSIFIER}
+
+    def plain() -> Any:
+        return rcnn.with_blocks(SOLOV2[variant](num_classes, **arguments, **options), had, block)
+
     kept = not new_heads
+    model: Any
     if ours:
         kept = kept and ours["num_classes"] == num_classes
-        rcnn.fill(model, type(state)(state if kept else {**state, **fresh}), f"{weights}", f"{variant} on {backbone}")
-    elif weights is not None:
-        kept = not load_public(model, weights).other_classes and kept
-    if not kept:
-        model.load_state_dict(fresh, strict=False)
+        anew = () if kept else CLASSIFIER
+        model = rcnn.start(plain, state, f"{weights}", f"{variant} on {backbone}", anew)
+    else:
+        model = plain()
+        fresh = {name: tensor.clone() for name, tensor in model.state_dict().items() if name in CLASSIFIER}
+        if weights is not None:
+            kept = not load_public(model, weights).other_classes and kept
+        if not kept:
+            model.load_state_dict(fresh, strict=False)
     insert_blocks(model.backbone.body, added, **block)
     rcnn.set_trainable(model, freeze, trainable_layers, bool(state), kept)
     model.recipe = {
@@ -204,26 +221,52 @@ def start_solov2(
 def save(model: nn.Module, path: str | Path, training: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint, complete or not at all.
 
+    It is written to a draft beside it first, .NAME.draft, which the next `save` to the same path replaces if this
+    one was killed.
+
     Args:
         model: What `build` returned. Of any other module the weights are kept, but not how to build it.
         path: File to write, .pt.
         training: What it takes to go on; plain values and tensors.
+
+    Raises: OSError: the file cannot be written; what was there before is unchanged.
     """
     meta = {"format": FORMAT, **getattr(model, "recipe", {}), "training": dict(training or {})}
     meta["versions"] = {"torch": str(torch.__version__), "torchvision": torchvision.__version__}
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"meta": meta, "state_dict": model.state_dict()}, draft)
-    draft.replace(path)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        torch.save({"meta": meta, "state_dict": model.state_dict()}, draft)
+        draft.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if not isinstance(error, (OSError, RuntimeError)):
+            raise
+        # torch.save itself raises a RuntimeError, which names neither the file nor the reason
+        if not path.parent.is_dir():
+            raise OSError(f"{path} cannot be written: there is no folder {path.parent}; make it first") from error
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            f"{path} cannot be written: make room, or get the right to write there ({free:,.0f} MiB are free). What "
+            f"was there before is unchanged. The cause: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def reads(weights: str | Path) -> bool:
-    """Tell whether a file is a checkpoint that `save` wrote, from a glance into it."""
+    """Tell whether a file is a checkpoint that `save` wrote, from a glance into it.
+
+    Raises: ValueError: it is a damaged archive, or one that grows when it is read.
+    """
+    check_archive(weights)
     if not zipfile.is_zipfile(weights):
         return False
-    with zipfile.ZipFile(weights) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        return any(FORMAT.encode() in archive.read(name) for name in pickles)
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return any(FORMAT.encode() in archive.read(name) for name in pickles)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{weights} is a damaged archive ({error}); copy it again") from error
 
 
 def read(weights: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -237,6 +280,8 @@ def read(weights: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{weights} was not written here; load weights of torchvision or mmdetection with build(name, names, "
             "weights=FILE), and save() the model"
         )
+    if "detector" in meta:
+        rcnn.check_recipe(meta, weights)
     return state, meta
 
 
@@ -256,10 +301,12 @@ def load(weights: str | Path | nn.Module | Model, device: str | None = None) -> 
         count = outputs_of(weights)
         return Model(None, weights, recipe.get("classes", {i: f"class {i}" for i in range(1, count + 1)}))
     state, meta = read(weights)
-    if "detector" not in meta:
+    if "detector" not in meta or "classes" not in meta:
         raise ValueError(f"{weights} is of a module that build() did not make; build it, and load its state_dict")
-    model = rebuild(meta)
-    rcnn.fill(model, state, f"{weights}", f"the {meta['detector']} of its own recipe")
+    try:
+        model = rcnn.start(lambda: rebuild(meta), state, f"{weights}", f"the {meta['detector']} of its own recipe")
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{weights} is damaged: its recipe builds no model ({error}); copy it again") from error
     return Model(Path(weights), model.to(select_device(device or "", verbose=False)).eval(), meta["classes"])
 
 
