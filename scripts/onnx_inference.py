@@ -1,16 +1,25 @@
 """Run an exported YOLO model with numpy, OpenCV and onnxruntime only, as on a device without torch.
 
-    python onnx_inference.py best.onnx street.jpg night.png --conf 0.25 --out annotated
+    python onnx_inference.py best.onnx street.jpg night/ --conf 0.25 --out annotated
 
 Detection and segmentation models, static or dynamic, with a classical head (boxes that still need
-NMS) or an end-to-end one (YOLO26 exported with nms=False). For float32 and fp16 ONNX files written
-by `yolo export format=onnx`, whose metadata hold the class names and the input size.
+NMS) or an end-to-end one (YOLO26 exported with nms=False), for colour, grey or other pictures: the
+model says how many channels it takes. For float32 and fp16 ONNX files written by
+`yolo export format=onnx`, whose metadata hold the class names and the input size.
+
+Results are PNG files below --out, in the folders that the pictures lie in, each with the whole name of
+its picture: annotated/night/0001.jpg.png. The exit status is 0, 1 if a picture could not be
+read or written, 2 if nothing was done because of a mistake on the command line.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import io
+import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +28,7 @@ import numpy as np
 import onnxruntime
 
 MAX_DET = 300
+PICTURES = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")  # what is taken from a folder
 
 
 @dataclass
@@ -51,6 +61,11 @@ class Letterbox:
 class Model:
     """An ONNX model and what its metadata say.
 
+    Attributes:
+        names: {class: name}.
+        size: (height, width) of the input that pictures are fitted into.
+        channels: Of the pictures: 1 for grey, 3 for colour (BGR), others for special cameras.
+
     Raises:
         ValueError: the file holds no detection or segmentation model of Ultralytics.
     """
@@ -58,7 +73,10 @@ class Model:
     def __init__(self, path: str | Path) -> None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"model {path} does not exist")
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a type of its own for each way in which a file is broken
+            raise ValueError(f"{path} is no ONNX model that can be loaded; export it again. Cause: {error}") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         if metadata.get("task") not in ("detect", "segment"):
             raise ValueError(
@@ -72,9 +90,10 @@ class Model:
         node = self.session.get_inputs()[0]
         self.input, self.dtype = node.name, np.float16 if "16" in node.type else np.float32
         self.batch = node.shape[0] if isinstance(node.shape[0], int) else 1
+        self.channels: int = node.shape[1]
 
     def __call__(self, picture: np.ndarray, conf: float = 0.25, iou: float = 0.7) -> Detections:
-        """Find objects in a picture, uint8 BGR (H, W, 3)."""
+        """Find objects in a picture, uint8 (H, W, channels), BGR if there are three."""
         x, place = letterbox(picture, self.size)
         x = np.repeat(x, self.batch, axis=0).astype(self.dtype)  # static batches must be full
         outputs = [y[0].astype(np.float32) for y in self.session.run(None, {self.input: x})]
@@ -94,14 +113,16 @@ class Model:
 
 
 def letterbox(picture: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Letterbox]:
-    """Fit a uint8 BGR picture into size (height, width): float32 RGB (1, 3, H, W) in [0, 1]."""
-    h, w = picture.shape[:2]
+    """Fit a uint8 picture (h, w, C) into size (height, width): float32 (1, C, *size) in [0, 1], BGR to RGB."""
+    h, w, channels = picture.shape
     gain = min(size[0] / h, size[1] / w)
     height, width = max(round(h * gain), 1), max(round(w * gain), 1)
     top, left = round((size[0] - height) / 2 - 0.1), round((size[1] - width) / 2 - 0.1)
-    canvas = np.full((*size, 3), 114, np.uint8)
-    canvas[top : top + height, left : left + width] = cv2.resize(picture, (width, height))
-    x = canvas[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    canvas = np.full((*size, channels), 114, np.uint8)
+    resized = cv2.resize(picture, (width, height)).reshape(height, width, channels)  # OpenCV drops a single channel
+    canvas[top : top + height, left : left + width] = resized
+    canvas = canvas[:, :, ::-1] if channels == 3 else canvas
+    x = canvas[None].transpose(0, 3, 1, 2).astype(np.float32) / 255
     return x, Letterbox(height, width, top, left)
 
 
@@ -152,8 +173,8 @@ def to_picture(mask: np.ndarray, place: Letterbox, shape: tuple[int, ...]) -> np
 
 
 def draw(picture: np.ndarray, found: Detections, names: dict[int, str]) -> np.ndarray:
-    """Return a copy of a BGR picture with masks, boxes and labels on it."""
-    picture = picture.copy()
+    """Return a BGR copy of a picture, uint8 (H, W, C), with masks, boxes and labels; of C != 3 the first channel."""
+    picture = picture.copy() if picture.shape[2] == 3 else cv2.cvtColor(picture[:, :, 0].copy(), cv2.COLOR_GRAY2BGR)
     for i, (x1, y1, x2, y2) in enumerate(found.boxes.round().astype(int).tolist()):
         c = int(found.classes[i])
         color = tuple(int(v) for v in np.random.default_rng(c).integers(64, 256, 3))
@@ -166,8 +187,87 @@ def draw(picture: np.ndarray, found: Detections, names: dict[int, str]) -> np.nd
     return picture
 
 
-def main() -> None:
-    """Annotate the pictures named on the command line."""
+def read_picture(path: Path, channels: int) -> np.ndarray:
+    """Read a picture as Ultralytics does: uint8 (H, W, channels), BGR if there are three.
+
+    Raises: ValueError: it is no picture, or its channels (or pages) are others than those of a model that is
+        neither for grey nor for colour.
+    """
+    data = np.fromfile(path, np.uint8)  # not cv2.imread, which reads no Unicode paths on Windows
+    flag = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
+    picture = None
+    try:
+        if len(data) and channels not in (1, 3) and path.suffix.lower() in (".tif", ".tiff"):
+            _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
+            if len(pages) > 1 and len({page.shape for page in pages}) == 1 and pages[0].ndim == 2:
+                picture = np.stack(pages, axis=2)
+        if len(data) and picture is None:
+            picture = cv2.imdecode(data, flag)
+    except cv2.error as error:  # such as more pixels than OpenCV reads
+        raise ValueError(f"not a readable picture: {error.err}") from error
+    if picture is None:
+        raise ValueError("not a readable picture")
+    picture = (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture
+    picture = picture.reshape(*picture.shape[:2], -1)
+    if picture.shape[2] != channels or picture.dtype != np.uint8:
+        kind = f"{picture.shape[2]} channels of {picture.dtype}"
+        raise ValueError(f"it has {kind}, and the model takes {channels} of uint8")
+    return picture
+
+
+def find_pictures(given: Sequence[Path]) -> tuple[list[Path], int]:
+    """Return the pictures that are named and those in named folders, each once, and how many other files lie there.
+
+    Raises: FileNotFoundError: a name does not exist, or there is no picture at all.
+    """
+    found: dict[Path, Path] = {}
+    others = 0
+    for path in given:
+        if not path.exists():
+            raise FileNotFoundError(f"picture {path} does not exist")
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        for file in inside:
+            # files such as ._0001.jpg, which macOS leaves on other disks, have the suffix of a picture
+            if path.is_dir() and (
+                file.name.startswith(".") or file.suffix[1:].lower() not in PICTURES or not file.is_file()
+            ):
+                others += 1
+            else:
+                found.setdefault(place_of(file), file)
+    if not found:
+        raise FileNotFoundError(f"no pictures in {', '.join(map(str, given))}; wanted {', '.join(PICTURES)}")
+    return list(found.values()), others
+
+
+def place_of(file: Path) -> Path:
+    """Return where a file lies, without links and '..' in the folders above it; a link to a file keeps its own name."""
+    return file.parent.resolve() / file.name
+
+
+def name_targets(pictures: Sequence[Path], out: Path) -> list[Path]:
+    """Return the file that each picture is written to: its whole name, in its folder below the one that holds all.
+
+    Raises: ValueError: a picture lies where a result would be written, or a link leads out of the folder.
+    """
+    places = [place_of(picture) for picture in pictures]
+    several_disks = len({place.anchor for place in places}) > 1  # on Windows
+    common = None if several_disks else Path(os.path.commonpath({place.parent for place in places}))
+    targets = []
+    for place in places:
+        inside = place.relative_to(common) if common else Path(place.drive.strip(":\\/"), *place.parts[1:])
+        targets.append(out / inside.with_name(f"{inside.name}.png"))
+    kept = {place.resolve() for place in places}
+    for target in targets:
+        real = target.resolve()
+        if real in kept:
+            raise ValueError(f"{target} is a picture that would be overwritten; choose another --out")
+        if out.resolve() not in real.parents:
+            raise ValueError(f"{target} is a link to {real}, outside of {out}; choose another --out")
+    return targets
+
+
+def main() -> int:
+    """Annotate the pictures named on the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         description="Run a YOLO .onnx file with onnxruntime only.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -178,25 +278,39 @@ def main() -> None:
     parser.add_argument("--iou", type=float, default=0.7, help="largest overlap in NMS, 0 to 1")
     parser.add_argument("--out", type=Path, default=Path("annotated"), help="folder to write to")
     args = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends no run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if args.model.suffix != ".onnx" or not args.model.is_file():
         parser.error(f"{args.model} is no .onnx file; write one with `yolo export model=best.pt format=onnx`")
     if not (0 <= args.conf <= 1 and 0 <= args.iou <= 1):
         parser.error(f"--conf {args.conf} and --iou {args.iou} have to lie between 0 and 1")
-    model = Model(args.model)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for path in [file for given in args.images for file in (sorted(given.iterdir()) if given.is_dir() else [given])]:
-        if not path.is_file():
-            parser.error(f"picture {path} does not exist")
-        data = np.fromfile(path, np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-        if picture is None:
-            parser.error(f"{path} is not a readable picture")
-        found = model(picture, args.conf, args.iou)
-        target = args.out / f"{path.stem}_found.png"  # never the picture itself
-        cv2.imencode(".png", draw(picture, found, model.names))[1].tofile(target)
+    try:
+        pictures, others = find_pictures(args.images)
+        targets = name_targets(pictures, args.out)
+        model = Model(args.model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+    failed = 0
+    for path, target in zip(pictures, targets, strict=True):
+        try:
+            picture = read_picture(path, model.channels)
+            found = model(picture, args.conf, args.iou)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imencode(".png", draw(picture, found, model.names))[1].tofile(target)
+        except (OSError, ValueError) as error:
+            failed += 1
+            print(f"{path}: {error}", file=sys.stderr)
+            continue
         counts = ", ".join(f"{(found.classes == c).sum()} {model.names[c]}" for c in np.unique(found.classes))
         print(f"{path}: {counts or 'nothing found'} -> {target}")
+    if others:
+        print(f"{others} other files in the folders were skipped; pictures end in {', '.join(PICTURES)}")
+    if failed:
+        print(f"{failed} of {len(pictures)} pictures failed, named above", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """Exports agree with their checkpoint, broken ones are caught, the deployment example agrees."""
 
+import functools
 import importlib.util
 import shutil
 import sys
@@ -13,20 +14,21 @@ from conftest import run_python
 from torch import nn
 from ultralytics import YOLO
 
-from yolo_wnlb.yolo.parity import check_export, draw_pictures, to_input
+from yolo_wnlb.yolo.models import read_picture, to_input
+from yolo_wnlb.yolo.parity import check_export, choose_sizes, draw_pictures, rows_at
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ["boxes", "scores", "coefficients", "prototypes"]
 
 
 @torch.no_grad()
-def build(config, path, classes=8):
+def build(config, path, classes=8, channels=3):
     """Save a random model that finds something: norms fitted to pictures, outputs of the head spread."""
     torch.manual_seed(0)
     model = YOLO(config)
-    net = model.model = type(model.model)(config, nc=classes, verbose=False)
+    net = model.model = type(model.model)(config, ch=channels, nc=classes, verbose=False)
     net.task, net.args, net.names = model.task, {"task": model.task}, {i: f"thing{i}" for i in range(classes)}
-    x = to_input(draw_pictures(), (160, 160))
+    x = to_input(draw_pictures(channels), (160, 160))
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.0)
@@ -243,6 +245,129 @@ def test_missing_detections_are_caught(segment, static, folder):
     assert check_export(folder / "blind.pt", static).unmatched > 0
 
 
+@pytest.mark.parametrize(
+    ("own", "sizes"),
+    [
+        (64, [(64, 64)]),  # 84 positions; every other size has more or fewer
+        (96, [(96, 96)]),  # the smaller default has 168 positions, the export wants 189
+        (160, [(160, 160), (128, 192), (192, 160), (224, 224)]),
+    ],
+)
+def test_default_sizes_are_those_that_an_end_to_end_export_takes(own, sizes):
+    rows = functools.partial(rows_at, strides=(8, 16, 32), most=300)
+    assert choose_sizes((own, own), 32, True, None, "best.onnx", rows) == sizes
+    assert choose_sizes((own, own), 32, False, None, "best.onnx", rows) == [(own, own)]
+    assert len(choose_sizes((own, own), 32, True, None, "best.onnx")) == 4
+
+
+def test_a_small_dynamic_end_to_end_export_is_compared_where_it_runs(end2end):
+    exported = export(end2end[0], "end2end_dynamic", dynamic=True, imgsz=64, nms=False)
+    parity = check_export(end2end[0], exported)
+    assert parity.ok, parity
+    assert set(parity.inputs) == {"2x3x64x64"} and "another number of rows" in str(parity)
+    with pytest.raises(ValueError, match=r"always returns 84 rows, .* at \(64, 64\), and \(32, 64\) has 42"):
+        check_export(end2end[0], exported, sizes=[(32, 64)])
+
+
+@pytest.mark.parametrize("sizes", [[100], [0], [-160], [64.0], ["160"], [True], [(160,)], [(160, 100)], [None], []])
+def test_sizes_that_no_export_takes_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"multiple of the stride 32|sizes is empty"):
+        choose_sizes((160, 160), 32, True, sizes, "best.onnx")
+
+
+@pytest.mark.parametrize("tolerance", [-1e-3, float("nan"), float("inf"), "0.1", True, [1e-3]])
+def test_a_tolerance_that_is_no_number_of_0_or_more_is_refused_before_anything_is_loaded(tolerance):
+    with pytest.raises(ValueError, match="wanted a number of 0 or more"):
+        check_export("nowhere.pt", "nowhere.onnx", tolerance=tolerance)
+
+
+def test_an_empty_folder_and_one_of_strays_hold_no_pictures(segment, static, tmp_path):
+    for name in (".DS_Store", "._0001.png", "notes.txt"):
+        with pytest.raises(FileNotFoundError, match=r"no pictures in .*; wanted files ending in .*png"):
+            check_export(segment, static, images=tmp_path)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        check_export(segment, static, images=[])
+
+
+# ---- pictures of other channels ----------------------------------------------------------------------
+
+
+def write_pictures(folder, channels):
+    """Write the drawn pictures as files that a model of so many channels reads; returns their paths."""
+    folder.mkdir()
+    for i, picture in enumerate(draw_pictures(max(channels, 3) if channels <= 4 else channels)):
+        if channels <= 4:
+            cv2.imwrite(str(folder / f"{i}.png"), picture)  # colour for the grey model, which reads it in grey
+        else:
+            cv2.imwritemulti(str(folder / f"{i}.tiff"), [*picture.transpose(2, 0, 1).copy()])
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module", params=[1, 4, 6])
+def many(request, folder):
+    """A detection model of 1, 4 or 6 channels, its export, and pictures for it."""
+    channels = request.param
+    weights = build("yolov8n-wnlb.yaml", folder / f"channels{channels}.pt", channels=channels)
+    return (
+        channels,
+        weights,
+        export(weights, f"channels{channels}_export"),
+        write_pictures(folder / f"pictures{channels}", channels),
+    )
+
+
+def test_a_model_of_other_channels_is_compared_on_pictures_of_those(many):
+    channels, weights, exported, files = many
+    for images in (None, files):
+        parity = check_export(weights, exported, images)
+        assert parity.ok and parity.detections > 5, parity
+        assert set(parity.inputs) == {f"1x{channels}x160x160"}
+
+
+def test_pictures_reach_a_model_of_other_channels_alike_by_every_way(many, example, tmp_path):
+    """The stock command, our COCO results of checkpoint and export, and the script for deployment."""
+    from yolo_wnlb.detectors.ultralytics import predict
+
+    channels, weights, exported, files = many
+    options = {"imgsz": 160, "verbose": False, "device": "cpu"}
+    model, stock = example.Model(exported), {file: YOLO(file, task="detect") for file in (weights, exported)}
+    assert model.channels == channels
+    for file in files:
+        # the stock command of 8.4.0 reads no picture of more than three channels; an array goes through everywhere
+        picture = read_picture(file, channels)
+        [theirs] = stock[exported].predict(picture, **options)
+        ours = model(example.read_picture(file, channels))
+        np.testing.assert_allclose(ours.scores, theirs.boxes.conf, atol=1e-5)
+        np.testing.assert_allclose(ours.boxes, theirs.boxes.xyxy, atol=1e-2)
+        for source, run in stock.items():
+            [theirs] = run.predict(picture, **options)
+            found = predict(source, {0: file}, {i: i for i in range(8)}, conf=0.25, device="cpu", imgsz=160)
+            best = max(found, key=lambda prediction: prediction["score"])
+            assert best["score"] == pytest.approx(theirs.boxes.conf[0].item(), abs=1e-4)
+            np.testing.assert_allclose(best["bbox"][:2], theirs.boxes.xyxy[0, :2], atol=1e-2)
+    written = script(example, exported, *files, "--out", tmp_path / "out")
+    assert written.status == 0 and len(written.files) == 3
+
+
+def test_pictures_of_too_few_channels_are_named(many, example, tmp_path):
+    channels, weights, exported, _ = many
+    file = tmp_path / "colour.jpg"
+    cv2.imwrite(str(file), draw_pictures()[0])
+    if channels == 1:
+        assert check_export(weights, exported, file).ok
+        return
+    with pytest.raises(ValueError, match=f"colour.jpg has 3 channels, and the model takes pictures of {channels}"):
+        check_export(weights, exported, file)
+    written = script(example, exported, file, "--out", tmp_path / "out")
+    assert written.status == 1 and f"the model takes {channels}" in written.err
+
+
+def test_a_checkpoint_and_an_export_of_other_channels_are_strangers(many, detect_onnx):
+    with pytest.raises(ValueError, match=f"differ in channels: {many[0]} against 3"):
+        check_export(many[1], detect_onnx)
+
+
 def test_unlike_files_are_refused(segment, static, detect_onnx, folder):
     with pytest.raises(ValueError, match="differ in task: segment against detect"):
         check_export(segment, detect_onnx)
@@ -264,7 +389,7 @@ def test_unreadable_files_are_named(segment, static, folder):
         (ValueError, (static, static), None, "is not a checkpoint"),
         (ValueError, (segment, segment), None, "has to be its export"),
         (FileNotFoundError, (segment, static), [folder / "none.png"], r"picture .*none\.png does not exist"),
-        (ValueError, (segment, static), folder / "text.png", r"text\.png is not a readable picture"),
+        (OSError, (segment, static), folder / "text.png", r"text\.png is missing or no readable image"),
     ):
         with pytest.raises(error, match=fragment):
             check_export(*files, images=images)
@@ -304,3 +429,79 @@ def test_the_example_without_torch_agrees_with_ultralytics(kind, example, reques
                 mask = cv2.resize(mask.astype(np.float32), (w, h)) > 0.5
                 assert (mine ^ mask).sum() <= 0.02 * mask.sum() + 4 * (h / 160 + 1) ** 2
     assert seen > 20
+
+
+# ---- the script for deployment as a command ----------------------------------------------------------
+
+
+def script(example, *words):
+    """Run the script in this process; returns its status, what it printed, and the files below --out."""
+    import contextlib
+    import io
+    from types import SimpleNamespace
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, sys.argv = sys.argv, ["onnx_inference.py", *map(str, words)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = example.main()
+    except SystemExit as error:
+        status = error.code
+    finally:
+        sys.argv = argv
+    folder = Path(words[words.index("--out") + 1])
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue(), files=files)
+
+
+@pytest.fixture
+def cameras(tmp_path):
+    """Two folders with pictures of the same names."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for file in ("0001.png", "0001.jpg"):
+            cv2.imwrite(str(tmp_path / name / file), draw_pictures()[0])
+    return tmp_path
+
+
+def test_no_result_overwrites_another(detect_onnx, cameras, example):
+    run = script(example, detect_onnx, cameras / "one", cameras / "two", "--out", cameras / "out")
+    assert run.status == 0 and run.files == [f"{c}/0001.{s}.png" for c in ("one", "two") for s in ("jpg", "png")]
+    words = (cameras / "one/0001.png", cameras / "one/../one/0001.png", cameras / "one")  # one picture three times
+    assert script(example, detect_onnx, *words, "--out", cameras / "again").files == ["0001.jpg.png", "0001.png.png"]
+
+
+def test_strays_are_skipped_and_counted_and_broken_pictures_named(detect_onnx, cameras, example):
+    for name in (".DS_Store", "._0001.png", "Thumbs.db"):
+        (cameras / "one" / name).write_bytes(b"x")
+    (cameras / "one/folder.png").mkdir()
+    run = script(example, detect_onnx, cameras / "one", "--out", cameras / "out")
+    assert run.status == 0 and len(run.files) == 2 and "4 other files in the folders were skipped" in run.out
+    (cameras / "one/0000.png").write_text("no picture")
+    (cameras / "one/empty.jpg").touch()
+    run = script(example, detect_onnx, cameras / "one", "--out", cameras / "out")
+    assert run.status == 1 and len(run.files) == 2
+    assert all(f"{name}: not a readable picture" in run.err for name in ("0000.png", "empty.jpg"))
+    assert "2 of 4 pictures failed" in run.err
+
+
+def test_mistakes_on_the_command_line_of_the_script_end_it_before_anything_is_done(detect_onnx, cameras, example):
+    (cameras / "empty").mkdir()
+    (cameras / "broken.onnx").write_bytes(b"x")
+    (cameras / "trap").mkdir()
+    (cameras / "trap/0001.png.png").symlink_to(cameras / "one/0001.png")
+    (cameras / "linked").mkdir()
+    (cameras / "linked/0001.png.png").symlink_to(cameras / "elsewhere.png")
+    cv2.imwrite(str(cameras / "two/0001.png.png"), draw_pictures()[0])
+    picture = cameras / "one/0001.png"
+    for words, message in (
+        ((detect_onnx, cameras / "nowhere.png", picture, "--out", cameras / "out"), "nowhere.png does not exist"),
+        ((detect_onnx, cameras / "empty", "--out", cameras / "out"), "no pictures in"),
+        ((cameras / "broken.onnx", picture, "--out", cameras / "out"), "broken.onnx is no ONNX model"),
+        ((detect_onnx, cameras / "two", "--out", cameras / "two"), "is a picture that would be overwritten"),
+        ((detect_onnx, picture, "--out", cameras / "trap"), "is a picture that would be overwritten"),
+        ((detect_onnx, picture, "--out", cameras / "linked"), "outside of"),
+    ):
+        run = script(example, *words)
+        assert run.status == 2 and message in run.err, run.err
+    assert not (cameras / "out").exists() and not (cameras / "elsewhere.png").exists()

@@ -24,7 +24,6 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from ultralytics.utils import TQDM
-from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.data.coco import Prediction, encode, first
@@ -33,6 +32,7 @@ from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, our_name, read_checkpoint
 from yolo_wnlb.yolo.archive import check_archive
+from yolo_wnlb.yolo.models import read_picture
 
 LOGGER = logging.getLogger(__name__)
 
@@ -450,9 +450,7 @@ def best(found: Mapping[str, Tensor], labels: Mapping[int, int], most: int) -> d
 
 def read_image(file: str | Path) -> Tensor:
     """Read an image file as Ultralytics does: float (3, H, W), RGB in [0, 1]."""
-    image = imread(str(file))
-    if image is None:
-        raise OSError(f"{file} is missing or no readable image; mend it, or take it out of the truth")
+    image = read_picture(file)
     return torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float() / 255
 
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import torch
 import torchvision  # noqa: F401 -- where it is loaded, Ultralytics takes its NMS: 0.2 s less a picture
 import ultralytics
@@ -23,11 +22,10 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import TQDM
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.ops import process_mask_native, scale_boxes
-from ultralytics.utils.patches import imread
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.data.coco import Prediction, encode
-from yolo_wnlb.yolo.parity import load_checkpoint, load_export
+from yolo_wnlb.yolo.models import channels_of, load_checkpoint, load_export, read_picture, takes_any_size
 
 Size = int | tuple[int, int]  # pixels; (height, width)
 
@@ -41,6 +39,7 @@ class Model(NamedTuple):
         size: (height, width) that it was trained or exported at.
         flexible: Whether it takes other sizes.
         batch: How many images it wants at once.
+        channels: Of the images: 1 for grey, 3 for colour; others are read as they are.
     """
 
     weights: Path
@@ -48,6 +47,7 @@ class Model(NamedTuple):
     size: tuple[int, int]
     flexible: bool
     batch: int
+    channels: int
 
 
 def load(weights: str | Path | Model, device: str | None = None) -> Model:
@@ -64,13 +64,14 @@ def load(weights: str | Path | Model, device: str | None = None) -> Model:
     if path.suffix == ".pt":
         model = load_checkpoint(path)
         backend = AutoBackend(model.model, where, verbose=False)
-        return Model(Path(model.ckpt_path), backend, pair(model.overrides.get("imgsz", 640)), True, 1)
+        size = pair(model.overrides.get("imgsz", 640))
+        return Model(Path(model.ckpt_path), backend, size, flexible=True, batch=1, channels=channels_of(model))
     backend = load_export(path)
-    said = backend.metadata
+    flexible, channels = takes_any_size(backend), channels_of(backend)
+    batch = 1 if flexible else int(backend.metadata.get("batch", 1))
     if where.type != "cpu":
         backend = AutoBackend(str(path), where, verbose=False)
-    flexible = bool(said.get("dynamic"))
-    return Model(path, backend, pair(backend.imgsz), flexible, 1 if flexible else int(said.get("batch", 1)))
+    return Model(path, backend, pair(backend.imgsz), flexible, batch, channels)
 
 
 def names(weights: str | Path | Model) -> dict[int, str]:
@@ -132,14 +133,11 @@ def predict(
     model = load(weights, device)
     backend = model.backend
     box = LetterBox(choose_size(model, imgsz), auto=model.flexible, stride=int(backend.stride))
-    flag = cv2.IMREAD_GRAYSCALE if getattr(backend, "channels", 3) == 1 else cv2.IMREAD_COLOR
     predictions: list[Prediction] = []
     for image_id, file in TQDM(images.items(), desc="predicting", disable=not progress):
-        image = imread(str(file), flag)
-        if image is None:
-            raise OSError(f"{file} is missing or no readable image; mend it, or take it out of the truth")
+        image = read_picture(file, model.channels)
         x = torch.from_numpy(box(image=image).transpose(2, 0, 1).copy()).to(backend.device)  # (C, h, w), BGR
-        x = x.flip(0)[None].float() / 255
+        x = (x.flip(0) if model.channels == 3 else x)[None].float() / 255
         with torch.inference_mode():
             rows, prototypes = unpack(backend(x.repeat(model.batch, 1, 1, 1)))
             [found] = non_max_suppression(

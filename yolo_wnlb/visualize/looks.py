@@ -26,7 +26,7 @@ from ultralytics import YOLO
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.preview import find, read
 from yolo_wnlb.wnlb import WNLB, to_tokens
-from yolo_wnlb.yolo.parity import load_checkpoint
+from yolo_wnlb.yolo.models import load_checkpoint
 
 PICTURE = 448  # pixels, the longer side of masks, and of the pictures that they are drawn on
 MOST = 40  # images in one call

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from ultralytics import YOLO
-from ultralytics.data.augment import LetterBox
-from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.metrics import box_iou
 
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo.models import (
+    channels_of,
+    find_pictures,
+    load_checkpoint,
+    load_export,
+    read_picture,
+    takes_any_size,
+    to_input,
+)
 
 OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
 CONF = 0.25  # of the final comparison: the default of `yolo predict`
@@ -124,11 +132,12 @@ def check_export(
     Args:
         weights: The checkpoint, .pt.
         exported: What `yolo export` wrote: .onnx, .torchscript, an _openvino_model folder, ...
-        images: A folder, a picture, or a list of pictures. Default: three pictures drawn here.
+        images: A folder, a picture, or a list of pictures, read in the channels of the model. Default:
+            three pictures drawn here.
         sizes: Input sizes in pixels, n or (height, width), multiples of the stride, for dynamic
-            exports. Default: the size of the export, a lying, a standing and a larger one. Static
-            exports know their own size only.
-        tolerance: Largest difference of every raw output: pixels for boxes, absolute for scores,
+            exports. Default: the size of the export, a lying, a standing and a larger one, of those that
+            the export takes (see `rows_at`). Static exports know their own size only.
+        tolerance: Largest difference of every raw output, 0 or more: pixels for boxes, absolute for scores,
             and times the largest magnitude, if that is above 1, for mask coefficients and
             prototypes, whose scale is arbitrary. Scores and prototypes count everywhere, boxes
             and coefficients at scores above 0.001. Default 1e-3 for float32; see `TOLERANCE` for
@@ -142,15 +151,23 @@ def check_export(
         outline: there one pixel costs a tiny mask several per cent.
 
     Raises:
-        FileNotFoundError: a file, the folder or its pictures are missing.
-        ValueError: wrong kind of file, unreadable file or picture, files of different task or
-            classes, a size that the export does not have.
+        OSError: a file, the folder or its pictures are missing; a picture is unreadable.
+        ValueError: wrong kind of file, unreadable file, files of different task, classes or channels, a
+            size that the export does not have, a tolerance below 0.
     """
+    if tolerance is not None and not (is_number(tolerance) and 0 <= tolerance < math.inf):
+        raise ValueError(f"tolerance is {tolerance!r}; wanted a number of 0 or more, in pixels for boxes")
     model, backend = load_checkpoint(Path(weights)), load_export(Path(exported))
     refuse_strangers(model, backend, f"{weights} and {exported}")
-    pictures = draw_pictures() if images is None else read_pictures(images)
-    dynamic, end2end = bool(backend.metadata.get("dynamic")), bool(backend.metadata.get("end2end"))
-    shapes = choose_sizes(tuple(backend.imgsz), int(backend.stride), dynamic, sizes, exported)
+    channels = channels_of(model)
+    if images is None:
+        pictures = draw_pictures(channels)
+    else:
+        pictures = [read_picture(file, channels) for file in find_pictures(images)]
+    dynamic, end2end = takes_any_size(backend), bool(backend.metadata.get("end2end"))
+    head: Any = model.model.model[-1]  # type: ignore[union-attr]
+    rows = functools.partial(rows_at, strides=head.stride.tolist(), most=head.max_det) if end2end else None
+    shapes = choose_sizes(tuple(backend.imgsz), int(backend.stride), dynamic, sizes, exported, rows)
     precision = precision_of(backend)
     limits = TOLERANCE[precision] if tolerance is None else dict.fromkeys(OUTPUTS, float(tolerance))
     parity = Parity(f"{weights} against {exported}", precision, limits)
@@ -158,6 +175,8 @@ def check_export(
         parity.notes.append("a wNLB block is still the identity (w = 0): parity says nothing about it")
     if not dynamic:
         parity.notes.append("static export: compared at its one size")
+    elif shapes == [tuple(backend.imgsz)] and sizes is None:
+        parity.notes.append("compared at the size of the export only: at others it returns another number of rows")
 
     finals = [YOLO(weights), YOLO(exported, task=model.task)]  # before AutoBackend fuses in place
     if end2end:
@@ -188,43 +207,11 @@ def check_export(
 # ---- the two files -------------------------------------------------------------------------------
 
 
-def load_checkpoint(path: Path) -> YOLO:
-    """Load a .pt model for detection or segmentation; Ultralytics fetches its own, such as yolov8m-seg.pt."""
-    if path.suffix != ".pt":
-        raise ValueError(f"{path} is not a checkpoint; the first file has to be the .pt")
-    if not path.is_file() and str(path) not in GITHUB_ASSETS_NAMES:
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        model = YOLO(path)
-    except ConnectionError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable Ultralytics checkpoint: {error}") from error
-    if model.task not in ("detect", "segment"):
-        raise ValueError(f"{path} is a model for '{model.task}'; only detect and segment can be compared")
-    return model
-
-
-def load_export(path: Path) -> AutoBackend:
-    """Load any format that Ultralytics exports."""
-    if path.suffix == ".pt":
-        raise ValueError(f"{path} is a checkpoint; the second file has to be its export, such as {path.stem}.onnx")
-    if not path.exists():
-        raise FileNotFoundError(f"exported model {path} does not exist; run 'yolo export' first")
-    try:
-        backend = AutoBackend(str(path), device=torch.device("cpu"), verbose=False)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded; export it again. Cause: {error}") from error
-    if not backend.metadata or not backend.metadata.get("task"):
-        raise ValueError(f"{path} has no Ultralytics metadata; export it with 'yolo export'")
-    if backend.metadata.get("args", {}).get("nms"):
-        raise ValueError(f"{path} was exported with nms=True, which hides its raw outputs; compare one without it")
-    return backend
-
-
 def refuse_strangers(model: YOLO, backend: AutoBackend, files: str) -> None:
     """Raise ValueError if the two files cannot be the same model."""
-    for what, a, b in (("task", model.task, backend.task), ("classes", model.names, backend.names)):
+    channels = channels_of(model), channels_of(backend)
+    facts: Any = (("task", model.task, backend.task), ("classes", model.names, backend.names), ("channels", *channels))
+    for what, a, b in facts:
         if a != b:
             if isinstance(a, dict):
                 a, b = (f"{len(names)} ({', '.join(list(names.values())[:3])}, ...)" for names in (a, b))
@@ -250,61 +237,70 @@ def precision_of(backend: AutoBackend) -> str:
 # ---- inputs --------------------------------------------------------------------------------------
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a value is an integer or a float, and no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def rows_at(size: tuple[int, int], strides: Sequence[float], most: int) -> int:
+    """Return how many rows an end-to-end head gives at an input size: `most`, or one a position where those are fewer.
+
+    An export keeps the number that it had at its own size: at a smaller one it fails, at a larger one it returns
+    fewer rows than its checkpoint.
+    """
+    return min(most, sum(int(size[0] // stride) * int(size[1] // stride) for stride in strides))
+
+
 def choose_sizes(
-    own: tuple[int, int], stride: int, dynamic: bool, sizes: Sequence[int | tuple[int, int]] | None, name: str | Path
+    own: tuple[int, int],
+    stride: int,
+    dynamic: bool,
+    sizes: Sequence[int | tuple[int, int]] | None,
+    name: str | Path,
+    rows: Callable[[tuple[int, int]], int] | None = None,
 ) -> list[tuple[int, int]]:
-    """Return the (height, width) to compare at; see `check_export`."""
+    """Return the (height, width) to compare at; see `check_export`. `rows` is given for an end-to-end head."""
     (h, w), s = own, stride
     if sizes is None:
-        return [own, (max(h - s, s), w + s), (h + s, w), (h + 2 * s, w + 2 * s)] if dynamic else [own]
-    wanted = [(n, n) if isinstance(n, int) else (n[0], n[1]) for n in sizes]
-    for size in wanted:
-        if any(n < stride or n % stride for n in size):
-            raise ValueError(f"size {size} has to be a multiple of the stride {stride}")
+        proposed = [own, (max(h - s, s), w + s), (h + s, w), (h + 2 * s, w + 2 * s)] if dynamic else [own]
+        return [size for size in proposed if rows is None or rows(size) == rows(own)]
+    wanted: list[tuple[int, int]] = []
+    for given in sizes:
+        pair: list[Any] = [given, given] if isinstance(given, int) else []
+        if isinstance(given, (list, tuple)):
+            pair = list(given)
+        if len(pair) != 2 or not all(type(side) is int and side >= stride and side % stride == 0 for side in pair):
+            raise ValueError(
+                f"size {given!r}: wanted pixels, a multiple of the stride {stride}, or two of them, (height, width)"
+            )
+        size = (pair[0], pair[1])
         if not dynamic and size != own:
             raise ValueError(f"{name} is static and takes {own} only, not {size}; export it with dynamic=True")
+        if rows is not None and rows(size) != rows(own):
+            raise ValueError(
+                f"{name} always returns {rows(own)} rows, those that there are at {own}, and {size} has {rows(size)}; "
+                "export it at the size that you want to compare"
+            )
+        wanted.append(size)
+    if not wanted:
+        raise ValueError("sizes is empty; leave it out, or give at least one size")
     return wanted
 
 
-def read_pictures(images: str | Path | Sequence[str | Path]) -> list[np.ndarray]:
-    """Read pictures as uint8 BGR (H, W, 3) from a folder (sorted by name), a file or a list."""
-    paths = [Path(images)] if isinstance(images, (str, Path)) else [Path(p) for p in images]
-    if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(p for p in paths[0].iterdir() if p.suffix[1:].lower() in IMG_FORMATS)
-    if not paths:
-        raise FileNotFoundError(f"no pictures in {images}; wanted files ending in {', '.join(sorted(IMG_FORMATS))}")
-    pictures = []
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"picture {path} does not exist")
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise ValueError(f"{path} is not a readable picture; remove or replace it")
-        pictures.append(picture)
-    return pictures
-
-
-def draw_pictures() -> list[np.ndarray]:
-    """Draw three pictures (uint8 BGR; lying, standing, square): smooth noise, grain and shapes."""
+def draw_pictures(channels: int = 3) -> list[np.ndarray]:
+    """Draw three pictures, uint8 (H, W, channels), lying, standing and square: smooth noise, grain and shapes."""
     rng = np.random.default_rng(0)
     pictures = []
     for h, w in ((240, 320), (320, 200), (256, 256)):
-        coarse = rng.uniform(0, 255, (h // 32, w // 32, 3)).astype(np.float32)
-        smooth = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC)
-        picture = np.clip(smooth + rng.normal(0, 12, (h, w, 3)), 0, 255).astype(np.uint8)
+        coarse = rng.uniform(0, 255, (h // 32, w // 32, channels)).astype(np.float32)
+        smooth = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, channels)
+        picture = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
         for _ in range(6):
-            colour = [int(c) for c in rng.integers(0, 256, 3)]
+            colour = rng.integers(0, 256, channels)
             x, y, r = (int(v) for v in rng.integers((0, 0, 10), (w, h, 60)))
-            cv2.circle(picture, (x, y), r, colour, -1)
+            picture[cv2.circle(np.zeros((h, w), np.uint8), (x, y), r, 1, -1) == 1] = colour
         pictures.append(picture)
     return pictures
-
-
-def to_input(pictures: list[np.ndarray], size: tuple[int, int]) -> Tensor:
-    """Letterbox uint8 BGR pictures to float32 RGB (B, 3, H, W) in [0, 1]."""
-    box = LetterBox(size, auto=False)
-    stack = np.stack([box(image=p)[..., ::-1] for p in pictures]).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(stack)).float() / 255
 
 
 # ---- raw outputs ---------------------------------------------------------------------------------
