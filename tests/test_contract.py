@@ -3,6 +3,7 @@
 A failure here after an upgrade of Ultralytics names, in its message, the function of ours that breaks.
 """
 
+import functools
 import inspect
 import re
 from copy import deepcopy
@@ -26,11 +27,11 @@ from ultralytics.engine.validator import BaseValidator
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
-from ultralytics.utils import SETTINGS, checks, nms, torch_utils
+from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
 
 from yolo_wnlb.wnlb import INITS, OPERATIONS, WNLB
 from yolo_wnlb.yolo import grafting as surgery
-from yolo_wnlb.yolo import weights
+from yolo_wnlb.yolo import patches, weights
 
 
 def parameters(function):
@@ -187,17 +188,55 @@ def test_data_sets_are_looked_up_by_the_same_check_file(monkeypatch):
         data_utils.check_det_dataset("shapes-dark.yaml")
 
 
-def test_the_download_script_of_a_data_set_is_run_with_its_definition_at_hand(tmp_path):
+def test_the_download_script_of_a_data_set_is_announced_then_run_with_its_definition_at_hand(tmp_path, log):
     script = """
 from pathlib import Path
 for split in "train", "val":
     (Path(yaml["path"]) / "images" / split).mkdir(parents=True)
 (Path(yaml["path"]) / "told").write_text(str(sorted(yaml["names"].values())))
+from ultralytics.utils import LOGGER
+LOGGER.info("the script runs")
 """
     definition = {"path": str(tmp_path / "set"), "train": "images/train", "val": "images/val", "download": script}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**definition, "names": {0: "disc"}}), encoding="utf-8")
     data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
     assert (tmp_path / "set" / "told").read_text() == "['disc']", "download: of datasets/shapes-dark.yaml"
+    told = [
+        i for i, line in enumerate(log) if "'download:' block runs now: from pathlib import Path; for split" in line
+    ]
+    assert len(told) == 1 and "data.yaml: its pictures are missing" in log[told[0]], "patches.run_download"
+    assert told[0] < log.index("INFO the script runs"), "patches.run_download"
+    log.clear()
+    data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
+    assert not any("download" in line for line in log), "nothing is run where the pictures are there"
+
+
+@pytest.mark.parametrize(
+    ("block", "line"),
+    [
+        ("bash -c true", "INFO Running bash -c true ..."),
+        ("https://nowhere.invalid/a.zip", "INFO fetching https://nowhere.invalid/a.zip for this data set, into "),
+    ],
+)
+def test_what_a_data_set_fetches_and_the_command_that_it_runs_are_said_first(block, line, tmp_path, log, monkeypatch):
+    monkeypatch.setattr(data_utils.subprocess, "run", lambda *args, **kwargs: log.append("it begins"))
+    assert hasattr(data_utils.safe_download, "_stock") and not hasattr(downloads.safe_download, "_stock")
+    fetch = functools.partial(patches.safe_download, lambda *args, **kwargs: log.append("it begins"))
+    monkeypatch.setattr(data_utils, "safe_download", fetch)
+    definition = {"train": "images", "val": "images", "names": ["a"], "download": block}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
+    said = log[log.index("it begins") - 1]
+    assert said.startswith(line), "patches.patch_downloads"
+    assert parameters(downloads.safe_download)[0] == "url", "patches.safe_download"
+
+
+def test_a_data_yaml_whose_aliases_would_fill_the_memory_is_refused(tmp_path):
+    lines = [f"{new}: &{new} [{', '.join(10 * ['*' + old])}]" for old, new in zip("abcdefg", "bcdefgh", strict=True)]
+    definition = "\n".join(["train: images", "val: images", "a: &a [x, x]", *lines, "names: [*h]"])
+    (tmp_path / "data.yaml").write_text(definition)
+    with pytest.raises(ValueError, match=r"data\.yaml.*fill the memory"):
+        data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
 
 
 # ---- ultralytics.engine.trainer ------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """lowlight= in Ultralytics training and validation: every picture dark, or no run at all."""
 
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from conftest import run_python
 from test_train import QUICK, train, yolo
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
-from ultralytics.data.build import build_yolo_dataset
+from ultralytics.data.build import build_dataloader, build_yolo_dataset
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
@@ -120,6 +121,34 @@ def test_grey_data_sets_stay_grey(tmp_path):
     assert image.shape == (64, 64, 1)
     shot = settings("severe").draw(picture_rng(0, "images/val/0.png"))
     assert np.array_equal(image[..., 0], capture(plain(tmp_path / "data.yaml", "val", 0, cv2.IMREAD_GRAYSCALE), shot))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_pictures_of_a_camera_that_we_do_not_know_are_refused(channels, tmp_path):
+    with pytest.raises(ValueError, match=f"a grey or a colour camera, and this data set has {channels} channels"):
+        dataset(write(tmp_path, channels=channels), "train", lowlight="severe")
+
+
+@pytest.mark.parametrize(("channels", "remedy"), [(1, "give lowlight=PRESET instead"), (4, "cannot be darkened")])
+def test_a_transform_that_ultralytics_would_skip_is_refused(channels, remedy, tmp_path):
+    with pytest.raises(ValueError, match=rf"LowLight in augmentations= .* {channels} channels.*{remedy}"):
+        dataset(write(tmp_path, channels=channels), "train", augmentations=[low_light_transform()])
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["the loader of Ultralytics", "a loader of one's own"])
+def test_every_worker_and_every_epoch_darkens_anew(own, tmp_path):
+    """Two workers, three epochs, eight times the same bright picture: no dark one twice."""
+    file = write(tmp_path)
+    for i in range(1, 8):
+        shutil.copy(tmp_path / "images/train/0.png", tmp_path / f"images/train/{i}.png")
+    still = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "fliplr": 0.0, "translate": 0.0, "scale": 0.0}
+    built = dataset(file, "train", lowlight="severe", **still)
+    if own:
+        loader = torch.utils.data.DataLoader(built, 2, num_workers=2, collate_fn=built.collate_fn)
+    else:
+        loader = build_dataloader(built, 2, 2, shuffle=False)
+    pictures = [picture.numpy().tobytes() for _ in range(3) for batch in loader for picture in batch["img"]]
+    assert len(pictures) == 24 and len({*pictures}) == 24
 
 
 def test_without_the_argument_nothing_changes(bright):

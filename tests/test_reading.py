@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from yolo_wnlb.reading import read_json, read_text, read_yaml
+from yolo_wnlb.reading import check_aliases, read_json, read_text, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(10 * ['*' + old])}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -48,12 +48,24 @@ def test_yaml_is_read_as_it_stands(tmp_path):
         (BOMB, "would fill the memory"),
         ("[" * 100_000, "nested too deeply"),
         ("a: 1\n---\nb: 2\n", "is no YAML"),
+        ("a: \a\n", "is no YAML"),
     ],
 )
 def test_a_yaml_that_cannot_be_meant_is_refused_by_name(text, reason, tmp_path):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"a\.yaml.*{reason}"):
         read_yaml(tmp_path / "a.yaml")
+
+
+def test_aliases_alone_are_checked_in_what_another_reader_takes(tmp_path):
+    file = tmp_path / "a.yaml"
+    for text in ("a: 1\na: 2\nb: &b [*b", "a: &a 1\na: *a\n", "a: \a & * \n", "# & and *\n", "[" * 10_000 + "&*"):
+        file.write_text(text)
+        check_aliases(file)
+    for text in (BOMB, "a: &a [*a]\n"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=r"a\.yaml, line \d"):
+            check_aliases(file)
 
 
 def test_a_yaml_beyond_all_bounds_is_not_even_opened(tmp_path):

@@ -58,7 +58,11 @@ def read_yaml(file: str | Path) -> Any:
         raise ValueError(
             f"{file} has {size / 2**20:.0f} MiB; a YAML of settings has at most {MAX_YAML_BYTES // 2**20} MiB"
         )
-    loader = yaml.SafeLoader(read_text(file))
+    text = read_text(file)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not know
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     loader.name = str(file)  # what errors call it
     try:
         root = loader.get_single_node()
@@ -74,8 +78,25 @@ def read_yaml(file: str | Path) -> Any:
         loader.dispose()
 
 
-def check_nodes(root: Any, file: str | Path) -> None:
-    """Refuse a YAML tree with a key that stands twice, or with aliases that grow without a bound."""
+def check_aliases(file: str | Path) -> None:
+    """Refuse a YAML file whose aliases grow without a bound; whatever else is wrong with it, its reader says.
+
+    Raises: ValueError: its aliases, written out, are more than MAX_YAML_NODES nodes, or contain themselves.
+    """
+    import yaml
+
+    content = Path(file).read_bytes()
+    if len(content) > MAX_YAML_BYTES or not (b"*" in content and b"&" in content):
+        return
+    try:
+        if root := yaml.compose(content.decode("utf-8-sig", "ignore"), yaml.SafeLoader):
+            check_nodes(root, file, unique_keys=False)
+    except (yaml.YAMLError, RecursionError):
+        return
+
+
+def check_nodes(root: Any, file: str | Path, unique_keys: bool = True) -> None:
+    """Refuse a YAML tree with aliases that grow without a bound, or with a key that stands twice."""
     import yaml
 
     sizes: dict[int, int] = {}  # of each node, its aliases written out; 0 while it is being counted
@@ -91,7 +112,7 @@ def check_nodes(root: Any, file: str | Path) -> None:
         children = node.value
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if len(keys) > len({*keys}):
+            if unique_keys and len(keys) > len({*keys}):
                 twice = next(key for place, key in enumerate(keys) if key in keys[:place])
                 raise ValueError(f"{file}, line {node.start_mark.line + 1}: key {twice!r} stands twice; keep one")
             children = [part for pair in node.value for part in pair]

@@ -136,9 +136,18 @@ def attach(dataset: Any, hyp: Any) -> None:
             f"lowlight={request}, but the pictures of this data set are dark already ({done}); leave it out"
         )
     if request == AUGMENTATIONS:
+        if dataset.augment and dataset.channels != 3:
+            raise ValueError(
+                f"the LowLight in augmentations= darkens colour pictures, and this data set has {dataset.channels} "
+                "channels, which releases of Ultralytics keep away from Albumentations"
+                + ("; give lowlight=PRESET instead" if dataset.channels == 1 else "; its pictures cannot be darkened")
+            )
         return
     if dataset.channels not in (1, 3):
-        raise ValueError(f"lowlight= knows grey and colour pictures, this data set has {dataset.channels} channels")
+        raise ValueError(
+            f"lowlight= simulates a grey or a colour camera, and this data set has {dataset.channels} channels; train "
+            "on it without lowlight="
+        )
     asked, seed = read_request(request)
     dataset.load_image = DarkLoader(dataset, asked, seed)
     when = "anew each time" if dataset.augment else f"always the same way (seed {seed})"

@@ -15,14 +15,15 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 LOADED: weakref.WeakSet[Any] = weakref.WeakSet()  # models that were given pretrained weights
 
 
-def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace owner.name by wrapper(stock, ...), once, also where it was imported from already."""
+def wrap(owner: Any, name: str, wrapper: Callable[..., Any], everywhere: bool = True) -> None:
+    """Replace owner.name by wrapper(stock, ...), once; of a module also where it was imported from already."""
     stock = getattr(owner, name)
     if hasattr(stock, "_stock"):
         return
@@ -33,7 +34,7 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
 
     wrapped._stock = stock  # type: ignore[attr-defined]
     setattr(owner, name, wrapped)
-    if isinstance(owner, ModuleType):
+    if everywhere and isinstance(owner, ModuleType):
         for module in [m for key, m in sys.modules.items() if key.startswith("ultralytics.")]:
             if getattr(module, name, None) is stock:
                 setattr(module, name, wrapped)
@@ -48,14 +49,23 @@ def patch_checks(checks: ModuleType) -> None:
 
 
 def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
-    """Prefer what the stock function finds in place; else a shipped file of that bare name."""
+    """Prefer what the stock function finds in place; else a shipped file of that bare name.
+
+    Raises:
+        FileNotFoundError: there is none; names the shipped files that are spelt alike.
+        ValueError: the aliases of a YAML, written out, would fill the memory.
+    """
     from yolo_wnlb import paths
+    from yolo_wnlb.reading import check_aliases
 
     name = str(file).strip()
     if not os.path.exists(name) and (shipped := paths.find(name)):
         return stock(str(shipped), *args, **kwargs)
     try:
-        return stock(file, *args, **kwargs)
+        found = stock(file, *args, **kwargs)
+        if str(found).endswith((".yaml", ".yml")) and Path(found).is_file():
+            check_aliases(found)
+        return found
     except FileNotFoundError as error:
         known = [*paths.shipped("cfg"), *paths.shipped("datasets")]
         if not (meant := difflib.get_close_matches(name, known, cutoff=0.8)):
@@ -171,6 +181,39 @@ def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: 
 
     stock(dataset, *args, **kwargs)
     attach(dataset, inspect.signature(stock).bind(dataset, *args, **kwargs).arguments.get("hyp"))
+
+
+# ---- ultralytics.data.utils: what a data YAML fetches or runs is said first --------------------------
+
+
+def patch_downloads(utils: ModuleType) -> None:
+    """Say what the 'download:' block of a data YAML is about to fetch or to run; of bash the stock function says it.
+
+    The stock function finds the name `exec` in its module before it finds the builtin one.
+    """
+    utils.exec = run_download  # type: ignore[attr-defined]
+    wrap(utils, "safe_download", safe_download, everywhere=False)
+
+
+def safe_download(stock: Callable[..., Any], url: Any, *args: Any, **kwargs: Any) -> Any:
+    """Log one line about what is fetched for a data set; a file that is here already is unpacked without a word."""
+    from ultralytics.utils import LOGGER, clean_url
+
+    if "://" in str(url):
+        LOGGER.info(f"fetching {clean_url(str(url))} for this data set, into {kwargs.get('dir') or 'this folder'}")
+    return stock(url, *args, **kwargs)
+
+
+def run_download(code: str, scope: dict[str, Any]) -> None:
+    """Log one line about the Python code of a data YAML, then run it."""
+    from ultralytics.utils import LOGGER
+
+    lines = [line.strip() for line in code.splitlines() if line.strip() and not line.strip().startswith("#")]
+    shown = "; ".join(lines)
+    shown = f"{shown[:300]} ... ({len(lines)} lines)" if len(shown) > 300 else shown
+    source = scope.get("yaml", {}).get("yaml_file", "a data YAML")
+    LOGGER.info(f"{source}: its pictures are missing, so the Python code of its 'download:' block runs now: {shown}")
+    exec(code, scope)
 
 
 # ---- albumentations: LowLight in every process ---------------------------------------------------
