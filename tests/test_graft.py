@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import ultralytics
 import yaml
 from conftest import tensors
 
@@ -49,7 +50,6 @@ BLOCK = ("wNLB", -1)
 @pytest.mark.parametrize(
     ("after", "rows", "backbone", "numbers"),
     [
-        ([], [-1, -1, -1, -2, [-1, 2], 1, [-1, -2, -3], [1, 4, 6]], 4, [0, 1, 2, 3, 4, 5, 6, 7]),
         ([0], [-1, BLOCK, -1, -1, -2, [-1, 3], 2, [-1, -2, -3], [2, 5, 7]], 5, [0, 2, 3, 4, 5, 6, 7, 8]),
         # row 3 was two behind row 1 and now reads the block two in front of it
         ([1], [-1, -1, BLOCK, -1, -2, [-1, 3], 2, [-1, -2, -3], [2, 5, 7]], 5, [0, 1, 3, 4, 5, 6, 7, 8]),
@@ -115,6 +115,12 @@ def test_options_are_for_all_blocks_or_one_mapping_for_each():
         ([-1], None, ValueError, ["no place after row -1"]),
         ([7], None, ValueError, ["no place after row 7", "the last is its head"]),
         ([1, 1], None, ValueError, ["after row 1 already", "once"]),
+        ([], None, ValueError, ["after is []", "at least one"]),
+        ({"P3": 1}, None, ValueError, ["after is {'P3': 1}", "wanted stages or row numbers"]),
+        ([2.0], None, ValueError, ["no stage 2.0", "it has P1, P2"]),
+        ([True], None, ValueError, ["no stage True", "it has P1, P2"]),
+        ([1], "sub_sample=2", TypeError, ["options are 'sub_sample=2'", "one mapping"]),
+        ([1], [2], TypeError, ["options are [2]", "one mapping"]),
         ([3, "P2"], None, ValueError, ["after row 3 already"]),
         ([1, 2], [{}], ValueError, ["1 mappings of options for 2 places"]),
         ([1], {"subsample": 2}, TypeError, ["row 2", "no option subsample", "sub_sample"]),
@@ -336,6 +342,77 @@ def test_a_written_definition_reads_back_the_same(name):
 def test_strings_that_yaml_would_take_for_something_else_read_back_as_strings(text):
     model = {**SMALL, "activation": text}
     assert yaml.safe_load(to_yaml(model, "t"))["activation"] == text
+
+
+CONV = [-1, 1, "Conv", [8, 3, 2]]
+HEAD = [[[0, 1], 1, "Detect", ["nc"]]]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"backbone": None}, "the backbone of the model YAML is no list of rows"),
+        ({"backbone": "Conv"}, "the backbone of the model YAML is no list of rows"),
+        ({"head": []}, "the head of the model YAML is no list of rows"),
+        ({"backbone": [CONV, [-1, 1]]}, r"row 1 .* wanted \[from, repeats, module"),
+        ({"backbone": [CONV, ["x", *CONV[1:]]]}, "row 1 .* from = x is no earlier row"),
+        ({"backbone": [CONV, [None, *CONV[1:]]]}, "row 1 .* from = None is no earlier row"),
+        ({"backbone": [CONV, [1, *CONV[1:]]]}, "row 1 .* from = 1 is no earlier row"),
+        ({"backbone": [CONV, [-2, *CONV[1:]]]}, "row 1 .* from = -2 is no earlier row"),
+        ({"backbone": [CONV, [True, *CONV[1:]]]}, "row 1 .* from = True is no earlier row"),
+        ({"head": [[[0, 9], 1, "Detect", ["nc"]]]}, r"row 2 .* from = \[0, 9\] is no earlier row"),
+        ({"backbone": [CONV, [-1, "x", "Conv", []]]}, "row 1 .* wanted a whole number of repeats"),
+        ({"backbone": [CONV, [-1, 1, None, []]]}, "row 1 .* the name of a module"),
+        ({"backbone": [CONV, [-1, 1, "Conv", None]]}, "row 1 .* a list of arguments"),
+    ],
+)
+def test_a_malformed_row_is_named_with_its_file_and_its_number(part, message, tmp_path):
+    file = tmp_path / "yolov8-mine.yaml"
+    file.write_text(yaml.safe_dump({"nc": 1, "backbone": [CONV, CONV], "head": HEAD, **part}))
+    with pytest.raises(ValueError, match=rf"yolov8-mine\.yaml: {message}"):
+        load_yaml(file)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"backbone": [[-1, 1, "Konv", [8, 3, 2]], CONV]}, "no module 'Konv'"),
+        ({"backbone": [[-1, 1, "Conv", ["a", 3]], CONV]}, "cannot build this backbone"),
+        (
+            {"backbone": [CONV, [-1, 1, "Conv", [8, -3, 2]]]},
+            "row 1 .*fails|cannot build this",
+        ),
+        ({"scales": 5}, "cannot build this backbone"),
+        ({"scales": {"n": [1]}}, "cannot build this backbone"),
+        ({"channels": "rgb"}, "channels of the model YAML is 'rgb'"),
+        ({"channels": -3}, "channels of the model YAML is -3"),
+    ],
+)
+def test_a_backbone_that_cannot_be_built_is_said_so(part, message):
+    with pytest.raises(ValueError, match=message):
+        graft({"nc": 1, "backbone": [CONV, CONV], "head": HEAD, **part}, ["P1"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("names: [caf\xe9]".encode("latin-1"), "is not UTF-8"),
+        (b"nc: 1\nnc: 2\nbackbone: []\nhead: []", "key 'nc' stands twice"),
+        (b"backbone: [", "is no YAML"),
+        (b"", "is no model definition"),
+        (b"- 1", "is no model definition"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_yaml_is_named(content, message, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"mine\.yaml.*{message}"):
+        load_yaml(tmp_path / "mine.yaml")
+
+
+def test_every_model_that_ultralytics_or_we_ship_is_read():
+    folder = Path(ultralytics.__file__).parent / "cfg/models"
+    files = [*folder.rglob("*.yaml"), *SHIPPED]
+    assert len(files) > 40 and all(load_yaml(file)["head"] for file in files)
 
 
 def test_a_data_set_is_no_model(tmp_path):

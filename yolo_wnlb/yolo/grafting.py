@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from yolo_wnlb.reading import read_yaml
 from yolo_wnlb.wnlb import WNLB
 
 NAME = "wNLB"
@@ -41,24 +43,27 @@ def graft(
         The new definition (the given one is not changed), and {old layer number: new number}.
 
     Raises:
-        ValueError, TypeError: `after` names a stage or a layer the model does not have, or one
-            twice; the number of options differs; `WNLB` does not take an option.
+        ValueError, TypeError: a row of the model is malformed, or cannot be built; `after` is empty, names a
+            stage or a layer the model does not have, or one twice; the number of options differs; `WNLB`
+            does not take an option.
 
     Example:
         >>> backbone = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]]
         >>> graft({"backbone": backbone, "head": [[[0, 1], 1, "Concat", [1]]]}, after=[0])[0]["head"]
         [[[1, 2], 1, 'Concat', [1]]]
     """
-    rows = [*model["backbone"], *model["head"]]
-    for number, row in enumerate(rows):
-        fields(number, row)
+    rows = rows_of(model)
     after = [after] if isinstance(after, (str, int)) else after
+    if not isinstance(after, Sequence) or not after:
+        raise ValueError(f"after is {after!r}; wanted stages or row numbers, at least one, such as ['P3', 4]")
     if isinstance(options, dict) or options is None:
         options = [options or {}] * len(after)
+    if not isinstance(options, Sequence) or not all(isinstance(option, dict) for option in options):
+        raise TypeError(f"options are {options!r}; wanted one mapping for all blocks, or a list with one for each")
     if len(options) != len(after):
         raise ValueError(f"{len(options)} mappings of options for {len(after)} places; give one, or one for each place")
     blocks: dict[int, list[Any]] = {}
-    stages = stage_ends(model) if any(not isinstance(place, int) for place in after) else {}
+    stages = stage_ends(model) if any(type(place) is not int for place in after) else {}
     for place, option in zip(after, options):
         stage = str(place).upper()
         if isinstance(place, bool) or (not isinstance(place, int) and stage not in stages):
@@ -88,6 +93,26 @@ def graft(
             grafted.append(blocks[row])
     cut = len(model["backbone"]) + sum(row < len(model["backbone"]) for row in blocks)
     return {**deepcopy(model), "backbone": grafted[:cut], "head": grafted[cut:]}, new
+
+
+def rows_of(model: dict[str, Any]) -> list[list[Any]]:
+    """Return all rows of a model definition, backbone and head, each as it is.
+
+    Raises: ValueError: there are none, or a row is malformed; names it.
+    """
+    for part in ("backbone", "head"):
+        if not isinstance(model.get(part), list) or not model[part]:
+            raise ValueError(f"the {part} of the model YAML is no list of rows [from, repeats, module, [arguments]]")
+    rows = [*model["backbone"], *model["head"]]
+    for number, row in enumerate(rows):
+        source, repeats, module, args = fields(number, row)
+        where = f"row {number} of the model YAML, {row}:"
+        sources = source if isinstance(source, list) else [source]
+        if not sources or not all(type(s) is int and -max(number, 1) <= s < number for s in sources):
+            raise ValueError(f"{where} from = {source} is no earlier row, nor -1 for the row in front")
+        if type(repeats) is not int or not isinstance(module, str) or not isinstance(args, list):
+            raise ValueError(f"{where} wanted a whole number of repeats, the name of a module, and a list of arguments")
+    return rows
 
 
 def fields(number: int, row: Any) -> list[Any]:
@@ -144,13 +169,17 @@ def stage_ends(model: dict[str, Any]) -> dict[str, int]:
     """
     from ultralytics.nn import tasks
 
-    side, channels = 256, int(model.get("channels") or 3)
-    backbone = {**deepcopy(model), "head": [], "scale": next(iter(model.get("scales") or [""]))}
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are nobody's business
-        try:
+    side, channels = 256, model.get("channels") or 3
+    if type(channels) is not int or channels < 1:
+        raise ValueError(f"channels of the model YAML is {channels!r}; wanted a whole number, 1 for grey, 3 for colour")
+    try:
+        backbone = {**deepcopy(model), "head": [], "scale": next(iter(model.get("scales") or [""]))}
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are used for nothing else
             layers, _ = tasks.parse_model(backbone, ch=channels, verbose=False)
-        except KeyError as error:
-            raise ValueError(f"Ultralytics has no module {error} that this backbone names") from error
+    except KeyError as error:
+        raise ValueError(f"Ultralytics has no module {error} that this backbone names") from error
+    except Exception as error:  # whatever a module makes of arguments that it does not take
+        raise ValueError(f"Ultralytics cannot build this backbone at its first scale: {error}") from error
     outputs: list[Any] = []
     x: Any = torch.zeros(1, channels, side, side)
     ends: dict[str, int] = {}
@@ -158,7 +187,10 @@ def stage_ends(model: dict[str, Any]) -> dict[str, int]:
         for row, layer in enumerate(layers.eval()):
             if layer.f != -1:
                 x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
-            x = layer(x)
+            try:
+                x = layer(x)
+            except Exception as error:
+                raise ValueError(f"row {row} of the model YAML, {model['backbone'][row]}, fails: {error}") from error
             outputs.append(x)
             level = math.log2(side / x.shape[-1]) if isinstance(x, torch.Tensor) and x.ndim == 4 else 0.0
             if level >= 1 and level.is_integer() and model["backbone"][row][2] not in TAIL:
@@ -171,18 +203,20 @@ def load_yaml(name: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none of that name.
-        ValueError: the file is no model definition.
+        ValueError: the file is no YAML that can be read, or no model definition; a row of it is malformed.
     """
-    from ultralytics.nn import tasks
+    from ultralytics.utils import checks
 
     if Path(name).suffix not in (".yaml", ".yml"):
         raise ValueError(f"{name} is no YAML; give the definition of the model, such as yolov8-seg.yaml")
-    try:
-        model = tasks.yaml_model_load(name)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
-    if not {"backbone", "head"} <= set(model):
+    without_scale = re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", str(name))  # as Ultralytics finds yolov8n-seg.yaml
+    model = read_yaml(checks.check_yaml(name, hard=False) or checks.check_yaml(without_scale))
+    if not isinstance(model, dict) or not {"backbone", "head"} <= set(model):
         raise ValueError(f"{name} is no model definition: it has no 'backbone' and 'head' (is it a data set?)")
+    try:
+        rows_of(model)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     return {key: value for key, value in model.items() if key not in ("scale", "yaml_file")}
 
 
