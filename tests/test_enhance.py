@@ -376,7 +376,7 @@ def test_the_twin_has_the_layout_and_the_labels_and_the_enhancers_pixels(origina
         report.ok and report.images == 7 and str(report).startswith(f"7 pictures in {tmp_path / 'out'} by clahe:2 (7")
     )
     before, after = tree(original), tree(tmp_path / "out")
-    assert set(after) == {name.replace(".jpg", ".png") for name in before} - {"manifest.jsonl"} | {"enhanced.json"}
+    assert set(after) == {name.replace(".jpg", ".png") for name in before} - {"manifest.jsonl"} | {"enhanced.jsonl"}
     for name in after:
         if name.startswith("labels/"):
             assert after[name] == before[name]
@@ -431,11 +431,12 @@ def test_what_is_done_is_skipped_and_what_changed_is_made_again(source, tmp_path
     shutil.copyfile(source / "images/val/000000.jpg", source / "images/val/000001.jpg")
     (source / "labels/val/000002.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     (out / "images/val/000000.png").write_bytes(b"cut off")
-    (out / "1234.tmp").write_text("of a run that was killed")
+    (out / ".darken/all").mkdir(parents=True)
+    (out / ".darken/all/1234.tmp").write_text("of a run that was killed")
     enhance_dataset(source, "msr", out)
     assert made == [*(f"images/train/00000{i}.jpg" for i in range(4)), *(f"images/val/00000{i}.jpg" for i in range(3))]
     assert tree(out)["images/val/000001.png"] == tree(out)["images/val/000000.png"]
-    assert tree(out)["labels/val/000002.txt"] == b"0 0.5 0.5 0.1 0.1\n" and not (out / "1234.tmp").exists()
+    assert tree(out)["labels/val/000002.txt"] == b"0 0.5 0.5 0.1 0.1\n" and not (out / ".darken").exists()
     enhance_dataset(source, "msr", out, split="val")  # the other split stays named
     assert yaml.safe_load((out / "data.yaml").read_text())["train"] == "images/train"
     (out / "labels/train/000003.txt").unlink()
@@ -462,25 +463,22 @@ def test_a_run_that_was_stopped_goes_on(original, tmp_path, monkeypatch):
     assert len(made) == len(set(made)) == 7
 
 
-def test_a_folder_is_kept_for_one_enhancer_one_model_and_one_source(source, tmp_path):
+def test_a_folder_is_kept_for_one_enhancer_one_model_and_one_source(source, original, tmp_path):
     out, file = tmp_path / "out", write_onnx(tmp_path / "curve.onnx")
     enhance_dataset(source, f"onnx:{file}", out, split="val")
+    shutil.copytree(original.parent / "set", tmp_path / "other")
     with pytest.raises(
-        ValueError, match=r"was begun with enhancer 'onnx:curve.onnx', sha256 .*, now it is enhancer 'cl"
+        ValueError, match=r"begun with another enhancer onnx:curve.onnx \(now clahe:2\), sha256 .*another out="
     ):
         enhance_dataset(source, "clahe", out)
     write_onnx(file, ("curve", "enhanced"))
-    with pytest.raises(ValueError, match=r"was begun with sha256 '[0-9a-f]{64}', now it is sha256 .*another out="):
+    with pytest.raises(ValueError, match=r"was begun with another sha256 [0-9a-f]{64} \(now [0-9a-f]{64}\); give the"):
         enhance_dataset(source, f"onnx:{file}", out)
     write_onnx(file)
-    label = (source / "labels/val/000001.txt").rename(tmp_path / "label.txt")
-    with pytest.raises(ValueError, match="was begun with source"):
-        enhance_dataset(source, f"onnx:{file}", out)
-    label.rename(source / "labels/val/000001.txt")
-    shutil.rmtree(source / "annotations")
-    (source / "images/val/000001.jpg").unlink()
-    with pytest.raises(ValueError, match=r"was begun with source '7 pictures, .*', now it is source '6 pictures"):
-        enhance_dataset(source, f"onnx:{file}", out)
+    for old in sorted((tmp_path / "other/images/val").iterdir()):
+        old.rename(old.with_name(f"other_{old.name}"))
+    with pytest.raises(ValueError, match=r"was made from other pictures, such as images/val/000000\.jpg, .*none of"):
+        enhance_dataset(tmp_path / "other/data.yaml", f"onnx:{file}", out, split="val")
 
 
 def test_a_coco_file_or_a_folder_of_pictures_is_a_source_too(original, tmp_path):
@@ -501,7 +499,7 @@ def test_a_place_or_source_of_no_use_is_refused(source, tmp_path):
     Image.fromarray(noise(64, 64)).save(tmp_path / "mine/000000.png")
     two = tmp_path / "two"
     for wrong, told in (
-        ((tmp_path / "out", "clahe", two), "was enhanced before: it holds our enhanced.json"),
+        ((tmp_path / "out", "clahe", two), "was enhanced before: it holds our enhanced.jsonl"),
         ((source, "gamma", source / "out"), "lie in each other; choose a folder beside the source"),
         ((source, "gamma", tmp_path), "lie in each other; choose a folder beside the source"),
         ((source, "gamma", tmp_path / "mine"), "holds something else; choose a folder that is new or empty"),

@@ -5,7 +5,6 @@
 
 import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -167,24 +166,6 @@ def other_settings_on_resume():
 
     darken_dataset(bright(), "dark", workers=1)
     darken("out=dark", "seed=1")
-
-
-def two_runs_at_once():
-    import subprocess
-    import sys
-
-    Path("dark/.darken/all").mkdir(parents=True)
-    hold = (
-        "from pathlib import Path; from yolo_wnlb.data.journal import locked\nwith locked(Path('dark')): print(input())"
-    )
-    other = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        while not Path("dark/.darken/lock").exists():
-            time.sleep(0.05)
-        time.sleep(0.2)
-        darken("out=dark")
-    finally:
-        other.communicate("done")
 
 
 def dark_twice():
@@ -390,7 +371,6 @@ MISTAKES = [  # what was done, how, and what the message must say
     ("output is a file", file_in_the_way, ["is a file", "choose a folder"]),
     ("output holds something else", foreign_output, ["holds something else"]),
     ("other settings on resume", other_settings_on_resume, ["seed", "1"]),
-    ("two runs into one folder", two_runs_at_once, ["another run is writing into", "different shards"]),
     ("dark data set darkened again", dark_twice, ["was darkened before"]),
     ("picture corrupt", corrupt_picture, ["FAILED images/train", "cannot be decoded", "left out"]),
     ("label file without picture", label_without_picture, ["lost.txt"]),

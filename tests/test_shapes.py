@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import multiprocessing
+import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -209,20 +211,34 @@ def test_an_interrupted_call_leaves_nothing_and_the_next_completes_it(tmp_path, 
     assert digests(generate(tmp_path / "s", train=3, val=2, size=SIZE)) == whole
 
 
-def test_what_a_killed_process_left_behind_does_not_count(tmp_path):
-    (tmp_path / ".s-killed" / "s" / "images" / "train").mkdir(parents=True)
-    assert len(digests(generate(tmp_path / "s", train=2, val=1, size=SIZE))) == 6
+@pytest.mark.parametrize(
+    "moved", [(), ("shapes.json",), ("shapes.json", "labels"), ("shapes.json", "labels", "images")]
+)
+def test_what_a_killed_process_left_behind_is_completed(moved, tmp_path):
+    whole = digests(generate(tmp_path / "whole", train=2, val=1, size=SIZE))
+    (tmp_path / "s/.darken/draft/images/train").mkdir(parents=True)  # where it was killed
+    for name in moved:
+        (tmp_path / "whole" / name).rename(tmp_path / "s" / name)
+    assert digests(generate(tmp_path / "s", train=2, val=1, size=SIZE)) == whole
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["images", "labels", "shapes.json"]
 
 
-def test_two_processes_at_once_both_end_with_the_whole_data_set(tmp_path, monkeypatch):
-    def other_was_faster(draft, root):
-        monkeypatch.undo()
-        generate(root, train=2, val=1, size=SIZE)
-        return draft.replace(root)
+def test_two_calls_at_once_both_end_with_the_whole_data_set(tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        roots = list(pool.map(lambda _: generate(tmp_path / "s", train=2, val=1, size=SIZE), range(3)))
+    assert roots == [tmp_path / "s"] * 3 and len(digests(roots[0])) == 6
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["images", "labels", "shapes.json"]
 
-    monkeypatch.setattr(Path, "replace", other_was_faster)
-    root = generate(tmp_path / "s", train=2, val=1, size=SIZE)
-    assert len(digests(root)) == 6 and [p.name for p in tmp_path.iterdir()] == ["s"]
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_nothing_is_drawn_through_a_link_out_of_the_folder(tmp_path):
+    (tmp_path / "mine/draft").mkdir(parents=True)
+    (tmp_path / "mine/draft/thesis.txt").write_text("years of work")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/.darken").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="because of a link"):
+        generate(tmp_path / "s", train=1, val=1, size=SIZE)
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["draft", "thesis.txt"]
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -231,7 +247,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"not written by yolo_wnlb\.shapes; delete it or"):
+    with pytest.raises(FileExistsError, match="was not written by yolo_wnlb; delete it or"):
         generate(tmp_path, train=1, val=1, size=SIZE)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -249,9 +265,11 @@ def test_missing_files_are_reported_not_passed_over(tmp_path):
         generate(root, train=2, val=1, size=SIZE)
 
 
-@pytest.mark.parametrize(("name", "value"), [("train", 0), ("val", 0), ("size", 63), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("train", 0), ("val", 0), ("size", 63), ("seed", -1), ("train", 2.5), ("size", "64")]
+)
 def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"{name} is {value}; wanted"):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; wanted"):
         generate(tmp_path / "s", **{name: value})
     assert not any(tmp_path.iterdir())
 

@@ -30,7 +30,8 @@ try:
 except ImportError as error:
     raise ImportError("evaluation needs pycocotools; install it: pip install 'yolo-wnlb[evaluate]'") from error
 
-from yolo_wnlb.data.sources import SPLITS, list_images, listed, read_json, renamed
+from yolo_wnlb.data.sources import SPLITS, list_images, listed, renamed
+from yolo_wnlb.reading import read_json
 
 LOGGER = logging.getLogger(__name__)
 

@@ -6,24 +6,27 @@ Colour, size and texture say nothing about the class, only the outline does. Num
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import random
+import shutil
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from yolo_wnlb.data import journal
 from yolo_wnlb.imaging.camera import CAMERA_VERSION, capture, settings
+from yolo_wnlb.reading import read_json
 
 LOGGER = logging.getLogger(__name__)
 
 NAMES = ("disc", "box", "triangle", "star", "crescent")
 SPLITS = ("train", "val")
-RECORD = "shapes.json"  # its presence says: written here, and complete
+RECORD = "shapes.json"  # what the data set was drawn with
+DRAFT = f"{journal.STATE}/draft"  # while it is being drawn
 CAMERA = settings(ev=(-6.6, -3.3), sigma_s=0.0224, sigma_c=0.0015, crf="srgb")  # 1 to 10 % of the light, 2000 photons
 RADIUS_RANGE = (0.08, 0.22)  # of the image's side; drawn evenly in octaves
 MIN_VISIBLE = 0.5  # of an object's area: less could be any class
@@ -189,8 +192,8 @@ def dark_scene(seed: int, split: str, index: int, size: int) -> tuple[np.ndarray
 def generate(root: str | Path, *, train: int = 400, val: int = 100, size: int = 160, seed: int = 0) -> Path:
     """Write the data set in Ultralytics' YOLO-seg layout; do nothing where it already stands.
 
-    Files are `images/{train,val}/000000.png` and `labels/{train,val}/000000.txt`. All are written
-    next to `root` and moved there in one step, so an interrupted call leaves no `root` behind.
+    Files are `images/{train,val}/000000.png` and `labels/{train,val}/000000.txt`. All are drawn in a hidden
+    folder of `root` and moved to their places at the end, so an interrupted call leaves no half data set.
 
     Args:
         root: Folder to make. It may exist, if it is empty or this data set.
@@ -203,35 +206,46 @@ def generate(root: str | Path, *, train: int = 400, val: int = 100, size: int = 
         ValueError: a number is out of range.
         FileExistsError: `root` holds something else, other settings, or lacks files.
     """
-    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, MIN_SIZE)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; wanted {least} or more")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; wanted 0 or more")
+    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, MIN_SIZE), ("seed", seed, 0)):
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} is {value!r}; wanted a whole number, {least} or more")
     root = Path(root).resolve()
     record = {"train": train, "val": val, "size": size, "seed": seed, "camera": CAMERA_VERSION}
     if is_complete(root, record):
         LOGGER.info("%s already holds %d + %d images", root, train, val)
         return root
-
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as folder:
-        draft = Path(folder) / root.name
-        for split in SPLITS:
-            (draft / "images" / split).mkdir(parents=True)
-            (draft / "labels" / split).mkdir(parents=True)
-            for index in range(record[split]):
-                write_pair(draft, split, index, size, seed)
-        (draft / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-        try:
-            if root.exists():
-                root.rmdir()  # empty, as is_complete made sure
-            draft.replace(root)
-        except OSError:  # another process may have been faster
-            if not is_complete(root, record):
-                raise
+    is_new = not root.exists()
+    try:
+        with journal.locked(root):
+            if not is_complete(root, record):  # else another process was faster
+                draw_all(root, record)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                root.rmdir()
+        raise
     LOGGER.info("wrote %d + %d images of %d x %d pixels to %s", train, val, size, size, root)
     return root
+
+
+def draw_all(root: Path, record: dict[str, int]) -> None:
+    """Draw all images in a hidden folder, and move them to their places."""
+    draft = journal.inside(root, f"{DRAFT}/{RECORD}").parent
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    try:
+        for split in SPLITS:
+            for kind in ("images", "labels"):
+                (draft / kind / split).mkdir(parents=True)
+            for index in range(record[split]):
+                write_pair(draft, split, index, record["size"], record["seed"])
+        journal.write_json(draft / RECORD, record)
+        for name in (RECORD, "labels", "images"):
+            if not (root / name).exists():  # else a process was killed on its way through this list
+                (draft / name).replace(root / name)
+    except OSError as error:
+        raise journal.cannot_write(root, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_pair(root: Path, split: str, index: int, size: int, seed: int) -> None:
@@ -247,18 +261,19 @@ def write_pair(root: Path, split: str, index: int, size: int, seed: int) -> None
 
 
 def is_complete(root: Path, record: dict[str, int]) -> bool:
-    """Say whether `root` holds just this data set; False where there is nothing yet.
+    """Tell whether `root` holds just this data set; False where there is nothing yet, or a process was killed.
 
     Raises: FileExistsError: there is something else, which nobody here should delete.
     """
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if not root.exists() or (root.is_dir() and all(path.name == journal.STATE for path in root.iterdir())):
         return False
     advice = "delete it or choose another folder"
     if not (root / RECORD).is_file():
         raise FileExistsError(f"{root} exists and was not written by yolo_wnlb; {advice}")
-    found = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    if found != record:
+    if (found := read_json(root / RECORD)) != record:
         raise FileExistsError(f"{root} holds shapes with {found}, wanted {record}; {advice}")
+    if (root / DRAFT).exists():
+        return False
     wanted = [
         root / kind / split / f"{index:06d}{suffix}"
         for kind, suffix in (("images", ".png"), ("labels", ".txt"))

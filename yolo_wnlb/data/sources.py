@@ -1,4 +1,4 @@
-"""What a data set on disk consists of, in YOLO or COCO layout or both, and the same for its dark twin.
+"""What a data set on disk consists of, in YOLO or COCO layout or both, and the same for its dark or enhanced twin.
 
     a data YAML -> folders and lists of pictures, label files       as Ultralytics finds them
     COCO files  -> pictures, their sizes
@@ -13,22 +13,30 @@ import functools
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from yolo_wnlb.data.journal import RESERVED
+from yolo_wnlb.reading import read_json, read_text, read_yaml
 
 Size = tuple[int, int]  # width, height
 
 SPLITS = ("train", "val", "test", "minival")
 NEEDED = ("train", "val")  # in every data YAML
 REPLACED = {*SPLITS, "validation", "path", "yaml_file", "download", "nc", "names", "masks_dir", "lowlight"}
+DATA_YAML = "data.yaml"  # of every twin that has one
+BESIDE = {".txt", ".json", ".jsonl", ".yaml", ".yml", ".cache", ".npy"}  # what may lie among pictures, no picture
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to darken.
+    """One picture of a source.
 
     Attributes:
         key: Its path below the root of the source, with /.
@@ -41,6 +49,14 @@ class Picture:
     image: str
     label: tuple[str, str] | None
     sizes: frozenset[Size]
+
+    def __str__(self) -> str:
+        return printable(self.key)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Paths of its files below the output."""
+        return (self.image, self.label[1]) if self.label else (self.image,)
 
 
 @dataclass
@@ -83,7 +99,7 @@ class DataSet:
         common = Path(os.path.commonpath(self.roots))
         if common not in self.roots and any(root.parent != common for root in self.roots):
             raise ValueError(
-                f"{' and '.join(map(str, self.roots))} are not one data set; darken them one by one, or keep "
+                f"{' and '.join(map(str, self.roots))} are not one data set; give them one by one, or keep "
                 "annotation files beside their pictures"
             )
         return common
@@ -92,7 +108,7 @@ class DataSet:
         """Return the path of a picture below the root, with /."""
         if not path.is_relative_to(self.root):
             raise ValueError(
-                f"{path} lies outside {self.root}, the root of the data set, whose layout the dark one keeps; "
+                f"{path} lies outside {self.root}, the root of the data set, whose layout its twin keeps; "
                 "in the data YAML, set path: to a folder that holds all pictures"
             )
         return path.relative_to(self.root).as_posix()
@@ -104,25 +120,49 @@ class DataSet:
         inside = document.is_relative_to(self.root)
         return document.relative_to(self.root).as_posix() if inside else f"annotations/{document.name}"
 
+    @property
+    def document_names(self) -> list[str]:
+        """Where the annotation files, the lists and the data YAML go."""
+        names = [self.name(file) for file in (*sorted(self.annotations), *sorted(self.lists))]
+        return names if self.definition is None else [*names, DATA_YAML]
+
     def chosen(self, limit: int | None) -> dict[str, list[Path]]:
         """Return the pictures, or the first so many, of each split and annotation file."""
         return {name: sorted(set(paths), key=str)[:limit] for name, paths in self.splits.items()}
 
+    def only(self, splits: Iterable[str]) -> DataSet:
+        """Return what belongs to some of the splits, and the annotation files whose pictures are all among theirs."""
+        wanted = {path for name in splits for path in self.splits[name]}
+        kept = {name: paths for name, paths in self.splits.items() if wanted.issuperset(paths)}
+        places = {name: found if name in kept else [] for name, found in self.places.items()}
+        lists = {place: self.lists[place] for found in places.values() for place in found if place in self.lists}
+        annotations = {file: folder for file, folder in self.annotations.items() if str(file) in kept}
+        return replace(self, splits=kept, places=places, lists=lists, annotations=annotations)
+
     def pictures(self, suffix: str, limit: int | None) -> list[Picture]:
         """Return each chosen picture once, in the order of the keys.
 
-        Raises: ValueError: one lies outside the root, or two would get one name.
+        Args:
+            suffix: That of the new pictures.
+            limit: As many of each split.
+        Raises: ValueError: a picture lies outside the root, or two files of the output would have one name.
         """
-        found: dict[str, Picture] = {}
-        chosen = {path for paths in self.chosen(limit).values() for path in paths}
-        for path in sorted(chosen, key=str):
+        found: list[Picture] = []
+        for path in sorted({path for paths in self.chosen(limit).values() for path in paths}, key=str):
             key = self.key(path)
             image = renamed(key, suffix)
-            if image in found:
-                raise ValueError(f"{found[image].key} and {key} would both become {image}; rename one of them")
             label = (self.labels[path], label_of(image)) if path in self.labels else None
-            found[image] = Picture(key, image, label, frozenset(self.sizes.get(path, ())))
-        return list(found.values())
+            found.append(Picture(key, image, label, frozenset(self.sizes.get(path, ()))))
+        documents = [self.name(file) for file in (*self.annotations, *self.lists)]
+        refuse_collisions(
+            [
+                *((name, f"the {name} of every output") for name in (*RESERVED, DATA_YAML)),
+                *((name, str(file)) for name, file in zip(documents, (*self.annotations, *self.lists))),
+                *((picture.image, picture.key) for picture in found),
+                *((picture.label[1], f"the label of {picture.key}") for picture in found if picture.label),
+            ]
+        )
+        return found
 
     def documents(
         self, kept: set[str], suffix: str, provenance: dict[str, Any]
@@ -135,9 +175,11 @@ class DataSet:
             provenance: What data.yaml is to say of how they were made: {"lowlight": ...}, {"enhanced": ...} or both.
         Yields: Name below the output, content, and of COCO files the folder of the pictures.
         """
+        import yaml
+
         for file, folder in sorted(self.annotations.items()):
-            content = read_json(file)
-            images = [image for image in content["images"] if self.key(named(folder, image)) in kept]
+            content = read_coco_images(file)
+            images = [image for image in content["images"] if self.key(path_of(folder, image)) in kept]
             dropped = {image["id"] for image in content["images"]} - {image["id"] for image in images}
             content["images"] = [{**image, "file_name": renamed(image["file_name"], suffix)} for image in images]
             if dropped and "annotations" in content:
@@ -148,41 +190,30 @@ class DataSet:
             lines = [f"./{renamed(key, suffix)}\n" for key in map(self.key, paths) if key in kept]
             yield self.name(file), "".join(lines).encode(errors="surrogateescape"), {}
         if self.definition is not None:
-            import yaml
-
             splits: dict[str, Any] = {}
             for split, places in self.places.items():
                 names = [self.name(place) if place in self.lists else self.key(place) for place in places]
                 splits[split] = names if len(names) > 1 else names[0] if names else None
-            said = yaml.safe_dump({**splits, **self.definition}, sort_keys=False, allow_unicode=True)
-            done = yaml.safe_dump(provenance, sort_keys=False, default_flow_style=None)
-            yield "data.yaml", f"{said}{done}".encode(), {}
+            described = yaml.safe_dump({**splits, **self.definition}, sort_keys=False, allow_unicode=True)
+            made = yaml.safe_dump(provenance, sort_keys=False, default_flow_style=None)
+            yield DATA_YAML, f"{described}{made}".encode(), {}
 
     # ---- reading
 
     def add_yolo(self, source: str, download: bool) -> None:
         """Read a data YAML, and find pictures and labels as Ultralytics does."""
-        from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
-        from ultralytics.utils import YAML
-        from yaml import YAMLError
+        from ultralytics.data.utils import IMG_FORMATS, img2label_paths
 
         if self.definition is not None:
-            raise ValueError(f"{source} is a second data YAML; darken one data set at a time")
-        try:
-            data = check_det_dataset(source, autodownload=download)
-        except (SyntaxError, TypeError, YAMLError) as error:
-            raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
-        except FileNotFoundError as error:
-            hint = "" if download else "\nA dry run downloads nothing: have Ultralytics fetch the data set first"
-            raise FileNotFoundError(f"{str(error).strip()}{hint}") from error
-        said = YAML.load(data["yaml_file"])
-        self.yaml, self.dark = source, said.get("lowlight") or {}
+            raise ValueError(f"{source} is a second data YAML; give one data set at a time")
+        data, written = read_data_yaml(source, download)
+        self.yaml, self.dark = source, written.get("lowlight") or {}
         self.channels = data.get("channels", 3)
         if self.channels not in (1, 3):
             raise ValueError(f"{source} has {self.channels} channels; a camera has 3, or 1 for grey")
         if data.get("masks_dir"):
             self.notes.append(f"the masks in {data['masks_dir']}/ stay behind; labels are boxes and polygons here")
-        self.definition = {key: value for key, value in said.items() if key not in REPLACED}
+        self.definition = {key: value for key, value in written.items() if key not in REPLACED}
         self.definition["names"] = data["names"]
         self.roots.append(Path(data["path"]).resolve())
         self.guarded.append(self.roots[-1])
@@ -203,6 +234,7 @@ class DataSet:
             self.places[split] = places
             self.splits[split] = list(map(real, files))
             self.lists.update({place: list(map(real, found[place])) for place in places if place.is_file()})
+            self.notes += [note for place in places for note in strays(place, found[place])]
             expected = img2label_paths(files)
             labels = {real(file): label for file, label in zip(files, expected) if Path(label).is_file()}
             if files and not labels and split in NEEDED:
@@ -228,37 +260,30 @@ class DataSet:
         self.roots.append(folder.resolve())
         self.guarded.append(folder.resolve())
         self.splits[str(folder)] = list(map(real, files))
+        self.notes += strays(folder, files)
 
     def add_coco(self, source: Path, images: str | Path | None) -> None:
         """Read the pictures in a COCO annotation file, and find the folder that their names start from."""
         file = real(source)
-        try:
-            entries = {entry["file_name"]: entry for entry in read_json(file)["images"]}
-            if not entries or any("id" not in e or Path(name).is_absolute() for name, e in entries.items()):
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{source} is no COCO annotation file: wanted a list 'images', each with an id and a relative file_name"
-            ) from None
+        entries = read_coco_images(source)["images"]
         split = file.stem.rpartition("_")[2]  # instances_val2017 -> val2017
-        above, here = file.parent.parent, file.parent
-        starts = [Path(images)] if images else [above / "images", above, here / "images", here]
+        home, above = file.parent, file.parent.parent
+        starts = [Path(images)] if images else [above / "images", above, home / "images", home]
         folders = [(start / below).resolve() for start in starts for below in (split, f"{split}2017", "")]
-        first = list(entries)[:20]
+        first = [entry["file_name"] for entry in entries[:20]]
         folder = next((folder for folder in folders if any((folder / name).is_file() for name in first)), None)
         if folder is None:
             raise FileNotFoundError(
-                f"the pictures of {source} ({first[0]}, ...) are not in {folders[0]}, {folders[2]}, or "
+                f"the pictures of {source} ({printable(first[0])}, ...) are not in {folders[0]}, {folders[2]}, or "
                 "where else they usually are; give their folder with images="
             )
-        homes = (here, above) if not images or here.name == "annotations" else ()
-        home = next((home for home in homes if folder.is_relative_to(home)), None)
-        self.roots.append(home or folder.parent)
-        self.guarded.append(home or folder)
+        homes = (home, above) if not images or home.name == "annotations" else ()
+        root = next((place for place in homes if folder.is_relative_to(place)), None)
+        self.roots.append(root or folder.parent)
+        self.guarded.append(root or folder)
         self.annotations[file] = folder
-        paths = [named(folder, entry) for entry in entries.values()]
-        self.splits[str(file)] = paths
-        for path, entry in zip(paths, entries.values()):
+        self.splits[str(file)] = [path_of(folder, entry) for entry in entries]
+        for path, entry in zip(self.splits[str(file)], entries):
             if entry.get("width") and entry.get("height"):
                 self.sizes.setdefault(path, set()).add((entry["width"], entry["height"]))
 
@@ -274,12 +299,14 @@ def read_sources(
         download: Let Ultralytics fetch what is not there.
     Raises: ValueError, OSError: with the remedy.
     """
+    real_folder.cache_clear()
     data = DataSet()
     for source in listed(sources):
         path = Path(source)
         if path.is_dir():
-            yamls = [file for file in [path / "data.yaml"] if file.is_file()] or sorted(path.glob("*.y*ml"))
-            cocos = sorted(file for p in ("annotations/*.json", "*/_annotations.coco.json") for file in path.glob(p))
+            yamls = [file for file in [path / DATA_YAML] if file.is_file()] or shown_files(path, ".yaml", ".yml")
+            cocos = shown_files(path / "annotations", ".json")
+            cocos += sorted(file for file in path.glob("*/_annotations.coco.json") if file.is_file())
             if not (yamls or cocos):
                 data.add_folder(path)
             if len(yamls) > 1:
@@ -291,13 +318,13 @@ def read_sources(
                     data.add_coco(file, images)
                 except (ValueError, FileNotFoundError) as error:
                     data.notes.append(f"left out: {error}")
-        elif path.suffix == ".json":
+        elif path.suffix.lower() == ".json":
             if not path.is_file():
                 raise FileNotFoundError(f"there is no {source}; give a data YAML, a COCO annotation file or a folder")
             data.add_coco(path, images)
         else:
             data.add_yolo(str(source), download)
-            if beside := sorted(path.parent.glob("annotations/*.json")) if path.is_file() else []:
+            if beside := shown_files(path.parent / "annotations", ".json") if path.is_file() else []:
                 data.notes.append(
                     f"{beside[0].name} and others beside {source} stay behind; to take them give the folder"
                 )
@@ -306,9 +333,89 @@ def read_sources(
     return data
 
 
-def listed(value: Any) -> list[Any]:
-    """Return a list as it is, one value as a list of it, nothing as an empty one."""
-    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
+# ---- files that the user wrote -------------------------------------------------------------------
+
+
+def read_data_yaml(source: str | Path, download: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a data YAML as Ultralytics does, after it was found to be sound; what it downloads or runs is said first.
+
+    Args:
+        source: A file, or the bare name of one that Ultralytics or this package ships.
+        download: Fetch the data set as its `download:` says, if its pictures are not there.
+    Returns: What `check_det_dataset` makes of it (absolute paths, names by number), and what stands in the file.
+    Raises: ValueError, FileNotFoundError: with the remedy.
+    """
+    from ultralytics.data.utils import check_det_dataset
+    from ultralytics.utils.checks import check_file
+
+    file = check_file(str(source), hard=False) or check_file(f"{source}.yaml", hard=False)
+    if not file:
+        raise FileNotFoundError(f"there is no {source}; give a data YAML, a COCO annotation file or a folder")
+    if Path(file).suffix.lower() not in (".yaml", ".yml"):
+        raise ValueError(f"{source} is no data set; give a data YAML, a COCO annotation file or a folder of pictures")
+    written = read_yaml(file)
+    if not isinstance(written, dict):
+        raise ValueError(f"{source} is no data YAML; wanted train:, val: and names:")
+    for split in SPLITS:
+        if not all(isinstance(place, str) for place in listed(written.get(split))):
+            raise ValueError(
+                f"{source}, {split}: is {written[split]!r}; wanted a folder, a list of pictures, or several"
+            )
+    try:
+        try:
+            return check_det_dataset(file, autodownload=False), written
+        except FileNotFoundError as error:
+            if not written.get("download"):
+                raise FileNotFoundError(str(error).strip()) from error
+            if not download:
+                raise FileNotFoundError(
+                    f"{str(error).strip()}\nA dry run downloads nothing: have Ultralytics fetch the data set first"
+                ) from error
+        steps = str(written["download"]).strip().splitlines()
+        what = "runs the Python code" if len(steps) > 1 else f"runs or fetches {steps[0]!r}"
+        print(f"the pictures of {source} are not there; Ultralytics {what} of its 'download:'", file=sys.stderr)
+        return check_det_dataset(file), written
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # it has many kinds for a mistake in the file
+        raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
+
+
+def read_coco_images(file: Path) -> dict[str, Any]:
+    """Read a COCO annotation file as far as it speaks of pictures.
+
+    Raises: ValueError: it is no such file, or a file name in it leads out of the folder of the pictures.
+    """
+    content = read_json(file)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise ValueError(f"{file} is no COCO annotation file: wanted a list 'images', each with an id and a file_name")
+    for image in images:
+        if not isinstance(image, dict) or not isinstance(image.get("id"), (int, float, str)):
+            raise ValueError(f"{file}: an image is {str(image)[:80]}; wanted an id and a file_name")
+        for side in ("width", "height"):
+            if not isinstance(image.get(side), (int, float, type(None))):
+                raise ValueError(f"{file}: image {image['id']} has the {side} {image[side]!r}; wanted a number")
+        name = image.get("file_name")
+        if not isinstance(name, str) or not is_file_name(name):
+            raise ValueError(
+                f"{file}: image {image['id']} has the file_name {name!r}; wanted the path of a picture below the "
+                "folder that images= names"
+            )
+    annotations = content.get("annotations", [])
+    if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
+        raise ValueError(f"{file}: 'annotations' is no list of annotations; is it complete?")
+    return content
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a name leads to a file below a folder, and can be one on this system."""
+    try:
+        os.fsencode(name)
+    except UnicodeError:
+        return False
+    path = PurePosixPath(name)
+    return bool(path.name) and "\0" not in name and ".." not in path.parts and not Path(name).is_absolute()
 
 
 def list_images(place: Path, formats: set[str]) -> list[str]:
@@ -316,18 +423,52 @@ def list_images(place: Path, formats: set[str]) -> list[str]:
     if place.is_dir():
         names = sorted(glob.glob(f"{glob.escape(str(place))}/**/*.*", recursive=True))  # noqa: PTH207 - follows links
     else:
-        lines = place.read_text(encoding="utf-8-sig").strip().splitlines()
+        text = read_text(place)
+        if "\0" in text:
+            raise ValueError(f"{place} is no list of pictures: it holds zero bytes; save it as UTF-8")
+        lines = text.strip().splitlines()
         names = [line.replace("./", f"{place.parent}{os.sep}", 1) if line.startswith("./") else line for line in lines]
     return [name for name in names if name.rpartition(".")[2].lower() in formats]
 
 
-def read_json(file: Path) -> Any:
-    """Read a JSON file."""
-    with file.open(encoding="utf-8-sig") as stream:
-        return json.load(stream)
+def strays(place: Path, pictures: Sequence[str]) -> list[str]:
+    """Return a note that counts what in a folder or list of pictures is none, if there is anything."""
+    if place.is_file():
+        lines = [line for line in read_text(place).splitlines() if line.strip()]
+        count = len(lines) - len(pictures)
+        return [f"{place}: {count} of {len(lines)} lines name no picture that Ultralytics reads"] if count > 0 else []
+    known, found = set(pictures), list[tuple[str, str]]()  # kind, path
+    for folder, below, files in os.walk(place):
+        found += [("hidden", f"{folder}{os.sep}{name}") for name in [*below, *files] if name.startswith(".")]
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in files:
+            path, kind = f"{folder}{os.sep}{name}", Path(name).suffix.lower()
+            if not (name.startswith(".") or kind in BESIDE or path in known):
+                found.append((kind or "without a suffix", path))
+    if not found:
+        return []
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kind for kind, _ in found).items()))
+    first = printable(min(path for _, path in found))
+    return [f"{place}: {len(found)} files are no pictures that Ultralytics reads ({counted}; first: {first})"]
 
 
-def named(folder: Path, image: dict[str, Any]) -> Path:
+def shown_files(folder: Path, *suffixes: str) -> list[Path]:
+    """List the files in a folder that have one of the suffixes, in upper or lower case, and are not hidden."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(
+        file for file in files if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is, one value as a list of it, nothing as an empty one."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
+
+
+def path_of(folder: Path, image: dict[str, Any]) -> Path:
     """Return the path of a picture in a COCO file."""
     return real(folder / image["file_name"])
 
@@ -340,7 +481,7 @@ def real(path: str | Path) -> Path:
 
 @functools.lru_cache(1024)
 def real_folder(folder: Path) -> Path:
-    """Follow the links of a folder."""
+    """Follow the links of a folder; `read_sources` forgets what was found before."""
     return folder.resolve()
 
 
@@ -354,3 +495,35 @@ def label_of(image: str) -> str:
     from ultralytics.data.utils import img2label_paths
 
     return img2label_paths([os.sep + image.replace("/", os.sep)])[0][1:].replace(os.sep, "/")
+
+
+def printable(name: str) -> str:
+    """Return a file name for messages and lists of one a line: line breaks and what is no text become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def refuse_collisions(names: Iterable[tuple[str, str]]) -> None:
+    """Check that files of the output do not come into each other's way, on Windows and macOS neither.
+
+    Args:
+        names: Where each file goes, below the output with /, and what it is made from.
+    Raises: ValueError: two have one name, upper and lower case being alike, or one is a folder of another.
+    """
+    files: dict[str, tuple[str, str]] = {}
+    for name, origin in names:
+        place = unicodedata.normalize("NFC", name).casefold()
+        if place in files:
+            other, made_from = files[place]
+            alike = "" if other == name else f" and {printable(other)}, which are one name on Windows and macOS"
+            raise ValueError(
+                f"{printable(made_from)} and {printable(origin)} would both become {printable(name)}{alike}; "
+                "rename one of them"
+            )
+        files[place] = name, origin
+    for place, (_, origin) in files.items():
+        for folder in map(str, PurePosixPath(place).parents):
+            if folder in files:
+                raise ValueError(
+                    f"{printable(origin)} would need a folder {printable(folder)}, which is the name of the file made "
+                    f"from {printable(files[folder][1])}; rename one of them"
+                )

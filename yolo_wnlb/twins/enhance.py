@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,9 +24,11 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data import journal
-from yolo_wnlb.data.journal import Line, digest, size_of
-from yolo_wnlb.data.sources import DataSet, Picture, list_images, listed, read_json, read_sources
-from yolo_wnlb.twins.darken import ENCODINGS, Report, progress, read, refuse_place
+from yolo_wnlb.data.journal import ENHANCED, Line, digest
+from yolo_wnlb.data.sources import DATA_YAML, SPLITS, DataSet, Picture, list_images, listed, read_sources
+from yolo_wnlb.twins import pictures
+from yolo_wnlb.twins.pictures import encode
+from yolo_wnlb.twins.twin import Report, Twin, bring_up_to_date, refuse_place
 from yolo_wnlb.words import suggestion
 
 Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
@@ -38,7 +38,6 @@ Span = tuple[float, float]
 
 SIGMAS = (15, 80, 250)  # of the retinex: pixels
 KEPT = 8  # sigma, in pixels of the smaller picture that a large one is computed on
-RECORD = "enhanced.json"  # in the folder of a data set: what it was made by, and of what
 ELSEWHERE = ("zerodce++", "zerodce", "enlightengan", "agllnet", "retinexformer")  # docs/enhancers.md
 
 
@@ -48,7 +47,7 @@ class Enhancer:
 
     Attributes:
         spec: What it was made from; files by their names alone.
-        sha256: Of its model file, its code and weights, or its folder's names and sizes; "" without.
+        sha256: Of its model file, its code and weights, or its folder's pictures and their names; "" without.
         work: What it does, unchecked.
     """
 
@@ -69,10 +68,12 @@ class Enhancer:
             found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
             raise ValueError(f"the picture is {found}; wanted uint8 RGB (H, W, 3): repeat a grey one, drop an alpha")
         result = self.work(np.ascontiguousarray(image), name)
-        if (result.shape, result.dtype) != (image.shape, image.dtype):
-            given, got = ("{} x {} pixels".format(*array.shape[1::-1]) for array in (image, result))
+        shape, kind = getattr(result, "shape", ()), getattr(result, "dtype", type(result).__name__)
+        if (shape, kind) != (image.shape, image.dtype):
+            given = "{} x {} pixels".format(*image.shape[1::-1])
+            got = "{} x {} pixels".format(*shape[1::-1]) if len(shape) == 3 else f"the shape {shape}"
             which = f"{name}, {given}," if name else given
-            raise ValueError(f"{self.spec} turned {which} into {got} of {result.dtype}; wanted uint8 of the same size")
+            raise ValueError(f"{self.spec} turned {which} into {got} of {kind}; wanted uint8 of the same size")
         return result
 
 
@@ -116,8 +117,8 @@ def enhancer(spec: str) -> Enhancer:
     return make(argument, options)
 
 
-def named(kind: str, argument: str, options: dict[str, str]) -> str:
-    """Write a spec down, the same on every machine."""
+def spec_of(kind: str, argument: str, options: dict[str, str]) -> str:
+    """Write a spec, the same on every machine."""
     return ",".join([f"{kind}:{argument}", *(f"{name}={value}" for name, value in sorted(options.items()))])
 
 
@@ -206,8 +207,7 @@ def from_folder(argument: str, options: dict[str, str]) -> Enhancer:
     listing = hashlib.sha256()
     for file in map(Path, list_images(folder, IMG_FORMATS)):
         files.setdefault(file.stem, []).append(file)
-        entry = f"{file.relative_to(folder).as_posix()} {size_of(file)}\n"
-        listing.update(entry.encode(errors="surrogateescape"))
+        listing.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode(errors="surrogateescape"))
     if not files:
         raise FileNotFoundError(f"{argument} holds no pictures ({', '.join(sorted(IMG_FORMATS))})")
 
@@ -218,17 +218,14 @@ def from_folder(argument: str, options: dict[str, str]) -> Enhancer:
         if len(found) != 1:
             many = f"has {len(found)} pictures ({', '.join(map(str, found[:2]))})" if found else "has no picture"
             raise FileNotFoundError(f"{argument} {many} for {name!r}; wanted one of that name, any suffix")
-        return decode(read(found[0], str(found[0])), str(found[0]))
+        return decode(found[0].read_bytes(), str(found[0]))
 
-    return Enhancer(named("dir", folder.resolve().name, options), listing.hexdigest(), work)
+    return Enhancer(spec_of("dir", folder.resolve().name, options), listing.hexdigest(), work)
 
 
 def decode(stored: bytes, what: str) -> np.ndarray:
-    """Decode a picture to uint8 RGB, upright as its EXIF says."""
-    image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR) if stored else None
-    if image is None:
-        raise ValueError(f"{what} cannot be decoded; mend it or leave it out")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    """Decode a picture to uint8 RGB, upright as its EXIF says; of 16 bits, the upper 8 are kept."""
+    return cv2.cvtColor(pictures.decode(stored, cv2.IMREAD_COLOR, what), cv2.COLOR_BGR2RGB)
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -263,6 +260,8 @@ def through(network: Network, options: dict[str, str], what: str) -> Work:
             found = f"no output {output!r}" if output else f"{len(outputs)} outputs"
             raise ValueError(f"{what} has {found}; give output= and one of {', '.join(outputs)}")
         y = outputs[wanted]
+        if not isinstance(y, np.ndarray) or y.dtype.kind not in "fiu":
+            raise ValueError(f"{what}: output {wanted} holds no numbers but {getattr(y, 'dtype', type(y).__name__)}")
         if y.shape != x.shape:
             raise ValueError(f"{what}: output {wanted} is {y.shape}; wanted {x.shape} as the input: RGB of that size")
         if not np.isfinite(y).all():
@@ -283,7 +282,7 @@ def from_onnx(argument: str, options: dict[str, str]) -> Enhancer:
         except cv2.error as error:
             raise ValueError(f"OpenCV cannot load {argument}: {error}; try with onnxruntime installed") from error
     weights = [file, *file.parent.glob(f"{file.name}.data")]  # where torch puts large ones
-    return Enhancer(named("onnx", file.name, options), sha256_of(*weights), through(network, options, argument))
+    return Enhancer(spec_of("onnx", file.name, options), sha256_of(*weights), through(network, options, argument))
 
 
 def by_onnxruntime(file: Path) -> Network:
@@ -319,8 +318,9 @@ def from_module(argument: str, options: dict[str, str]) -> Enhancer:
     """Run an nn.Module of the user's own code."""
     import torch
 
-    (place, _, factory), here = argument.partition(":"), str(Path.cwd())
-    sys.path.insert(0, here)  # the command starts elsewhere
+    place, _, factory = argument.partition(":")
+    current = str(Path.cwd())
+    sys.path.insert(0, current)  # the command starts elsewhere
     try:
         module = importlib.import_module(place)
         if not callable(make := getattr(module, factory, None)):
@@ -328,8 +328,12 @@ def from_module(argument: str, options: dict[str, str]) -> Enhancer:
         network = make()
     except ImportError as error:
         raise ImportError(f"torch:{argument}: {error}; run where {place}.py lies, or install it") from error
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # whatever the user's code does
+        raise ValueError(f"torch:{argument} fails: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(here)
+        sys.path.remove(current)
     if not isinstance(network, torch.nn.Module):
         raise ValueError(f"torch:{argument} returned {type(network).__name__}; wanted an nn.Module")
     weights = hashlib.sha256(Path(module.__file__).read_bytes() if module.__file__ else b"")
@@ -337,7 +341,7 @@ def from_module(argument: str, options: dict[str, str]) -> Enhancer:
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return Enhancer(
-        named("torch", argument, options), weights.hexdigest(), through(by_torch(network), options, argument)
+        spec_of("torch", argument, options), weights.hexdigest(), through(by_torch(network), options, argument)
     )
 
 
@@ -353,7 +357,7 @@ def from_torchscript(argument: str, options: dict[str, str]) -> Enhancer:
             f"{argument} is no TorchScript file; weights alone need their network: torch:MODULE:FACTORY ({error})"
         ) from error
     return Enhancer(
-        named("torchscript", file.name, options), sha256_of(file), through(by_torch(network), options, argument)
+        spec_of("torchscript", file.name, options), sha256_of(file), through(by_torch(network), options, argument)
     )
 
 
@@ -383,8 +387,13 @@ def existing(argument: str, form: str) -> Path:
 
 
 def sha256_of(*files: Path) -> str:
-    """Hash the content of files."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    """Hash the content of files, one after the other."""
+    found = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                found.update(block)
+    return found.hexdigest()
 
 
 NETWORK = "[,pad=12][,range=0-1][,output=NAME]"
@@ -414,101 +423,65 @@ def enhance_dataset(
     """Write the enhanced twin of a data set: its layout, its labels, enhanced PNGs.
 
     Run it again after whatever stopped it, or for another split: what is there stays, unless the
-    picture or its label has changed in the source.
+    picture or its label has changed in the source; what the source no longer has is removed.
 
     Args:
         source: A data YAML as Ultralytics takes it, a COCO annotation file, a folder that holds
             either or both, or a folder of pictures; those of `yolo-wnlb darken` too.
         spec: As `enhancer` takes it.
         out: Folder to make, neither in the source nor around it.
-        split: "val", or several; all of them by default. data.yaml names those that are complete.
+        split: "val", or several, beside those that are there; all of them by default. data.yaml names these.
         images: Folder of the pictures of COCO files, where it is not beside them.
     Returns: What was done.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
     home, enhance = Path(out).resolve(), enhancer(spec)
     data = read_sources(source, images)
-    pictures = {picture.key: picture for picture in data.pictures(".png", None)}
-    splits = {name: [data.key(path) for path in paths] for name, paths in data.splits.items()}
-    if unknown := [name for name in listed(split) if name not in splits]:
-        raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(splits)}")
-    keys = dict.fromkeys(key for name in listed(split) or splits for key in splits[name])
-    listing = "\n".join(f"{picture.key} {picture.label and picture.label[1]}" for picture in pictures.values())
-    names = digest(listing.encode(errors="surrogateescape"))["blake2b"][:12]
-    header = {"enhancer": enhance.spec, "sha256": enhance.sha256, "source": f"{len(pictures)} pictures, {names}"}
-    lines = refuse(home, data, header)
+    if journal.header_of(data.root / ENHANCED):
+        raise ValueError(f"{data.root} was enhanced before: it holds our {ENHANCED}; give what it was made from")
+    refuse_place(home, data, ENHANCED)
+    data.pictures(".png", None)  # all names must be free, also for splits that come later
+    chosen = choose(data, listed(split), home, source)
+    part = data.only(chosen)
+    found = part.pictures(".png", None)
+    listing = "\n".join([*(picture.key for picture in found), *part.document_names])
+    header = {
+        "enhancer": enhance.spec,
+        "sha256": enhance.sha256,
+        "splits": [portable(data, name) for name in chosen],
+        "source": f"{len(found)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
+    }
+    made_by = {"enhancer": enhance.spec, "sha256": enhance.sha256}
+    how = {"lowlight": data.dark, "enhanced": made_by} if data.dark else {"enhanced": made_by}
+    twin = Twin(data.root, home, ENHANCED, header, how, ".png")
 
-    def save() -> None:
-        journal.write(
-            home / RECORD, json.dumps({**header, "pictures": dict(sorted(lines.items()))}, indent=0).encode(), home
-        )
+    def develop(stored: bytes, picture: Picture) -> tuple[bytes, Line]:
+        image = enhance(decode(stored, "the picture"), picture.key)
+        return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "png"), {}
 
-    done, begun = 0, time.monotonic()
-    saved = begun
-    try:
-        for key in progress(keys, len(keys)):
-            files, line = made(pictures[key], data.root, home, enhance, lines.get(key, {}))
-            if files:
-                done, lines[key] = done + 1, line
-                if done == 1 or time.monotonic() > saved + 10:  # first the record: sizes tell what was not written
-                    save()
-                    saved = time.monotonic()
-                for name, content in files.items():
-                    journal.write(home / name, content, home)
-        finish(home, data, header, [name for name, wanted in splits.items() if lines.keys() >= set(wanted)])
-    finally:
-        if done:
-            save()
-    for draft in home.glob("[0-9]*.tmp"):  # of a run that was killed
-        draft.unlink(missing_ok=True)
-
-    speed = f"{done} in this run: {time.monotonic() - begun:.1f} s" if done else "complete, nothing to do"
-    report = Report(f"{len(keys)} pictures in {out} by {enhance.spec} ({speed})", len(keys), notes=data.notes)
+    run = bring_up_to_date(twin, part, found, develop, strict=True)
+    speed = run.speed if run.tried else "complete, nothing to do"
+    report = Report(
+        f"{len(found)} pictures in {out} by {enhance.spec} ({speed})",
+        len(found),
+        run.tried,
+        run.seconds,
+        notes=[*data.notes, *run.notes],
+    )
     if data.definition is not None:
-        report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / 'data.yaml'}")
+        report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / DATA_YAML}")
     return report
 
 
-def refuse(out: Path, data: DataSet, header: Line) -> dict[str, Line]:
-    """Return what is known of the pictures in `out`; raise ValueError or FileExistsError if it is not ours to fill."""
-    if (data.root / RECORD).is_file():
-        raise ValueError(f"{data.root} was enhanced before: it holds our {RECORD}; give what it was made from")
-    begun = (out / RECORD).is_file()
-    refuse_place(out, data, begun)
-    if not begun:
-        return {}
-    record = read_json(out / RECORD)
-    if other := [key for key in header if record.get(key) != header[key]]:
-        then, now = (", ".join(f"{key} {said.get(key)!r}" for key in other) for said in (record, header))
-        raise ValueError(f"{out} was begun with {then}, now it is {now}; give the same as then, or another out=")
-    return record["pictures"]
+def choose(data: DataSet, wanted: list[str], out: Path, source: str | Path) -> list[str]:
+    """Return the splits to enhance: those that are wanted, or all, and those that are there already."""
+    if unknown := [name for name in wanted if name not in data.splits]:
+        raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(data.splits)}")
+    begun = {name for lines in journal.records(out, ENHANCED) for name in lines[0].get("splits", ())}
+    return [name for name in data.splits if not wanted or name in wanted or portable(data, name) in begun]
 
 
-def made(picture: Picture, root: Path, out: Path, enhance: Enhancer, line: Line) -> tuple[dict[str, bytes], Line]:
-    """Enhance one picture, unless `line` says that this was done. Returns: Files to write, and their line."""
-    try:
-        stored = read(root / picture.key, "the picture")
-        files, new = dict[str, bytes](), digest(stored, "source_")
-        if picture.label:
-            files[picture.label[1]] = read(Path(picture.label[0]), "its label file")
-            new |= digest(files[picture.label[1]], "label_")
-        written = {name: size_of(out / name) for name in (picture.image, *files)}
-        if new.items() <= line.items() and [*written.values()] == [line["bytes"], *map(len, files.values())]:
-            return {}, line
-        image = enhance(decode(stored, "the picture"), picture.key)
-    except ValueError as error:
-        raise ValueError(f"{picture.key}: {error}") from error
-    content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), ENCODINGS["png"])[1].tobytes()
-    return {**files, picture.image: content}, {**new, **digest(content)}
-
-
-def finish(out: Path, data: DataSet, header: Line, complete: list[str]) -> None:
-    """Write what speaks of the pictures, for the splits and annotation files that are complete."""
-    data.places = {name: places if name in complete else [] for name, places in data.places.items()}
-    data.lists = {place: paths for place, paths in data.lists.items() if any(place in p for p in data.places.values())}
-    data.annotations = {file: folder for file, folder in data.annotations.items() if str(file) in complete}
-    kept = {data.key(path) for name in complete for path in data.splits[name]}
-    provenance = {"lowlight": data.dark, "enhanced": header} if data.dark else {"enhanced": header}
-    for name, content, _ in data.documents(kept, ".png", provenance):
-        if not (out / name).is_file() or (out / name).read_bytes() != content:
-            journal.write(out / name, content, out)
+def portable(data: DataSet, split: str) -> str:
+    """Return the name of a split that is the same on every machine; for annotation files that below the root."""
+    file = Path(split)
+    return split if split in SPLITS else data.name(file) if file in data.annotations else ""

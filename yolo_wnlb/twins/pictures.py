@@ -1,0 +1,69 @@
+"""Pictures of a data set, from the content of their files to arrays and back."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# Noise does not repeat, so zlib need not search for it; but neighbours are alike. In OpenCV 5 this takes a third of
+# the time of plain level 1 and makes files 11 % smaller. Before OpenCV 4.12 the filter cannot be chosen.
+FILTER = [getattr(cv2, name) for name in ("IMWRITE_PNG_FILTER", "IMWRITE_PNG_FILTER_AVG") if hasattr(cv2, name)]
+ENCODINGS = {
+    "png": [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY, *FILTER],
+    "jpg": [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+}
+
+
+def decode(stored: bytes, mode: int, what: str = "the picture") -> np.ndarray:
+    """Decode a picture, upright as its EXIF says.
+
+    Args:
+        stored: Content of its file.
+        mode: Of cv2.imdecode.
+        what: What messages call it.
+    Returns: uint8 or uint16, (H, W) or (H, W, 3) in BGR, as the mode asks for.
+    Raises: ValueError: it is no picture, incomplete, too large for Ultralytics, or has floating-point values.
+    """
+    if stored[:2] == b"\xff\xd8" and is_cut_off(stored):
+        raise ValueError(f"{what} is cut off, a JPEG without an end")  # OpenCV 4 fills it up with grey
+    refuse_too_large(stored, what)
+    try:
+        image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), mode) if stored else None
+    except cv2.error as error:
+        raise ValueError(f"{what} cannot be decoded: {' '.join(str(error).split())}") from error
+    if image is None:
+        raise ValueError(f"{what} cannot be decoded")
+    if image.dtype.kind == "f":
+        raise ValueError(f"{what} has floating-point values; store it with 8 or 16 bits")
+    return image
+
+
+def encode(image: np.ndarray, kind: str) -> bytes:
+    """Encode a picture, BGR or grey, as one of ENCODINGS."""
+    return cv2.imencode(f".{kind}", image, ENCODINGS[kind])[1].tobytes()
+
+
+def refuse_too_large(stored: bytes, what: str) -> None:
+    """Raise ValueError for a picture that Pillow, and with it Ultralytics, refuses: before memory is taken for it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(io.BytesIO(stored)).close()
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"{what} has more than {limit:,} pixels, too many for Ultralytics; cut it up") from None
+    except Exception:  # a format that Pillow does not know, or a broken file: OpenCV says what is wrong
+        return
+
+
+def is_cut_off(jpeg: bytes) -> bool:
+    """Tell whether a JPEG's picture (its preview aside) has no end; what a phone appends does not matter."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:  # segments, up to the start of the scan
+        at += 1 if jpeg[at + 1] == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg.find(b"\xff\xd9", at) < 0
