@@ -1,14 +1,18 @@
 """Is a difference between two evaluations more than the choice of images? A paired bootstrap.
 
-Images are drawn again, with replacement, the same ones for both sides; each side's AP follows from
-who hit what (`evaluate.Matches`), without evaluating again. Only differences have an interval here:
-the AP of drawn images is biased upward (repeated images make classes easier). Of two like models the
-bias is the same; what is left of it between unlike ones is taken off, so that the interval lies around
-the difference itself. What it does not cover is chance in training: train with several seeds for that.
+Images are drawn again, with replacement, the same ones for both sides; each side's AP follows from its
+`Matches`, without evaluating again. Images of one group (a place, a video, a patient) resemble each other and
+say less than as many independent ones: with `groups`, whole groups are drawn.
+
+Only differences have an interval here: the AP of drawn images is biased upward (repeated images make
+classes easier). For two similar models the bias is the same; what is left of it for dissimilar ones is taken
+off, so that the interval lies around the difference itself. The interval does not cover chance in training:
+train with several seeds for that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +21,9 @@ from yolo_wnlb.metrics.average_precision import Evaluation
 
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
 CELLS = 4_000_000  # of an array at once
+FEW = 10  # groups; with fewer the interval is called rough
+
+Groups = Sequence[Hashable] | Mapping[str, Hashable] | Callable[[str], Hashable]
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,14 @@ class Difference:
         metric: AP, AP50 or AP75.
         kind: "segm" or "bbox".
         delta: Second minus first, on the images as they are.
-        low: Lower end of the interval of the differences on drawn images.
-        high: Its upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         sd: Standard deviation of the differences on drawn images.
-        confidence: Share of the drawn differences inside the interval.
-        images: How many were drawn from, and each time drawn.
-        n: How often.
-        seed: Of the drawing.
+        confidence: How often such an interval holds the true difference, 0 to 1.
+        images: Number of images.
+        n: Number of draws.
+        seed: Seed of the draws.
+        groups: Number of groups that were drawn; None if single images were.
     """
 
     metric: str
@@ -46,6 +54,7 @@ class Difference:
     images: int
     n: int
     seed: int
+    groups: int | None = None
 
     @property
     def clear(self) -> bool:
@@ -56,11 +65,10 @@ class Difference:
         """Return the difference with its interval, in points of 100."""
         what = {"segm": "mask", "bbox": "box"}[self.kind]
         delta, low, high = (f"{100 * value:+.2f}" for value in (self.delta, self.low, self.high))
+        drawn = f"{self.images} images" if self.groups is None else f"{self.groups} groups of {self.images} images"
         verdict = "" if self.clear else "; inside the noise of the images"
-        return (
-            f"{what} {self.metric} {delta} [{low}, {high}] ({self.confidence:.0%} of {self.n} draws of "
-            f"{self.images} images){verdict}"
-        )
+        rough = "; rough, for there are few groups" if (self.groups or FEW) < FEW else ""
+        return f"{what} {self.metric} {delta} [{low}, {high}] ({self.confidence:.0%}, {self.n} draws of {drawn}){verdict}{rough}"
 
 
 def paired_bootstrap(
@@ -72,23 +80,30 @@ def paired_bootstrap(
     metric: str = "AP",
     kind: str = "segm",
     confidence: float = 0.95,
+    groups: Groups | None = None,
 ) -> Difference:
     """Compare two evaluations on the same truth.
+
+    The interval is that between the quantiles of the drawn differences, widened by `widening`.
 
     Args:
         first: What is compared with.
         second: What may be better.
-        n: Draws, 2 or more.
-        seed: Of the drawing; the same one gives the same interval.
+        n: Number of draws, 2 or more.
+        seed: Seed of the draws; the same one gives the same interval.
         metric: AP, AP50 or AP75, over all classes.
         kind: "segm" for masks, "bbox" for boxes.
-        confidence: Share of the differences that the interval holds, between 0 and 1.
-    Raises: ValueError: the evaluations are of different truths or limits, or lack the kind.
+        confidence: How often the interval shall hold the true difference, between 0 and 1.
+        groups: Which images belong together: a function of the file name (`lambda name: name[:4]`), a mapping
+            from file names to labels, or one label for each of `first.file_names`. Two groups or more; with
+            fewer than ten the interval is rough. Default: all images are independent.
+    Raises: ValueError: the evaluations are of different truths or limits, or lack the kind; an image has no
+        group; there are fewer than two groups, or images, to draw.
     """
     if metric not in SLICES:
         raise ValueError(f"metric is {metric!r}; choose from {', '.join(SLICES)}")
-    if n < 2 or not 0 < confidence < 1:
-        raise ValueError(f"n is {n} and confidence {confidence}; wanted 2 or more, and a share between 0 and 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; wanted a share between 0 and 1")
     for key in ("truth", "max_detections"):
         if first.protocol[key] != second.protocol[key]:
             raise ValueError(
@@ -97,33 +112,100 @@ def paired_bootstrap(
             )
     delta = second.numbers(kind)[metric] - first.numbers(kind)[metric]
     images = first.matches[kind].images
-    weights = draws(images, n, seed)
+    labels = None if groups is None else group_labels(groups, first.file_names)
+    weights = draws(images, n, seed, labels)
+    units = images if labels is None else len(set(labels))
     gains = resampled(second, weights, metric, kind) - resampled(first, weights, metric, kind)
-    gains += delta - gains.mean()
-    low, high = np.quantile(gains, [(1 - confidence) / 2, (1 + confidence) / 2])
+    ends = np.quantile(gains - gains.mean(), [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = delta + ends * widening(units, confidence)
     return Difference(
-        metric, kind, delta, float(low), float(high), float(gains.std(ddof=1)), confidence, images, n, seed
+        metric=metric,
+        kind=kind,
+        delta=delta,
+        low=float(low),
+        high=float(high),
+        sd=float(gains.std(ddof=1)),
+        confidence=confidence,
+        images=images,
+        n=n,
+        seed=seed,
+        groups=None if labels is None else units,
     )
 
 
-def draws(images: int, n: int, seed: int) -> np.ndarray:
-    """How often each image is drawn, (n, images); each row adds up to the number of images."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=n)
+def draws(images: int, n: int, seed: int, groups: Sequence[Hashable] | None = None) -> np.ndarray:
+    """Draw images, or whole groups of images, with replacement: how often each image is drawn, int (n, images).
+
+    Args:
+        images: Number of images to draw from; as many are drawn each time.
+        n: Number of draws, 2 or more.
+        seed: The same one gives the same draws.
+        groups: The label of each image's group. As many groups are drawn as there are; each brings all its
+            images, so that the number of images varies between draws of groups of different sizes.
+    Raises: ValueError: there are fewer than two images, or groups, to draw from; an image has no label.
+    """
+    for name, value, least in (("n", n, 2), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name} is {value!r}; wanted a whole number, {least} or more")
+    unit_of = np.arange(images)
+    if groups is not None:
+        if isinstance(groups, str) or len(groups) != images:
+            raise ValueError(f"groups has {len(groups)} labels; wanted one for each of {images} images")
+        if missing := [i for i, label in enumerate(groups) if label is None or label != label]:  # None, NaN
+            raise ValueError(f"{len(missing)} of {images} images have no group (first: image {missing[0]}, from 0)")
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(groups))}
+        unit_of = np.array([numbers[label] for label in groups], int)
+    units = int(unit_of.max(initial=-1)) + 1
+    if units < 2:
+        what = "images" if groups is None else "groups"
+        raise ValueError(
+            f"{'one' if units else 'none'} of the {what} to draw from is there; an interval needs two or more"
+        )
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=n)[:, unit_of]
+
+
+def group_labels(groups: Groups, file_names: Sequence[str]) -> list[Hashable]:
+    """Return the label of each image's group; see `paired_bootstrap`.
+
+    Raises: ValueError: an image has no label.
+    """
+    if isinstance(groups, str):
+        raise ValueError(f"groups is the text {groups!r}; wanted a function, a mapping, or a label for each image")
+    if not callable(groups) and not isinstance(groups, Mapping):
+        return list(groups)
+    found = groups.get if isinstance(groups, Mapping) else groups
+    labels = [found(name) for name in file_names]
+    if missing := [name for name, label in zip(file_names, labels) if label is None or label != label]:
+        raise ValueError(f"{len(missing)} of {len(file_names)} images have no group (first: {missing[0]})")
+    return labels
+
+
+def widening(units: int, confidence: float = 0.95) -> float:
+    """Return by how much to widen an interval that was drawn from so many images or groups: 1.005 at 500, 1.25 at 9.
+
+    Two things make it too narrow. The spread of draws is that of the units divided by their number, where an
+    estimate of the variance divides by one less; and it is itself known only as well as so few units tell.
+    Against both, as for a mean: sqrt(units / (units - 1)) and Student's t in place of the normal quantile.
+    """
+    from scipy.stats import norm, t
+
+    share = (1 + confidence) / 2
+    return float((units / (units - 1)) ** 0.5 * t.ppf(share, units - 1) / norm.ppf(share))
 
 
 def resampled(evaluation: Evaluation, weights: np.ndarray, metric: str = "AP", kind: str = "segm") -> np.ndarray:
-    """AP, AP50 or AP75 with each image counted so often, (B, images) -> (B,); -1 where no object is left.
+    """AP, AP50 or AP75 with each image counted so often, int (B, images) -> float (B,); -1 where no object is left.
 
     It equals, to the last digit, what `evaluate` returns for as many copies of each image; but for
     ties: copies of an image that has equal scores in one class come one after the other there.
     """
-    evaluation.numbers(kind)  # were they evaluated?
+    evaluation.numbers(kind)  # raises where they were not evaluated
     matches = evaluation.matches[kind]
     widest = np.bincount(matches.category, minlength=1).max()
     batch = max(1, CELLS // max(widest, 1010 * matches.classes))
     values = []
     for start in range(0, len(weights), batch):
-        for precision in matches.precision(weights[start : start + batch])[:, SLICES[metric]]:
-            there = precision[precision > -1]
-            values.append(float(there.mean()) if there.size else -1.0)
+        for precision in matches.precision(weights[start : start + batch], SLICES[metric]):
+            measured = precision[precision > -1]
+            values.append(float(measured.mean()) if measured.size else -1.0)
     return np.array(values)
