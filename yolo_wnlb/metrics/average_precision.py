@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_wnlb.data.coco import Prediction, Truth, check, coder, fingerprint
+from yolo_wnlb.data.coco import Prediction, Truth, check, fingerprint
 from yolo_wnlb.data.journal import write
 from yolo_wnlb.metrics.engines import AREAS, KEYS, Detections, Objects, Outcome, Task, choose, run
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
@@ -242,13 +242,6 @@ def evaluate(
         detections=len(kept),
     )
     result.notes += notes(truth, found[0], scores, max_detections)
-    result.notes += [
-        f"{KINDS[kind]} were not measured: {lack}"
-        for kind in KINDS
-        if kind not in kinds
-        and any(entry.get(KEYS[kind]) for entry in (*truth["annotations"], *predictions))
-        and (lack := lacking(truth, predictions, kind))
-    ]
     return result
 
 
@@ -310,8 +303,8 @@ def strongest(
     tied = np.union1d(order[1:][same], order[:-1][same])
 
     def shape(row: int) -> tuple[str, Any]:
-        mask = predictions[row].get("segmentation") or {}
-        return str(mask.get("counts", "") if isinstance(mask, dict) else mask), predictions[row].get("bbox", [])
+        mask, box = predictions[row].get("segmentation"), predictions[row].get("bbox")
+        return str(mask.get("counts") if isinstance(mask, dict) else mask), list(box or [])
 
     place = np.zeros(len(predictions), int)
     place[sorted(tied.tolist(), key=shape)] = np.arange(len(tied))
@@ -335,10 +328,12 @@ def objects_of(
 def encoded(shapes: list[Any], image: np.ndarray, kind: str, sizes: Sequence[tuple[int, int]]) -> list[Any]:
     """Turn outlines and plain run lengths into RLEs, as pycocotools does; boxes stay as they are."""
     if kind == "segm":
+        from pycocotools import mask as mask_utils
+
         for row, shape in enumerate(shapes):
             if isinstance(shape, list) or isinstance(shape["counts"], list):
-                rle = coder.frPyObjects(shape, *sizes[image[row]])
-                shapes[row] = coder.merge(rle) if isinstance(rle, list) else rle
+                rle = mask_utils.frPyObjects(shape, *sizes[image[row]])
+                shapes[row] = mask_utils.merge(rle) if isinstance(rle, list) else rle
     return shapes
 
 
@@ -346,7 +341,9 @@ def areas_of(shapes: Sequence[Any], kind: str) -> np.ndarray:
     """Return the area of each mask or box in square pixels, float (N,)."""
     if kind == "bbox":
         return np.array([width * height for _, _, width, height in shapes], float)
-    parts = [coder.area(shapes[i : i + 200]) for i in range(0, len(shapes), 200)]  # it cannot take more than 255
+    from pycocotools import mask as mask_utils
+
+    parts = [mask_utils.area(shapes[i : i + 200]) for i in range(0, len(shapes), 200)]  # it cannot take more than 255
     return np.concatenate([np.zeros(0), *parts])
 
 

@@ -68,7 +68,8 @@ class Difference:
         drawn = f"{self.images} images" if self.groups is None else f"{self.groups} groups of {self.images} images"
         verdict = "" if self.clear else "; inside the noise of the images"
         rough = "; rough, for there are few groups" if (self.groups or FEW) < FEW else ""
-        return f"{what} {self.metric} {delta} [{low}, {high}] ({self.confidence:.0%}, {self.n} draws of {drawn}){verdict}{rough}"
+        how = f"{self.confidence:.0%}, {self.n} draws of {drawn}"
+        return f"{what} {self.metric} {delta} [{low}, {high}] ({how}){verdict}{rough}"
 
 
 def paired_bootstrap(
