@@ -21,8 +21,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_utils
 
-from yolo_wnlb.data.coco import Prediction, Truth, check, coder, encode
+from yolo_wnlb.data.coco import Prediction, Truth, check, encode
 from yolo_wnlb.metrics.average_precision import evaluate
 
 HEIGHT, WIDTH = 480, 640
@@ -37,7 +38,7 @@ def draw(rng: np.random.Generator, images: int, detections: int, classes: int) -
         cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 360)), 0, 360, 1, -1)
     shifts = [(0, 0), *(tuple(rng.integers(-9, 10, 2)) for _ in range(4))]
     rles = [encode(np.roll(masks, shift, (1, 2))) for shift in shifts]
-    boxes = [[coder.toBbox(rle).tolist() for rle in row] for row in rles]
+    boxes = [[mask_utils.toBbox(rle).tolist() for rle in row] for row in rles]
 
     annotations: list[dict[str, Any]] = []
     predictions: list[Prediction] = []

@@ -180,8 +180,8 @@ def evaluate(
         max_detections: The best so many of each image count, all classes together, for every
             detector alike (COCO itself takes so many of each class). 11 or more.
         iou_types: "segm", "bbox" or both.
-        engine: "hotcoco" or "pycocotools", which take 0.1 and 4.8 s where hotcoco was measured, and give the same
-            numbers to the last digit. Default: hotcoco where it is installed.
+        engine: "hotcoco", or "pycocotools", the reference: the same numbers to the last digit, in many times the
+            time. Default: hotcoco where it is installed.
         protocol: What made the predictions, the header of their file; it is kept in the result.
 
     Returns:
@@ -210,14 +210,14 @@ def evaluate(
     image_numbers, class_numbers = ({entry["id"]: i for i, entry in enumerate(part)} for part in (images, categories))
     names = [category["name"] for category in categories]
     sizes = [(image["height"], image["width"]) for image in images]
-    found = columns(predictions, image_numbers, class_numbers)
+    image, category = columns(predictions, image_numbers, class_numbers)
     scores = np.array([prediction["score"] for prediction in predictions], float)
-    kept = strongest(predictions, *found, scores, max_detections)
+    kept = strongest(predictions, image, category, scores, max_detections)
     result = Evaluation({}, {}, {}, {}, {}, file_names=[image["file_name"] for image in images])
     for kind in kinds:
         objects = objects_of(truth, *columns(truth["annotations"], image_numbers, class_numbers), kind, sizes)
-        shapes = encoded([predictions[row][KEYS[kind]] for row in kept], found[0][kept], kind, sizes)
-        detections = Detections(found[0][kept], found[1][kept], areas_of(shapes, kind), scores[kept], shapes)
+        shapes = encoded([predictions[row][KEYS[kind]] for row in kept], image[kept], kind, sizes)
+        detections = Detections(image[kept], category[kept], areas_of(shapes, kind), scores[kept], shapes)
         outcome = run(engine, Task(objects, detections, sizes, len(names), kind, max_detections))
         getattr(result, KINDS[kind]).update(twelve(outcome.precision, outcome.recall, max_detections))
         result.per_class[kind] = {
@@ -241,7 +241,7 @@ def evaluate(
         crowds=len(truth["annotations"]) - whole.total(),
         detections=len(kept),
     )
-    result.notes += notes(truth, found[0], scores, max_detections)
+    result.notes += notes(truth, image, scores, max_detections)
     return result
 
 
@@ -379,6 +379,9 @@ def mean(values: np.ndarray) -> float:
     """Mean over the classes that have objects, -1 if none has."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
+
+
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def verify(result: Evaluation) -> None:
