@@ -29,7 +29,9 @@ from yolo_wnlb.imaging.camera import (
     measured_curves,
     mosaic,
     noise_of_light,
+    noise_source,
     normal_quantiles,
+    picture_rng,
     response,
     sense,
     settings,
@@ -479,7 +481,7 @@ def bilinear(plane):
 def test_the_picture_is_that_of_the_published_steps_in_float64(seed, order):
     """Lv et al. as the first author of the wNLB paper wrote it: 8-bit curve, float noise, 8-bit end."""
     image = SCENES[seed]
-    shot = settings("lin", order=order).draw(random.Random(seed))
+    shot = settings("lv", order=order).draw(random.Random(seed))
     codes = np.floor(shot.alpha * image[..., ::-1].astype(np.float64))
     codes = np.floor(255 * (codes / 255) ** shot.gamma)
     codes = np.floor(shot.beta * codes)
@@ -521,7 +523,7 @@ def frozen(order=(0, 1, 2)):
     pictures = [
         (ramps(64, 96, np.uint8), settings(), "bgr"),
         (ramps(37, 53, np.uint8), settings("extreme", order="paper"), "rgb"),
-        (ramps(40, 31, np.uint16), settings("lin"), "bgr"),
+        (ramps(40, 31, np.uint16), settings("lv"), "bgr"),
     ]
     hashes = {}
     for i in order:
@@ -573,7 +575,7 @@ def test_the_seed_alone_decides_and_no_global_state_is_touched():
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-WAYS = [{"given": name} for name in PRESETS] + [
+WAYS = [{"preset": name} for name in PRESETS] + [
     {"ev": (-3, -1)},
     {"crf": "srgb"},
     {"crf": "digital"},
@@ -677,16 +679,17 @@ def test_the_jpeg_step_is_the_last_and_has_the_drawn_quality():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"given": "sever"}, "no low-light preset 'sever' (did you mean 'severe'?); choose from mild, moderate"),
-        ({"given": "night"}, "no low-light preset 'night'; choose from"),
-        ({"given": ["severe"]}, "no low-light preset ['severe']"),
-        ({"given": None}, "no low-light preset None"),
-        ({"given": {"preset": "extrem"}}, "did you mean 'extreme'?"),
-        ({"given": {"gama": 2}}, "no low-light setting 'gama' (did you mean 'gamma'?); choose from preset, alpha"),
+        ({"preset": "sever"}, "no low-light preset 'sever' (did you mean 'severe'?); choose from mild, moderate"),
+        ({"preset": "night"}, "no low-light preset 'night'; choose from"),
+        ({"preset": ["severe"]}, "no low-light preset ['severe']"),
+        ({"preset": "lim"}, "no low-light preset 'lim' (did you mean 'lin'?)"),
+        ({"preset": None}, "no low-light preset None"),
+        ({"preset": {"preset": "extrem"}}, "did you mean 'extreme'?"),
+        ({"preset": {"gama": 2}}, "no low-light setting 'gama' (did you mean 'gamma'?); choose from preset, alpha"),
         ({"noise": 2}, "no low-light setting 'noise'"),
         ({"ev": -2, "gamma": 2}, "ev= takes the place of the curve; leave out either ev or gamma"),
-        ({"given": {"ev": -2, "beta": 1, "alpha": 1}}, "leave out either ev or alpha, beta"),
-        ({"given": settings(ev=-2), "gamma": 3}, "leave out either ev or gamma"),
+        ({"preset": {"ev": -2, "beta": 1, "alpha": 1}}, "leave out either ev or alpha, beta"),
+        ({"preset": settings(ev=-2), "gamma": 3}, "leave out either ev or gamma"),
         ({"gamma": (3, 2)}, "gamma is (3, 2), upside down; write the lower one first: (2, 3)"),
         ({"sigma_s": 1.5}, "sigma_s is 1.5; wanted values in [0, 1]"),
         ({"sigma_c": (-0.1, 0.1)}, "sigma_c is (-0.1, 0.1); wanted values in [0, 1]"),
@@ -696,6 +699,11 @@ def test_the_jpeg_step_is_the_last_and_has_the_drawn_quality():
         ({"beta": (0.5, math.nan)}, "beta is (0.5, nan); wanted values"),
         ({"gamma": (2, math.inf)}, "gamma is (2, inf); wanted values"),
         ({"alpha": 0}, "alpha is 0; at 0 nothing is left of the picture"),
+        ({"beta": 1e-7}, "beta is 1e-07; at 0 nothing is left of the picture"),  # drawn with six digits
+        ({"gamma": 10**400}, "wanted values in [0.01, 20]"),
+        ({"gamma": np.float32("nan")}, "wanted values in [0.01, 20]"),
+        ({"gamma": np.bool_(True)}, "wanted a number"),
+        ({"jpeg_quality": np.float64(80)}, "wanted a whole number"),
         ({"gamma": "2"}, "gamma is '2'; wanted a number, or low and high"),
         ({"gamma": None}, "gamma is None; wanted a number"),
         ({"gamma": True}, "gamma is True; wanted a number"),
@@ -708,8 +716,11 @@ def test_the_jpeg_step_is_the_last_and_has_the_drawn_quality():
         ({"order": "lin"}, "order is 'lin'; choose from sensor, paper"),
         ({"quantize": None}, "quantize is None; choose from round, truncate"),
         *(
-            ({"crf": crf}, f"crf is {crf!r}; wanted mixture, digital, srgb, gamma:2.2, identity, dorf:FILE, or n above")
-            for crf in ("sRGB", "gamma:x", "gamma:0", "gamma:inf", "gamma:nan", None, 2.2, (1, 1), (0, 0), (1, 0, 0))
+            ({"crf": crf}, f"crf is {crf!r}; wanted mixture, digital, srgb, gamma:2.2, identity, dorf:FILE, or the")
+            for crf in (
+                *("sRGB", "gamma:x", "gamma:0", "gamma:inf", "gamma:nan", "gamma:1e300", None, 2.2),
+                *((1, 1), (0, 0), (1, 0, 0), (True, 0), (1, -1e17), (1e300, 0), (1, 1 - 1e-12)),
+            )
         ),
         ({"crf": (math.inf, 0)}, "crf is (inf, 0); wanted"),
         ({"crf": (1, -math.inf)}, "crf is (1, -inf); wanted"),
@@ -720,6 +731,17 @@ def test_wrong_settings_are_refused_with_name_value_and_choices(asked, message):
     with pytest.raises(ValueError) as refused:
         settings(**asked)
     assert message in str(refused.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    python = settings(gamma=(2, 3), ev=None, sigma_s=0.5, jpeg_quality=(60, 80), crf=(0.5, 0.25))
+    numpy = settings(
+        gamma=(np.int64(2), np.float32(3)),
+        sigma_s=np.float16(0.5),
+        jpeg_quality=(np.uint8(60), np.int32(80)),
+        crf=(np.float32(0.5), np.float64(0.25)),
+    )
+    assert numpy == python and json.dumps(asdict(numpy)) == json.dumps(asdict(python))
 
 
 def test_what_is_asked_for_in_many_ways_is_one_thing():
@@ -741,9 +763,10 @@ def test_the_presets_are_these_numbers():
         "severe": f"{alpha}, beta 0.5-0.8, gamma 3-4, sigma_s 0.02-0.08, sigma_c 0.004-0.02, {camera}",
         "extreme": f"{alpha}, beta 0.5-0.6, gamma 4-5, sigma_s 0.05-0.16, sigma_c 0.01-0.06, {camera}",
         "agllnet": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, {camera}",
-        "lin": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, crf mixture, bayer RGGB, quantize truncate",
+        "lv": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, crf mixture, bayer RGGB, quantize truncate",
     }
-    assert str(settings("lin", ev=-3)) == f"ev -3, {noise}, crf mixture, bayer RGGB, quantize truncate"
+    assert settings("lin") == settings("lv")  # its older name
+    assert str(settings("lv", ev=-3)) == f"ev -3, {noise}, crf mixture, bayer RGGB, quantize truncate"
 
 
 @pytest.mark.parametrize(
@@ -781,6 +804,18 @@ def test_a_missing_file_or_curve_is_told_with_where_to_get_it(tmp_path):
         settings(crf=f"dorf:{tmp_path / 'curves.txt'}#root")
 
 
+def test_a_file_of_curves_that_changes_is_read_again(tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "one" / "c.txt").write_text("a\nb\nI =\n0 .5 1\nB =\n0 .7 1\n")
+    (tmp_path / "two" / "c.txt").write_text("a\nb\nI =\n0 .5 1\nB =\n0 .9 1\n")
+    for folder, code in (("one", 0.7), ("two", 0.9)):  # one relative name, two files
+        monkeypatch.chdir(tmp_path / folder)
+        assert response("dorf:c.txt#a")[0](np.array([0.5])) == pytest.approx([code])
+    (tmp_path / "two" / "c.txt").write_text("a\nb\nI =\n0 .5 1\nB =\n0 .875 1\n")
+    assert response("dorf:c.txt#a")[0](np.array([0.5])) == pytest.approx([0.875])
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -795,6 +830,10 @@ def test_a_missing_file_or_curve_is_told_with_where_to_get_it(tmp_path):
         (np.zeros((4, 4), bool), "the picture is bool"),
         (np.full((4, 4), 1.5, np.float32), "the float picture has values from 1.5 to 1.5; wanted 0 to 1: divide"),
         (np.full((4, 4), -0.1), "values from -0.1"),
+        (np.full((4, 4), 1.0001, np.float32), "values from 1.0001"),
+        (np.full((4, 4), -1e-4), "values from -0.0001"),
+        (np.full((4, 4), 1.01, np.float16), "values from 1.00977"),
+        (np.full((4, 4), -np.inf), "values from -inf"),
         (np.full((4, 4), np.nan, np.float32), "values from nan"),
         (np.full((4, 4), np.inf), "values from inf"),
     ],
@@ -812,6 +851,89 @@ def test_one_nan_among_good_floats_is_refused():
     image[2, 1, 0] = np.nan
     with pytest.raises(ValueError, match="nan"):
         capture(image, Shot())
+
+
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [(np.float16, 2**-9), (np.float32, 2**-22), (np.float32, 7e-6), (np.float64, 2**-22), (np.float64, 1e-15)],
+)
+def test_floats_beside_0_and_1_by_rounding_are_clipped(kind, beside):
+    image = np.array([[0, 1, 0.5], [1, 0, 0.25]], kind)
+    rounded = image + np.array([[-beside, beside, 0], [beside, -beside, 0]], kind)
+    assert rounded.min() < 0 and rounded.max() > 1
+    shot = replace(settings("severe").draw(random.Random(0)), crf="srgb")
+    assert np.array_equal(capture(rounded, shot), capture(image, shot))
+    assert np.array_equal(sigma_map(rounded, shot), sigma_map(image, shot))
+
+
+def test_the_whole_scale_of_16_bits_is_used():
+    ends = np.array([[0, 65535]], np.uint16)
+    assert capture(ends, Shot(crf=LINEAR)).tolist() == [[0, 65535]]
+    assert clean(ends, Shot(beta=0.5, crf=LINEAR)).tolist() == [[0, 32768]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"noise_seed": -1}, f"noise_seed is -1; wanted a whole number in [0, {2**53 - 1}]"),
+        ({"noise_seed": 2**53}, f"noise_seed is {2**53}; wanted"),
+        ({"noise_seed": 5.0}, "noise_seed is 5.0; wanted a whole number"),
+        ({"noise_seed": True}, "noise_seed is True; wanted a whole number"),
+        ({"noise_seed": None}, "noise_seed is None; wanted a whole number"),
+        ({"gamma": math.nan}, "gamma is nan; wanted values in [0.01, 20]"),
+        ({"gamma": (2, 3)}, "gamma is (2, 3); wanted a number"),
+        ({"sigma_s": -0.1}, "sigma_s is -0.1; wanted values in [0, 1]"),
+        ({"alpha": None}, "alpha is None; wanted a number"),
+        ({"jpeg_quality": 101}, "jpeg_quality is 101; wanted values in [1, 100]"),
+    ],
+    ids=str,
+)
+def test_a_shot_that_cannot_be_is_refused(values, message):
+    with pytest.raises(ValueError) as refused:
+        Shot(**values)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("frame", [-1, 2**64, 1.0, True, "1", None])
+def test_a_frame_that_cannot_be_is_refused(frame):
+    with pytest.raises(ValueError, match=r"frame is .*; wanted a whole number"):
+        capture(RAMP, Shot(), frame=frame)
+
+
+@pytest.mark.parametrize("seed", [-1, 2.0, True, np.float32(1), np.bool_(True), "1", None])
+def test_a_seed_that_could_be_taken_for_another_is_refused(seed):
+    """For Python's random numbers -1 and 1, or 2.0 and 2, are one seed."""
+    with pytest.raises(ValueError, match=r"seed is .*; wanted a whole number"):
+        darken(RAMP, seed=seed)
+    if seed != -1:  # hashed as text, so it is a seed of its own
+        with pytest.raises(ValueError, match=r"seed is .*; wanted a whole number"):
+            picture_rng(seed, "a.jpg")
+
+
+def test_numpys_seeds_and_frames_are_those_of_python():
+    shot = Shot(sigma_s=0.05, sigma_c=0.01, noise_seed=5)
+    assert np.array_equal(darken(RAMP, seed=np.int64(3)), darken(RAMP, seed=3))
+    assert picture_rng(np.uint8(3), "a").random() == picture_rng(3, "a").random()
+    same = capture(RAMP, replace(shot, noise_seed=np.uint32(5)), frame=np.int8(7))
+    assert np.array_equal(same, capture(RAMP, shot, frame=7))
+
+
+def test_different_seeds_and_frames_never_share_their_noise():
+    """The pairs are those whose 32-bit words, written one behind the other, would be the same."""
+    pairs = [(5, 7), (5 + 7 * 2**32, 0), (5, 7 + 9 * 2**32), (5 + 7 * 2**32, 9), (0, 1), (2**32, 0), (0, 0), (1, 0)]
+    pairs += [(0, 2**32), (2**52, 0), (0, 2**20), (2**53 - 1, 2**64 - 1), (2**32 - 1, 2**64 - 1)]
+    states = {noise_source(*pair).random_raw(4).tobytes() for pair in pairs}
+    assert len(states) == len(pairs)
+    shot = Shot(sigma_s=0.05, sigma_c=0.01)
+    first = capture(RAMP, replace(shot, noise_seed=5 + 7 * 2**32))
+    assert not np.array_equal(first, capture(RAMP, replace(shot, noise_seed=5), frame=7))
+
+
+@pytest.mark.parametrize("pair", [(5, 0), (0, 0), (2**32 - 1, 0), (2**40 + 5, 0), (2**40 + 5, 3), (2**53 - 1, 2**33)])
+def test_the_noise_is_what_it_was_wherever_it_was_its_own(pair):
+    """All still pictures, and all frames of seeds from 2**32 on, which is nearly every seed that is drawn."""
+    before = np.random.SFC64(np.random.SeedSequence(list(pair)))
+    assert noise_source(*pair).random_raw(4).tolist() == before.random_raw(4).tolist()
 
 
 def test_wrong_ways_to_take_a_picture_are_refused():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,15 @@ from pathlib import Path
 import albumentations as A
 import numpy as np
 import pytest
+import torch
 from conftest import run_python
 
 from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, settings
-from yolo_wnlb.transforms import LowLight
+from yolo_wnlb.transforms import IS_ALBUMENTATIONSX, LowLight
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
-EXTENDED = "get_params" in getattr(A.ImageOnlyTransform, "_removed_sampling_hooks", ())
+EXTENDED = IS_ALBUMENTATIONSX
 
 
 def run(transform, seed=7, **data):
@@ -57,7 +59,7 @@ def test_what_was_drawn_is_recorded_and_takes_the_same_picture_again(arguments):
 
 
 def test_it_survives_json_with_everything_that_was_set():
-    transform = A.Compose([A.OneOf([LowLight("lin", ev=[-4, -2], crf=(0.5, 0.3), jpeg_quality=80, p=1)], p=1)])
+    transform = A.Compose([A.OneOf([LowLight("lv", ev=[-4, -2], crf=(0.5, 0.3), jpeg_quality=80, p=1)], p=1)])
     stored = json.loads(json.dumps(A.to_dict(transform)))
     again = A.from_dict(stored)
     for built in (transform, again):
@@ -126,6 +128,109 @@ def test_a_fixed_noise_seed_fixes_the_noise():
     assert np.array_equal(first, second)
 
 
+def test_numbers_of_numpy_are_kept_as_json():
+    transform = LowLight(gamma=(np.float32(2), np.int64(3)), sigma_s=np.float64(0.25), noise_seed=np.int64(5), p=1)
+    stored = json.loads(json.dumps(A.to_dict(A.Compose([transform]))))["transform"]["transforms"][0]
+    assert (stored["gamma"], stored["sigma_s"], stored["noise_seed"]) == ([2, 3], 0.25, 5)
+
+
+def test_a_replay_takes_the_same_picture_again():
+    transform = A.ReplayCompose([LowLight("severe", p=1)])
+    transform.set_random_seed(3)
+    result = transform(image=IMAGE)
+    again = A.ReplayCompose.replay(result["replay"], image=IMAGE)
+    assert np.array_equal(again["image"], result["image"])
+
+
+# ---- the workers of a DataLoader -------------------------------------------------------------------
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Four times the same picture, each with the hash of what a transform makes of it."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return digest(self.transform(image=IMAGE)["image"])
+
+
+def epochs(transform, method, persistent, torch_seed=0, worker_init_fn=None):
+    """Hashes of 3 epochs of 4 pictures, of 2 workers."""
+    torch.manual_seed(torch_seed)
+    loader = torch.utils.data.DataLoader(
+        Pictures(transform),
+        num_workers=2,
+        multiprocessing_context=method,
+        persistent_workers=persistent,
+        collate_fn=list,
+        worker_init_fn=worker_init_fn,
+    )
+    return [found for _ in range(3) for batch in loader for found in batch]
+
+
+WORKERS = [("fork", False, 7), ("fork", True, 7), ("fork", False, None), ("spawn", True, 7)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.parametrize(("method", "persistent", "seed"), WORKERS)
+def test_each_worker_and_epoch_of_a_loader_draws_its_own_pictures(method, persistent, seed):
+    """A spawned worker is a fresh interpreter, 5 s: persistent ones start once for the three epochs."""
+    if EXTENDED and method == "spawn":
+        pytest.skip("slow, and AlbumentationsX does it itself")
+    transform = A.Compose([LowLight("severe", p=1)], seed=seed)
+    first = epochs(transform, method, persistent)
+    assert len(set(first)) == 12
+    if method == "fork":
+        assert not set(first) & set(epochs(transform, method, persistent, torch_seed=1))
+        if seed is not None:
+            assert epochs(transform, method, persistent) == first
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_whether_a_picture_is_darkened_differs_between_workers_too():
+    kept = [found == digest(IMAGE) for found in epochs(A.Compose([LowLight(p=0.5)], seed=7), "fork", False)]
+    assert kept[:6:2] != kept[1:6:2] or kept[6::2] != kept[7::2]  # pictures of the two workers, in turn
+    assert 0 < sum(kept) < 12
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_two_transforms_of_one_source_of_randomness_stay_different_in_a_worker():
+    transform = A.Compose([LowLight("mild", p=1), LowLight("mild", p=1)], save_applied_params=True)
+    transform.set_random_state(np.random.default_rng(0), random.Random(0))
+
+    def two_gammas(_):
+        return [drawn["gamma"] for _, drawn in transform(image=IMAGE)["applied_transforms"]]
+
+    loader = torch.utils.data.DataLoader(range(1), num_workers=1, collate_fn=two_gammas, multiprocessing_context="fork")
+    ((first, second),) = loader
+    assert first != second
+
+
+def seed_here(worker):
+    torch.utils.data.get_worker_info().dataset.transform.set_random_seed(100 + worker)
+
+
+@pytest.mark.skipif(EXTENDED or sys.platform == "win32", reason="AlbumentationsX mixes in the seed of the worker")
+def test_a_seed_that_was_set_in_a_worker_is_kept():
+    found = epochs(A.Compose([LowLight(p=1)], seed=7), "fork", True, worker_init_fn=seed_here)
+    wanted = []
+    for worker in (100, 101):
+        transform = A.Compose([LowLight(p=1)])
+        transform.set_random_seed(worker)
+        wanted.append([digest(transform(image=IMAGE)["image"]) for _ in range(6)])
+    assert found == [picture for pair in zip(*wanted) for picture in pair]
+
+
+def test_without_workers_a_seed_means_what_it_always_meant():
+    loader = torch.utils.data.DataLoader(Pictures(A.Compose([LowLight(p=1)], seed=7)), collate_fn=list)
+    transform = A.Compose([LowLight(p=1)], seed=7)
+    assert [found for (found,) in loader] == [digest(transform(image=IMAGE)["image"]) for _ in range(4)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -135,6 +240,9 @@ def test_a_fixed_noise_seed_fixes_the_noise():
         ({"ev": -2, "gamma": 2}, "leave out either"),
         ({"channel_order": "gbr"}, "choose from rgb, bgr"),
         ({"noise_seed": 0.5}, "noise_seed is 0.5"),
+        ({"noise_seed": 2**53}, r"noise_seed is 9007199254740992; wanted a whole number in \[0, 9007199254740991\]"),
+        ({"noise_seed": True}, "noise_seed is True"),
+        ({"gamma": float("nan")}, r"wanted values in \[0.01, 20\]"),
         ({"bayer": "RGB"}, "choose from none, random, RGGB"),
     ],
 )
@@ -181,7 +289,8 @@ def test_albumentationsx_too(tmp_path):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {pip.stderr.strip()[-300:]}")
     assert pip.returncode == 0, pip.stderr
 
-    env = {**os.environ, "PYTHONPATH": str(release), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    paths = os.pathsep.join([str(release), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": paths, "NO_ALBUMENTATIONS_UPDATE": "1"}
     command = [sys.executable, "-c", X, __file__, "--basetemp", str(tmp_path / "tests")]
     tests = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert tests.returncode == 0, tests.stdout[-8000:] + tests.stderr[-2000:]

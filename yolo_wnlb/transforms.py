@@ -1,13 +1,14 @@
-"""LowLight: the camera model of `lowlight` as an Albumentations transform.
+"""LowLight: the camera model of `imaging.camera` as an Albumentations transform.
 
-Works with albumentations 2.0.8, the last MIT-licensed one, and with AlbumentationsX. All that is
-random is drawn when the parameters are sampled; `apply` is a pure function of them. The import
-path `yolo_wnlb.transforms.LowLight` is written into checkpoints and never changes.
+It works with albumentations 2.0.8, the last MIT-licensed release, and with AlbumentationsX. All random
+numbers are drawn when the parameters are sampled; `apply` is a pure function of the parameters. The
+import path `yolo_wnlb.transforms.LowLight` is written into checkpoints and never changes.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -19,18 +20,28 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("LowLight needs albumentations: pip install albumentations", name=error.name) from error
 
-from yolo_wnlb.imaging.camera import CURVE, DEFAULT, Settings, Shot, capture, settings
+from yolo_wnlb.imaging.camera import (
+    CURVE,
+    DEFAULT,
+    MAX_NOISE_SEED,
+    Settings,
+    Shot,
+    capture,
+    settings,
+    whole_number,
+)
 
-CHANGES = tuple(field.name for field in fields(Settings))
-SHOT = tuple(field.name for field in fields(Shot))
+SETTING_NAMES = tuple(field.name for field in fields(Settings))
+SHOT_NAMES = tuple(field.name for field in fields(Shot))
+IS_ALBUMENTATIONSX = "get_params" in getattr(ImageOnlyTransform, "_removed_sampling_hooks", ())
 
 
 class LowLight(ImageOnlyTransform):
     """Take the picture again with less light: fewer photons, and the camera's own noise.
 
     Args:
-        preset: "mild", "moderate", "severe", "extreme", "agllnet" (the paper's full ranges) or "lin"
-            (as its first author implemented it).
+        preset: "mild", "moderate", "severe", "extreme", "agllnet" (the full ranges of the literature) or
+            "lv" (the same as the first author of the wNLB paper implemented it; "lin" is its older name).
         alpha, beta, gamma: Number, or (low, high), of the low-light curve beta (alpha x)^gamma.
         ev: Exposure in stops, 0 or less, instead of the curve; a number, or (low, high).
         sigma_s: Shot noise, number or (low, high): a white pixel collects 1 / sigma_s^2 photons.
@@ -45,9 +56,16 @@ class LowLight(ImageOnlyTransform):
         channel_order: "rgb", or "bgr" as in Ultralytics; matters for a fixed mosaic and JPEG only.
         p: Probability of applying it.
 
-    What is not given is as the preset says; see `yolo_wnlb.Settings` for all of it. With
-    `A.Compose(..., save_applied_params=True)` the result tells all that was drawn: in albumentations
-    as attributes of `lowlight.Shot`, in AlbumentationsX as arguments that take the same picture again.
+    The preset decides what is not given; `yolo_wnlb.Settings` describes all parameters. With
+    `A.Compose(..., save_applied_params=True)` the result holds everything that was drawn: in albumentations
+    as attributes of `imaging.camera.Shot`, in AlbumentationsX as arguments that take the same picture again.
+
+    In a PyTorch DataLoader each worker of each epoch draws its own pictures, also when the workers are
+    copies of one process, and without a `worker_init_fn`. With `A.Compose(..., seed=...)` a run can be repeated: seed
+    PyTorch as well (`torch.manual_seed` or the loader's `generator=`) and keep `num_workers`. A state that
+    was set inside a worker (`set_random_seed` in `worker_init_fn`) is left alone. In albumentations 2.0.8
+    this holds for LowLight, not for the transforms beside it, which repeat themselves in each worker
+    unless they are seeded there: `get_worker_info().dataset.transform.set_random_seed(torch.initial_seed())`.
 
     Targets: image, images and volume (one darkness, fresh noise for each frame).
     Image types: uint8, float32 in [0, 1]; 1 or 3 channels.
@@ -61,7 +79,7 @@ class LowLight(ImageOnlyTransform):
     """
 
     class InitSchema(BaseTransformInitSchema):
-        """Checks the arguments as `settings` does, and keeps them as they were given."""
+        """Check the arguments as `settings` does; keep them as they were given, in types that JSON has."""
 
         preset: Any
         alpha: Any
@@ -81,12 +99,14 @@ class LowLight(ImageOnlyTransform):
 
         @model_validator(mode="after")
         def is_sound(self) -> Any:
-            """Raise ValueError unless a camera can be made of it."""
-            asked(self)
+            """Raise ValueError unless the arguments describe a camera."""
+            settings_of(self)
+            for name in SETTING_NAMES:
+                setattr(self, name, without_numpy(getattr(self, name)))
             if self.channel_order not in ("rgb", "bgr"):
                 raise ValueError(f"channel_order is {self.channel_order!r}; choose from rgb, bgr")
-            if self.noise_seed is not None and (type(self.noise_seed) is not int or not 0 <= self.noise_seed < 2**53):
-                raise ValueError(f"noise_seed is {self.noise_seed!r}; wanted an integer in [0, 2^53)")
+            if self.noise_seed is not None:
+                self.noise_seed = whole_number("noise_seed", self.noise_seed, MAX_NOISE_SEED)
             return self
 
     def __init__(
@@ -117,24 +137,24 @@ class LowLight(ImageOnlyTransform):
         self.noise_seed, self.channel_order = noise_seed, channel_order
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
-        """Draw the parameters of one shot, as JSON."""
-        shot = asdict(asked(self).draw(rng))
+        """Draw the parameters of one shot, in types that JSON has."""
+        shot = asdict(settings_of(self).draw(rng))
         shot["crf"] = list(shot["crf"]) if isinstance(shot["crf"], tuple) else shot["crf"]
         return shot if self.noise_seed is None else {**shot, "noise_seed": self.noise_seed}
 
     def apply(self, img: np.ndarray, *args: Any, frame: int = 0, **params: Any) -> np.ndarray:
         """Take the picture with the parameters that were drawn."""
-        shot = Shot(**{name: params[name] for name in SHOT})
+        shot = Shot(**{name: params[name] for name in SHOT_NAMES})
         return capture(img, shot, channel_order=self.channel_order, frame=frame)
 
     def apply_to_images(self, images: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
         """Take each frame of a video with one darkness and noise of its own."""
         return np.stack([self.apply(image, frame=k, **params) for k, image in enumerate(images)])
 
-    if "get_params" in getattr(ImageOnlyTransform, "_removed_sampling_hooks", ()):  # AlbumentationsX
+    if IS_ALBUMENTATIONSX:  # which seeds the workers of a DataLoader itself
 
         def sample_parameters(self, params: Any, data: Any, targets: Any, sampling: Any) -> Any:
-            """Draw the parameters; image size and content play no part."""
+            """Draw the parameters; size and content of the image play no part."""
             from albumentations.core.transforms_interface import SampledParams
 
             shot = self.draw(sampling.py_random)
@@ -147,11 +167,37 @@ class LowLight(ImageOnlyTransform):
     else:
 
         def get_params(self) -> dict[str, Any]:
-            """Draw the parameters; image size and content play no part."""
+            """Draw the parameters; size and content of the image play no part."""
             return self.draw(self.py_random)
 
+        @property
+        def py_random(self) -> random.Random:
+            """The source of randomness. A loader worker that holds the copy of another process replaces it, once."""
+            seed = loader_worker_seed()
+            if seed is not None and seed != self._worker_seed:
+                self.py_random = random.Random(f"{self._py_random.getrandbits(64)}:{seed}")
+            return self._py_random
 
-def asked(transform: Any) -> Settings:
-    """Return the settings that the arguments of a transform (or of its schema) ask for."""
-    changes = {name: getattr(transform, name) for name in CHANGES}
+        @py_random.setter
+        def py_random(self, source: random.Random) -> None:
+            self._py_random, self._worker_seed = source, loader_worker_seed()
+
+
+def loader_worker_seed() -> int | None:
+    """Return the seed that PyTorch gave to this DataLoader worker in this epoch, None outside of a worker."""
+    torch_data = sys.modules.get("torch.utils.data")  # a worker has imported it
+    info = torch_data.get_worker_info() if torch_data else None
+    return info.seed if info else None
+
+
+def without_numpy(value: Any) -> Any:
+    """Return NumPy's numbers, alone or in a tuple or list, as Python's own."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(without_numpy, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def settings_of(transform: Any) -> Settings:
+    """Return the settings that the arguments of a transform (or of its schema) describe."""
+    changes = {name: getattr(transform, name) for name in SETTING_NAMES}
     return settings(transform.preset, **{name: value for name, value in changes.items() if value is not None})

@@ -1,4 +1,4 @@
-"""A low-light camera: the picture a sensor would have taken with less light. NumPy and OpenCV only.
+"""A low-light camera: the picture that a sensor would have taken with less light. NumPy and OpenCV only.
 
     codes x --curve--> D = beta (alpha x)^gamma --f^-1--> light L --mosaic, shot and read noise--> raw
     raw --clip, demosaic--> light --f--> codes
@@ -9,10 +9,10 @@ Convolutional Blind Denoising of Real Photographs" (CVPR 2019): var = L sigma_s^
 Bayer mosaic, which makes it correlated in the finished picture, as a camera's is. f, the response
 of the camera, is f(L) = L^n / ((1 - u) + u L^n): two numbers that follow each of the 201 measured
 curves of Grossberg and Nayar, "Modeling the Space of Camera Response Functions" (TPAMI 2004), with
-a mean error of 0.0052, are monotone, and have an exact inverse.
+a mean error of 0.0052. Each such f is monotone and has an exact inverse.
 
-`Settings` says what may be drawn, `Settings.draw` draws one `Shot`, `capture` takes it. Whoever holds
-the shot, or the seed, holds the picture: everything follows from them, bit for bit.
+`Settings` holds the ranges of all parameters, `Settings.draw` draws one `Shot` from them, and `capture`
+takes the picture with that shot. The shot alone, or the seed alone, determines the picture bit for bit.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import numbers
+import operator
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -49,13 +51,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "severe": {"beta": (0.5, 0.8), "gamma": (3, 4), "sigma_s": (0.02, 0.08), "sigma_c": (0.004, 0.02)},
     "extreme": {"beta": (0.5, 0.6), "gamma": (4, 5), "sigma_s": (0.05, 0.16), "sigma_c": (0.01, 0.06)},
     "agllnet": {},
-    "lin": {"bayer": "RGGB", "quantize": "truncate"},
+    "lv": {"bayer": "RGGB", "quantize": "truncate"},
 }
+# The paper's first author calls this model `lv` in her later code (github.com/JoanneLin168/ELVIS), after Lv et al., and
+# `lin` another one. `lin` was the name here at first, and studies and results hold it.
+ALIASES = {"lin": "lv"}
 DEFAULT = "agllnet"
-CAMERA_VERSION = 1  # rises whenever the same shot would give other bytes
+CAMERA_VERSION = 1  # rises whenever the same shot of a still picture (frame 0) would give other bytes
+MAX_NOISE_SEED = 2**53 - 1  # a JSON number holds it exactly
+MAX_FRAME = 2**64 - 1
 BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")
 CHOICES = {"shot_model": ("gaussian", "poisson"), "order": ("sensor", "paper"), "quantize": ("round", "truncate")}
-BOUNDS = {  # of the spans: least and largest
+BOUNDS = {  # least and largest value of each span
     "alpha": (0.0, 1.0),
     "beta": (0.0, 1.0),
     "gamma": (0.01, 20.0),
@@ -64,7 +71,10 @@ BOUNDS = {  # of the spans: least and largest
     "sigma_c": (0.0, 1.0),
     "jpeg_quality": (1, 100),
 }
-STRIP = 32768  # values worked on at a time: they stay in a core's cache, which makes it three times as fast
+CRF_N, CRF_U = (0.01, 100.0), (-1000.0, 0.999999)  # beyond them f cannot be computed in 64 bits
+MAX_CURVES_BYTES = 64 * 2**20
+DIGITS = 6  # after the point, of every value that is drawn
+STRIP = 32768  # values processed at a time: they stay in the cache of a core, which is three times as fast
 MIXTURE = (  # of a = ln n and v = -ln(1 - u): weight, means, standard deviations, correlation
     (0.510, (-0.367, 0.685), (0.132, 0.388), 0.33),  # digital cameras
     (0.413, (0.489, 2.389), (0.353, 1.112), 0.73),  # film, S-shaped
@@ -78,7 +88,7 @@ MIXTURE_BOX = ((-0.8, 1.05), (-0.6, 5.8))  # of a, of v
 
 @dataclass(frozen=True)
 class Settings:
-    """Ranges that shots are drawn from, evenly; make one with `settings`, which checks.
+    """Ranges that shots are drawn from, uniformly. Make one with `settings`, which checks the values.
 
     Attributes:
         alpha, beta, gamma: Spans (low, high) of the low-light curve beta (alpha x)^gamma on codes
@@ -111,13 +121,13 @@ class Settings:
     jpeg_quality: tuple[int, int] | None = None
 
     def draw(self, rng: random.Random) -> Shot:
-        """Draw one shot. Always takes the same number of draws, so no setting shifts a later one."""
-        at = {name: rng.random() for name in BOUNDS}
+        """Draw one shot. Takes the same number of draws from `rng` whatever the settings are."""
+        shares = {name: rng.random() for name in BOUNDS}
         crf_rng, pattern, noise_seed = random.Random(rng.getrandbits(64)), rng.random(), rng.getrandbits(53)
 
         def within(name: str) -> float:
             low, high = getattr(self, name)
-            return round(low + (high - low) * at[name], 6)  # what is recorded is what was used
+            return round(low + (high - low) * shares[name], DIGITS)  # so that the record is exactly what was used
 
         quality = self.jpeg_quality
         return Shot(
@@ -128,26 +138,27 @@ class Settings:
             shot_model=self.shot_model,
             order=self.order,
             quantize=self.quantize,
-            jpeg_quality=quality and quality[0] + int((quality[1] - quality[0] + 1) * at["jpeg_quality"]),
+            jpeg_quality=quality and quality[0] + int((quality[1] - quality[0] + 1) * shares["jpeg_quality"]),
             noise_seed=noise_seed,
         )
 
     def __str__(self) -> str:
-        told = []
+        parts = []
         for name, value in asdict(self).items():
             if value is None or (self.ev and name in CURVE) or value == CHOICES.get(name, (None,))[0]:
                 continue
-            numbers = isinstance(value, tuple) and name != "crf"
-            told.append(f"{name} {'-'.join(f'{v:g}' for v in dict.fromkeys(value)) if numbers else value}")
-        return ", ".join(told)
+            is_span = isinstance(value, tuple) and name != "crf"
+            parts.append(f"{name} {'-'.join(f'{v:g}' for v in dict.fromkeys(value)) if is_span else value}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """All that one picture was taken with; `asdict` of it is JSON, `Shot(**...)` takes it back.
+    """All parameters of one picture. `asdict` of it can be written as JSON; `Shot(**record)` reads it back.
 
     Attributes as in `Settings`, but one value each. crf: (n, u), "srgb", or "dorf:FILE#CURVE".
     noise_seed: an integer in [0, 2^53).
+    Raises: ValueError: a number is none, or out of the bounds that `Settings` has.
     """
 
     alpha: float = 1.0
@@ -164,12 +175,18 @@ class Shot:
     jpeg_quality: int | None = None
     noise_seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in BOUNDS:
+            if (value := getattr(self, name)) is not None or name != "jpeg_quality":
+                number_within_bounds(name, value, value)
+        whole_number("noise_seed", self.noise_seed, MAX_NOISE_SEED)
 
-def settings(given: Any = DEFAULT, **changes: Any) -> Settings:
+
+def settings(preset: Any = DEFAULT, **changes: Any) -> Settings:
     """Check what a user asked for.
 
     Args:
-        given: The name of a preset, True for the default one, a dict of changes that may hold the
+        preset: The name of a preset, True for the default one, a dict of changes that may hold the
             preset's name as "preset", or Settings.
         **changes: Attributes of `Settings`; a number stands for a span of that one value.
     Raises: ValueError: an unknown preset or name, a span upside down or out of bounds, both an
@@ -178,18 +195,19 @@ def settings(given: Any = DEFAULT, **changes: Any) -> Settings:
         >>> settings("severe", ev=-3).ev
         (-3.0, -3.0)
     """
-    if isinstance(given, Settings):
-        base = asdict(given)
+    if isinstance(preset, Settings):
+        base = asdict(preset)
     else:
-        if isinstance(given, dict):
-            changes = {**given, **changes}
-            given = changes.pop("preset", DEFAULT)
-        given = DEFAULT if given is True else given
-        if not isinstance(given, str) or given not in PRESETS:
+        if isinstance(preset, dict):
+            changes = {**preset, **changes}
+            preset = changes.pop("preset", DEFAULT)
+        preset = DEFAULT if preset is True else preset
+        known = [*PRESETS, *ALIASES]
+        if not isinstance(preset, str) or preset not in known:
             raise ValueError(
-                f"no low-light preset {given!r}{suggestion(given, PRESETS)}; choose from {', '.join(PRESETS)}"
+                f"no low-light preset {preset!r}{suggestion(preset, known)}; choose from {', '.join(PRESETS)}"
             )
-        base = dict(PRESETS[given])
+        base = dict(PRESETS[ALIASES.get(preset, preset)])
     names = [field.name for field in fields(Settings)]
     if unknown := [name for name in changes if name not in names]:
         name = unknown[0]
@@ -205,29 +223,25 @@ def settings(given: Any = DEFAULT, **changes: Any) -> Settings:
 
 
 def picture_rng(seed: int, key: str) -> random.Random:
-    """Source of one picture's shot: of the seed and its path in the data set, and of nothing else."""
+    """Return the source of randomness of one picture. It depends on the seed and on `key`, its path in the data set."""
+    seed = whole_number("seed", seed, least=None)
     return random.Random(
         int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest(), "big")
     )
 
 
 def check(name: str, value: Any) -> Any:
-    """Return one setting in its normal form, or say what is wrong with it."""
+    """Return one setting in its normal form, or raise a ValueError that says what is wrong with it."""
     if name in BOUNDS:
         if value is None and name in ("ev", "jpeg_quality"):
             return None
-        least, largest = BOUNDS[name]
-        kind = int if name == "jpeg_quality" else float
         span = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-        if len(span) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, kind)) for v in span):
-            raise ValueError(f"{name} is {value!r}; wanted a {'whole ' * (kind is int)}number, or low and high")
-        if not all(least <= v <= largest for v in span):
-            raise ValueError(f"{name} is {value!r}; wanted values in [{least:g}, {largest:g}]")
-        if span[0] > span[1]:
+        if len(span) != 2:
+            raise ValueError(f"{name} is {value!r}; wanted a number, or low and high")
+        low, high = (number_within_bounds(name, end, value) for end in span)
+        if low > high:
             raise ValueError(f"{name} is {value!r}, upside down; write the lower one first: ({span[1]}, {span[0]})")
-        if name in ("alpha", "beta") and span[0] == 0:
-            raise ValueError(f"{name} is {value!r}; at 0 nothing is left of the picture")
-        return kind(span[0]), kind(span[1])
+        return low, high
     if name == "crf":
         named_response(value)
         return tuple(map(float, value)) if isinstance(value, (list, tuple)) else value
@@ -237,17 +251,45 @@ def check(name: str, value: Any) -> Any:
     return None if value == "none" else value
 
 
+def number_within_bounds(name: str, number: Any, value: Any) -> int | float:
+    """Return a number of Python's own type within BOUNDS[name], or raise a ValueError that shows all of `value`."""
+    kind: Any = numbers.Integral if name == "jpeg_quality" else numbers.Real
+    if isinstance(number, bool) or not isinstance(number, kind):
+        whole = "whole " if kind is numbers.Integral else ""
+        raise ValueError(f"{name} is {value!r}; wanted a {whole}number, or low and high")
+    least, largest = BOUNDS[name]
+    if not least <= number <= largest:
+        raise ValueError(f"{name} is {value!r}; wanted values in [{least:g}, {largest:g}]")
+    if name in ("alpha", "beta") and round(float(number), DIGITS) == 0:
+        raise ValueError(f"{name} is {value!r}; at 0 nothing is left of the picture")
+    return int(number) if kind is numbers.Integral else float(number)
+
+
+def whole_number(name: str, value: Any, largest: int | None = None, *, least: int | None = 0) -> int:
+    """Return a whole number of any integer type as int; a bool or 5.0 is refused, as it could mean something else."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if isinstance(value, (bool, np.bool_)) or number is None:
+        raise ValueError(f"{name} is {value!r}; wanted a whole number")
+    if (least is not None and number < least) or (largest is not None and number > largest):
+        wanted = f"in [{least}, {largest}]" if largest is not None else f"of {least} or more"
+        raise ValueError(f"{name} is {value!r}; wanted a whole number {wanted}")
+    return number
+
+
 # ---- the camera's response f ---------------------------------------------------------------------
 
 
 def named_response(crf: Any) -> Crf | None:
-    """Return (n, u) or "srgb" where that is all there is to it, None where a curve is to be drawn.
+    """Return (n, u), "srgb" or "dorf:FILE#CURVE" if `crf` names one response, None if one is to be drawn.
 
     Raises: ValueError: there is no such response. OSError: its file cannot be read.
     """
     if isinstance(crf, (list, tuple)):
-        finite = len(crf) == 2 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in crf)
-        if finite and crf[0] > 0 and crf[1] < 1:
+        are_numbers = len(crf) == 2 and all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in crf)
+        if are_numbers and all(low <= v <= high for v, (low, high) in zip(crf, (CRF_N, CRF_U))):
             return float(crf[0]), float(crf[1])
     elif crf in ("mixture", "digital"):
         return None
@@ -263,12 +305,13 @@ def named_response(crf: Any) -> Crf | None:
         return crf if curve else None
     elif isinstance(crf, str) and crf.startswith("gamma:"):
         try:
-            if 0 < (exponent := float(crf[6:])) < math.inf:
+            if 1 / CRF_N[1] <= (exponent := float(crf[6:])) <= 1 / CRF_N[0]:
                 return 1 / exponent, 0.0
         except ValueError:
             pass
     raise ValueError(
-        f"crf is {crf!r}; wanted mixture, digital, srgb, gamma:2.2, identity, dorf:FILE, or n above 0 and u below 1"
+        f"crf is {crf!r}; wanted mixture, digital, srgb, gamma:2.2, identity, dorf:FILE, or the pair (n, u) with n in "
+        f"[{CRF_N[0]:g}, {CRF_N[1]:g}] and u in [{CRF_U[0]:g}, {CRF_U[1]:g}]"
     )
 
 
@@ -298,7 +341,7 @@ def response(crf: Crf) -> tuple[Transfer, Transfer]:
     if isinstance(crf, str):
         if (known := named_response(crf)) != crf:
             if known is None:
-                raise ValueError(f"crf is {crf!r}, one of many; a shot has one: draw it from Settings")
+                raise ValueError(f"crf is {crf!r}, which stands for many responses; draw a shot from Settings first")
             return response(known)
         path, _, name = crf[5:].partition("#")
         light, codes = measured_curves(path)[name]
@@ -312,47 +355,57 @@ def response(crf: Crf) -> tuple[Transfer, Transfer]:
     return f, lambda y: np.power(y * (1 - u) / (1 - u * y), 1 / n)
 
 
-@functools.lru_cache(8)
 def measured_curves(path: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read the database of response functions: name -> (light, codes), float64, both increasing.
 
     The file is dorfCurves.txt (Columbia CAVE: six lines a curve: name, kind, "I =", values,
     "B =", values) or a MATLAB file with I and B (201, 1024). Neither ships with this package.
+    Raises: FileNotFoundError: it is not there. ValueError: it holds something else.
     """
-    file = Path(path)
+    file = Path(path).resolve()
     if not file.is_file():
         raise FileNotFoundError(
             f"no file {path!r} for crf=dorf:FILE; dorfCurves.txt is in Columbia CAVE's Database of Response Functions"
         )
+    found = file.stat()
     try:
-        if file.suffix == ".mat":
-            from scipy.io import loadmat
-
-            data = loadmat(file)
-            found = {str(i): (x, y) for i, (x, y) in enumerate(zip(data["I"], data["B"]))}
-        else:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
-            lines = [line for line in lines if line]
-            found = {}
-            for start in range(0, len(lines), 6):
-                name, _, i_mark, i_values, b_mark, b_values = lines[start : start + 6]
-                if not (i_mark.startswith("I") and b_mark.startswith("B")):
-                    raise ValueError(f"line {start + 3} is {i_mark[:20]!r}")
-                found[name] = np.array(i_values.split(), float), np.array(b_values.split(), float)
-        curves = {}
-        for name, pair in found.items():
-            light, codes = (np.asarray(values, np.float64).ravel() for values in pair)
-            rise = light.shape == codes.shape and np.all(np.diff(light) > 0) and codes.min() < codes.max()
-            if not rise or not all(0 <= v.min() <= v.max() <= 1 for v in (light, codes)):
-                raise ValueError(f"curve {name}: wanted as many codes as lights, both rising from 0 to 1")
-            rising = np.r_[True, np.diff(np.maximum.accumulate(codes)) > 0]  # flat steps have no inverse
-            curves[name] = (light[rising], codes[rising])
-        if not curves:
-            raise ValueError("it is empty")
+        return read_curves(file, found.st_size, found.st_mtime_ns)
     except (ImportError, OSError):
         raise
     except Exception as error:  # SciPy has some of its own
         raise ValueError(f"{path} holds no response curves as dorfCurves.txt does: {error}") from error
+
+
+@functools.lru_cache(8)
+def read_curves(file: Path, size: int, modified_ns: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Read and check the curves of a file; its size and time are arguments so that a changed file is read anew."""
+    if size > MAX_CURVES_BYTES:
+        raise ValueError(f"it has {size / 2**20:.0f} MiB, dorfCurves.txt has 5")
+    if file.suffix == ".mat":
+        from scipy.io import loadmat
+
+        data = loadmat(file)
+        pairs = {str(i): (x, y) for i, (x, y) in enumerate(zip(data["I"], data["B"]))}
+    else:
+        # Only names of curves may hold letters that are not ASCII; a number that does is refused below
+        lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        lines = [line for line in lines if line]
+        pairs = {}
+        for start in range(0, len(lines), 6):
+            name, _, i_mark, i_values, b_mark, b_values = lines[start : start + 6]
+            if not (i_mark.startswith("I") and b_mark.startswith("B")):
+                raise ValueError(f"line {start + 3} is {i_mark[:20]!r}")
+            pairs[name] = np.array(i_values.split(), float), np.array(b_values.split(), float)
+    curves = {}
+    for name, pair in pairs.items():
+        light, codes = (np.asarray(values, np.float64).ravel() for values in pair)
+        rises = light.shape == codes.shape and np.all(np.diff(light) > 0) and codes.min() < codes.max()
+        if not rises or not all(0 <= v.min() <= v.max() <= 1 for v in (light, codes)):
+            raise ValueError(f"curve {name}: wanted as many codes as lights, both rising from 0 to 1")
+        rising = np.r_[True, np.diff(np.maximum.accumulate(codes)) > 0]  # flat steps have no inverse
+        curves[name] = (light[rising], codes[rising])
+    if not curves:
+        raise ValueError("it is empty")
     return curves
 
 
@@ -364,10 +417,12 @@ def capture(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame:
 
     Args:
         image: uint8, uint16, or float in [0, 1]; (H, W), (H, W, 1) or (H, W, 3), any H and W from
-            1 on. Grey pictures have no mosaic.
-        shot: What it is taken with.
+            1 on. Grey pictures have no mosaic. Floats are worked on as 16-bit codes: a value beside
+            [0, 1] by rounding alone (see `to_codes`) is clipped.
+        shot: All parameters.
         channel_order: "bgr" or "rgb": tells which sites of the mosaic are red.
-        frame: Number of the frame in a video: each has its own noise, all have one darkness.
+        frame: Number of the frame in a video, in [0, 2^64): each frame has its own noise, all have one
+            darkness. Two different pairs of noise_seed and frame never share their noise.
     Returns: A new array of the same shape and type (floats as float32).
     Raises: ValueError: another type, another number of channels, or floats outside [0, 1].
     Example:
@@ -379,6 +434,7 @@ def capture(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame:
     planes = codes.reshape(codes.shape[:2]) if codes.ndim == 3 and codes.shape[2] == 1 else codes
     if channel_order not in ("bgr", "rgb"):
         raise ValueError(f"channel_order is {channel_order!r}; choose from bgr, rgb")
+    frame = whole_number("frame", frame, MAX_FRAME)
     if shot.jpeg_quality and codes.dtype != np.uint8:
         raise ValueError(f"the JPEG step has 8 bits, the picture is {image.dtype}; leave out jpeg_quality")
     if planes.ndim == 2 or shot.bayer is None:
@@ -393,7 +449,7 @@ def capture(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame:
 
 
 def clean(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr") -> np.ndarray:
-    """Take the same picture without noise: dark, demosaiced and quantised all the same."""
+    """Take the same picture without noise: it is still darkened, demosaiced and quantised."""
     return capture(image, replace(shot, sigma_s=0.0, sigma_c=0.0), channel_order=channel_order)
 
 
@@ -410,17 +466,24 @@ def sigma_map(image: np.ndarray, shot: Shot) -> np.ndarray:
 def darken(
     image: np.ndarray, preset: Any = DEFAULT, *, seed: int = 0, channel_order: str = "bgr", **changes: Any
 ) -> np.ndarray:
-    """Draw a shot and take it: `capture(image, settings(preset, **changes).draw(random.Random(seed)))`.
+    """Draw a shot and take the picture: `capture(image, settings(preset, **changes).draw(random.Random(seed)))`.
+
+    seed: a whole number of 0 or more (for Python -1 and 1, or 2 and 2.0, would be one seed).
 
     Example:
         >>> bool(darken(np.full((2, 3, 3), 200, np.uint8), "severe", seed=1, crf="srgb").mean() < 100)
         True
     """
-    return capture(image, settings(preset, **changes).draw(random.Random(seed)), channel_order=channel_order)
+    rng = random.Random(whole_number("seed", seed))
+    return capture(image, settings(preset, **changes).draw(rng), channel_order=channel_order)
 
 
 def to_codes(image: np.ndarray) -> np.ndarray:
-    """Return a checked picture as uint8 or uint16 codes; floats in [0, 1] become uint16."""
+    """Return a checked picture as uint8 or uint16 codes; floats in [0, 1] become uint16.
+
+    Resizing and normalising leave floats such as 1.0000001. A float that is outside [0, 1] by less than half
+    a 16-bit code, or by four steps of its own type, is clipped; one further outside is refused.
+    """
     shape = getattr(image, "shape", None)
     if shape is None or len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] not in (1, 3)):
         raise ValueError(f"the picture has shape {shape}; wanted (H, W), (H, W, 1) or (H, W, 3): drop an alpha channel")
@@ -429,9 +492,10 @@ def to_codes(image: np.ndarray) -> np.ndarray:
     if image.dtype.kind != "f":
         raise ValueError(f"the picture is {image.dtype}; wanted uint8, uint16, or float in [0, 1]")
     low, high = float(image.min()), float(image.max())
-    if not 0 <= low <= high <= 1:
+    slack = max(0.5 / 65535, 4 * float(np.finfo(image.dtype).eps))
+    if not -slack <= low <= high <= 1 + slack:
         raise ValueError(f"the float picture has values from {low:g} to {high:g}; wanted 0 to 1: divide by its white")
-    return np.rint(np.asarray(image, np.float64) * 65535).astype(np.uint16)
+    return np.rint(np.clip(np.asarray(image, np.float64), 0, 1) * 65535).astype(np.uint16)
 
 
 def light_of_codes(shot: Shot, white: int) -> np.ndarray:
@@ -468,7 +532,7 @@ def sense(codes: np.ndarray, shot: Shot, frame: int) -> tuple[np.ndarray, np.nda
     gain = 65535 / min(1.0, max(top, 1e-6))
 
     mean, spread = (light * gain).astype(np.float32), (noise * gain).astype(np.float32)
-    bits = np.random.SFC64(np.random.SeedSequence([shot.noise_seed, frame]))
+    bits = noise_source(shot.noise_seed, frame)
     words = bits.random_raw(-(-codes.size // 4)).astype("<u8", copy=False).view("<u2")
     words = words[: codes.size].reshape(codes.shape)
     poisson = np.random.Generator(bits).poisson
@@ -484,6 +548,17 @@ def sense(codes: np.ndarray, shot: Shot, frame: int) -> tuple[np.ndarray, np.nda
             deviation = cv2.multiply(look_up(codes[strip], spread), normal)
         cv2.add(signal, deviation, dst=raw[strip], dtype=cv2.CV_16U)  # rounds half to even, and clips
     return raw, tone_curve(shot, gain, white)
+
+
+def noise_source(noise_seed: int, frame: int) -> np.random.SFC64:
+    """Return the random bits of one frame, different for every pair of noise_seed and frame.
+
+    Both numbers are written as two words of 32 bits. Four words fill NumPy's entropy pool exactly, and its
+    mixing is reversible, so two pairs cannot have one state. (Given as they are, [5, 7] and [5 + 7 * 2**32, 0]
+    would be the same words.)
+    """
+    words = [number >> shift & 0xFFFFFFFF for number in (int(noise_seed), frame) for shift in (0, 32)]
+    return np.random.SFC64(np.random.SeedSequence(words))
 
 
 def tone_curve(shot: Shot, gain: float, white: int) -> np.ndarray:

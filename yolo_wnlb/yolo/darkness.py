@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from yolo_wnlb.data.journal import MANIFEST, header_of
-from yolo_wnlb.imaging.camera import PRESETS, Settings, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, capture, picture_rng, settings
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"
@@ -160,7 +160,7 @@ def darkness(data: dict[str, Any]) -> str:
     Raises: ValueError: its YAML asks for a darkening, which is for the command line to do.
     """
     said = data.get("lowlight")
-    if said is True or said in list(PRESETS):
+    if said is True or said in [*PRESETS, *ALIASES]:
         raise ValueError(
             f"'lowlight: {said}' in a data YAML says that its pictures are dark already; to darken them while they are "
             f"loaded take it out, and give lowlight={said} to yolo train and val"
