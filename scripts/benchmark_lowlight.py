@@ -9,7 +9,7 @@ A.Compose with its defaults and p=1, on square uint8 pictures of three channels,
 of both processes take turns in a random order, one picture each and never two at once, so that a busy machine
 is busy for all, and none finds its own memory still warm. Prints a Markdown table a size: the median CPU time
 of the process per picture, and what LowLight takes as a multiple of the other transform of the same
-library (the median over the turns). The last column says whether the noise of a pixel depends on the value of the pixel.
+library (the median over the turns). The last column says whether the noise of a pixel depends on its value.
 """
 
 from __future__ import annotations
