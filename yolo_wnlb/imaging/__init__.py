@@ -1,1 +1,1 @@
-"""A picture in, a picture out: the camera and the sheets that pictures are shown on. NumPy and OpenCV alone."""
+"""A picture in, a picture out: the low-light camera, and sheets that show pictures. NumPy and OpenCV alone."""
