@@ -7,8 +7,10 @@
     python scripts/benchmark.py sizes --scale n              # how inference grows with the image
     python scripts/benchmark.py loading --data coco8-seg.yaml # training pictures, bright and darkened
 
-All print a Markdown table, and write it with device and versions to --out (default docs/results/benchmark).
-On a CPU times are those of one thread's work (not of waiting for others), on CUDA those of the device.
+All print a Markdown table, and write it with device and versions to --out (default docs/results/benchmark) after each
+row, so that a run that is stopped leaves what it has measured. On a CPU, times are those of one thread's work (not of
+waiting for others), and memory is that of a fresh process. On CUDA, a time ends when the device has finished, memory is
+what PyTorch allocates there, training uses AMP, and --half makes inference fp16.
 """
 
 from __future__ import annotations
@@ -143,7 +145,8 @@ def take_turns(works: Mapping[str, Callable[[], object]], rounds: int, device: s
     times: dict[str, list[float]] = {name: [] for name in works}
     order = random.Random(0)
     for work in works.values():
-        work()
+        for _ in range(3 if device == "cuda" else 1):  # the first calls choose kernels
+            work()
     for _ in range(rounds):
         for name in order.sample(list(works), len(works)):
             begun = clock(device)
@@ -241,8 +244,7 @@ def bench_block(args: argparse.Namespace) -> list[list[str]]:
                 works = {name: block_of(name, stage, 1, args.device, backward) for name in names}
                 took = take_turns(works, args.rounds, args.device)
                 del works
-                words = ["--device", args.device]
-                mb = {name: in_fresh_process("block", stage, *name.split(), backward, *words) for name in names}
+                mb = {name: memory_of_block(name, stage, args.device, backward) for name in names}
                 (a, b), (c, d) = [took[name] for name in names], [mb[name] for name in names]
                 channels, side = STAGES[stage]
                 what = [
@@ -251,8 +253,15 @@ def bench_block(args: argparse.Namespace) -> list[list[str]]:
                     "forward, backward" if backward else "forward",
                 ]
                 rows.append([*what, ms(a), ms(b), f"{ratio(b, a):.3f}", f"{c:.0f}", f"{d:.0f}", f"{d / c:.3f}"])
-                print(rows[-1], flush=True)
+                save(rows, args)
     return rows
+
+
+def memory_of_block(name: str, stage: str, device: str, backward: bool) -> float:
+    """Return the MiB that a pass of a block adds at most."""
+    if device == "cuda":
+        return peak(block_of(name, stage, 1, device, backward), device)
+    return in_fresh_process("block", stage, *name.split(), backward, "--device", device)
 
 
 def bare_operations(model: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[], None]], float, float]:
@@ -307,12 +316,15 @@ def bare_operations(model: nn.Module, x: Tensor) -> tuple[dict[str, Callable[[],
 
 
 def bench_inference(args: argparse.Namespace) -> list[list[str]]:
-    """Whole models, fused, one picture, against the plain one; on a CPU also what blocks cannot do without."""
+    """Whole models, fused, against the plain one; on a CPU also what blocks cannot do without."""
     columns = ["bare, fused kernel", "bare, tiles", "GFLOP of blocks", "1e9 exponentials"]
     rows = [["model", "blocks", "ms", "ratio", *columns]]
-    x = torch.rand(1, 3, args.imgsz, args.imgsz, device=args.device)
+    precision = torch.float16 if args.half else torch.float32
+    x = torch.rand(args.batch, 3, args.imgsz, args.imgsz, device=args.device, dtype=precision)
     for scale, case in itertools.product(args.scale, args.cases):
-        plain, model = (model_of(scale, name).eval().fuse(verbose=False).to(args.device) for name in ("plain", case))
+        plain, model = (
+            model_of(scale, name).eval().to(args.device).fuse(verbose=False).to(precision) for name in ("plain", case)
+        )
         works: dict[str, Callable[[], object]] = {"plain": partial(plain, x), case: partial(model, x)}
         bare: dict[str, Callable[[], None]] = {}
         counts: list[float] = []
@@ -325,16 +337,14 @@ def bench_inference(args: argparse.Namespace) -> list[list[str]]:
             fused, *tiles = (1 + ratio(took[name], took["plain"]) for name in bare)
             row += [f"{fused:.3f}", f"{min(tiles):.3f}", *(f"{n:.4g}" for n in counts)]
         rows.append(row + [""] * (len(rows[0]) - len(row)))
-        print(rows[-1], flush=True)
+        save(rows, args)
     return rows
 
 
 def bench_training(args: argparse.Namespace) -> list[list[str]]:
     """A training step, against the model without blocks."""
     if args.here:
-        step = step_of(model_of(args.scale[0], args.cases[0]), args.device)
-        step(64, args.batch)  # one-time buffers are not counted
-        print("RESULT", peak(lambda: step(args.imgsz, args.batch), args.device))
+        print("RESULT", memory_of_step(args.scale[0], args.cases[0], args))
         raise SystemExit
     rows = [["model", "blocks", "ms", "ratio", "MiB", "ratio"]]
     for scale in args.scale:
@@ -345,15 +355,24 @@ def bench_training(args: argparse.Namespace) -> list[list[str]]:
             took = take_turns(works, args.rounds, args.device)
             del steps, works
         words = ["--imgsz", args.imgsz, "--batch", args.batch, "--device", args.device, "--scale", scale]
-        mb = {
-            case: in_fresh_process("training", "-", *words, "--cases", case, rounds=min(args.rounds or 3, 3))
-            for case in args.cases
-        }
+        mb: dict[str, float] = {}
         for case in args.cases:
+            if args.device == "cuda":
+                mb[case] = memory_of_step(scale, case, args)
+            else:
+                rounds = min(args.rounds or 3, 3)
+                mb[case] = in_fresh_process("training", "-", *words, "--cases", case, rounds=rounds)
             time_taken = [ms(took[case]), f"{ratio(took[case], took['plain']):.3f}"] if took else ["-", "-"]
             rows.append([f"yolov8{scale}-seg", case, *time_taken, f"{mb[case]:.0f}", f"{mb[case] / mb['plain']:.3f}"])
-            print(rows[-1], flush=True)
+            save(rows, args)
     return rows
+
+
+def memory_of_step(scale: str, case: str, args: argparse.Namespace) -> float:
+    """Return the MiB that a training step adds at most to a model and its optimizer."""
+    step = step_of(model_of(scale, case), args.device)
+    step(64, args.batch)  # one-time buffers are not counted
+    return peak(lambda: step(args.imgsz, args.batch), args.device)
 
 
 def bench_onnx(args: argparse.Namespace) -> list[list[str]]:
@@ -366,6 +385,8 @@ def bench_onnx(args: argparse.Namespace) -> list[list[str]]:
         options.intra_op_num_threads = 1
         providers = ["CUDAExecutionProvider"] if args.device == "cuda" else ["CPUExecutionProvider"]
         loaded = onnxruntime.InferenceSession(file, options, providers=providers)
+        if loaded.get_providers()[0] != providers[0]:  # ONNX Runtime falls back to the CPU with a mere warning
+            raise RuntimeError(f"ONNX Runtime {onnxruntime.__version__} runs on {loaded.get_providers()}, not on CUDA")
         return lambda x: loaded.run(None, {loaded.get_inputs()[0].name: x})
 
     x = np.random.default_rng(0).random((1, 3, args.imgsz, args.imgsz), dtype=np.float32)
@@ -409,7 +430,7 @@ def bench_onnx(args: argparse.Namespace) -> list[list[str]]:
             time_taken = [ms(took[case]), f"{ratio(took[case], took['plain']):.3f}"]
             memory = [f"{mb[case]:.0f}", f"{mb[case] / mb['plain']:.3f}"]
             rows.append([f"yolov8{scale}-seg", case, *time_taken, *memory, f"{off[case]:.1e}"])
-            print(rows[-1], flush=True)
+            save(rows, args)
     return rows
 
 
@@ -446,6 +467,30 @@ def bench_loading(args: argparse.Namespace) -> list[list[str]]:
     return rows
 
 
+def save(rows: list[list[str]], args: argparse.Namespace) -> str:
+    """Print the last row, write all rows so far with device and versions, and return what the Markdown file holds."""
+    origin = {
+        "command": shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
+        "device": torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, one thread of {os.cpu_count()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ultralytics": ultralytics_version,
+        **({"usual block": type(usual(8, "dot_product")).__module__} if args.task == "block" else {}),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|{'---|' * len(rows[0])}")
+    text = "\n".join([*lines, "", *(f"- {key}: {value}" for key, value in origin.items())])
+    args.out.mkdir(parents=True, exist_ok=True)
+    usual_batch = 4 if args.task == "training" else 1
+    changes = [f"-batch{args.batch}"] * (args.batch != usual_batch) + ["-fp16"] * args.half
+    name = f"{args.task}-{args.device}-{''.join(args.scale)}-{args.imgsz}{''.join(changes)}"
+    (args.out / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
+    (args.out / f"{name}.json").write_text(json.dumps({**origin, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    print(rows[-1], flush=True)
+    return text
+
+
 BENCHES = {
     "block": bench_block,
     "inference": bench_inference,
@@ -464,35 +509,22 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[*MODELS], choices=[*MODELS], metavar="CASE")
     parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=[*STAGES])
     parser.add_argument("--imgsz", type=int, default=640)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, help="pictures at once; default 4 for training, 1 for inference")
+    parser.add_argument("--half", action="store_true", help="inference in fp16, on CUDA")
     parser.add_argument("--data", default="coco8-seg.yaml", help="whose pictures are loaded")
     parser.add_argument("--rounds", type=int, default=9, help="of taking turns; 0 for memory alone (training)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=Path("docs/results/benchmark"))
     parser.add_argument("--here", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.half and (args.task != "inference" or args.device != "cuda"):
+        parser.error("--half is for inference on CUDA")
+    args.batch = args.batch or (4 if args.task == "training" else 1)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     if "plain" not in args.cases and not args.here:
         args.cases = ["plain", *args.cases]
-    rows = BENCHES[args.task](args)
-    told = {
-        "command": shlex.join(["python", "scripts/benchmark.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name(0) if args.device == "cuda" else f"CPU, one thread of {os.cpu_count()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "ultralytics": ultralytics_version,
-        **({"usual block": type(usual(8, "dot_product")).__module__} if args.task == "block" else {}),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, f"|{'---|' * len(rows[0])}")
-    text = "\n".join([*lines, "", *(f"- {key}: {value}" for key, value in told.items())])
-    print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = f"{args.task}-{args.device}-{''.join(args.scale)}-{args.imgsz}"
-    (args.out / f"{name}.md").write_text(f"{text}\n", encoding="utf-8")
-    (args.out / f"{name}.json").write_text(json.dumps({**told, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    print(save(BENCHES[args.task](args), args))
 
 
 if __name__ == "__main__":
