@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from yolo_wnlb.data.coco import Prediction, Truth, check, fingerprint
-from yolo_wnlb.data.journal import write
+from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.metrics.engines import AREAS, KEYS, Detections, Objects, Outcome, Task, choose, run
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
 from yolo_wnlb.reading import read_json
@@ -113,7 +113,8 @@ class Evaluation:
             text = json.dumps(content, indent=1, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: the evaluation holds what JSON cannot hold: {error}") from None
-        write(Path(path), f"{text}\n".encode(), Path(path).parent)
+        with replaced(Path(path)) as draft:
+            draft.write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: str | Path) -> Evaluation:
