@@ -501,8 +501,8 @@ BENCHES = {
 }
 
 
-def main() -> None:
-    """Run one benchmark, print its table, write it."""
+def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line, or the words of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=BENCHES)
     parser.add_argument("--scale", nargs="+", default=["n"])
@@ -516,14 +516,20 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, default=Path("docs/results/benchmark"))
     parser.add_argument("--here", nargs="+", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if args.half and (args.task != "inference" or args.device != "cuda"):
         parser.error("--half is for inference on CUDA")
     args.batch = args.batch or (4 if args.task == "training" else 1)
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
     if "plain" not in args.cases and not args.here:
         args.cases = ["plain", *args.cases]
+    return args
+
+
+def main() -> None:
+    """Run one benchmark, print its table, write it."""
+    args = read_arguments()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
     print(save(BENCHES[args.task](args), args))
 
 
