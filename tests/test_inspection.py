@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import LetterBox
 
-from yolo_wnlb import WNLB, cli, wnlb
+from yolo_wnlb import WNLB, cli, pairwise
 from yolo_wnlb.data.shapes import NAMES, generate
 from yolo_wnlb.imaging.sheet import GAP, scaled
 from yolo_wnlb.visualize.inspection import MAP, attention_strip, draw, inspect_model, tone
@@ -60,7 +60,7 @@ def see_much(model):
 
 
 def forms():
-    for operation in wnlb.OPERATIONS:
+    for operation in pairwise.OPERATIONS:
         for sub_sample in (1, 2, 3):
             for scale in (1.0, None, 0.3) if "gaussian" in operation else (1.0,):
                 yield pytest.param({"operation": operation, "sub_sample": sub_sample, "scale": scale})
@@ -387,7 +387,7 @@ def test_a_map_too_large_to_build_asks_for_smaller_images(source, photos, tmp_pa
 
     weights = change(source("yolov8n-wnlb"), tmp_path / "large.pt", concatenate)
     assert inspect_model(weights, photos, tmp_path / "out", n=1, imgsz=SIZE).blocks[0].operation == "concatenation"
-    monkeypatch.setattr(wnlb, "MAX_MAP_BYTES", 10)
+    monkeypatch.setattr(pairwise, "MAX_MAP_BYTES", 10)
     with pytest.raises(ValueError, match=r"needs a map of .*; to look into this model, choose a smaller imgsz"):
         inspect_model(weights, photos, tmp_path / "large", n=1, imgsz=SIZE)
 

@@ -12,9 +12,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "yolo_wnlb"
-GROUND = {"paths", "reading", "version", "words", "wnlb"}
+GROUND = {"folding", "paths", "pairwise", "reading", "version", "words", "wnlb"}
 MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     **{name: set() for name in GROUND},
+    "folding": {"pairwise"},
+    "wnlb": {"pairwise", "folding"},
     "imaging": GROUND,
     "data": GROUND | {"imaging"},
     "transforms": GROUND | {"imaging"},
@@ -69,7 +71,7 @@ def test_no_two_modules_import_each_other():
         assert free, f"these import each other in a circle: {sorted(waits)}"
         waits = {name: wanted for name, wanted in waits.items() if name not in free}
         floors += 1
-    assert floors <= 9
+    assert floors <= 10  # of which the block takes three
 
 
 @pytest.mark.parametrize("folder", [file.parent.name for file in PACKAGE.glob("*/__init__.py")])

@@ -171,7 +171,7 @@ def test_softmax_forms_are_cut_into_equal_parts_at_every_size(folder, monkeypatc
 
     from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
-    monkeypatch.setattr("yolo_wnlb.wnlb.MAX_PAIRS", 1000)
+    monkeypatch.setattr("yolo_wnlb.pairwise.MAX_PAIRS", 1000)
     options = [{}, {"operation": "gaussian", "scale": None}]
     (folder / "yolov8-cut-seg.yaml").write_text(
         to_yaml(graft(load_yaml("yolov8-seg.yaml"), ["P4", "P5"], options)[0], "")

@@ -3,6 +3,7 @@
 import copy
 import doctest
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from yolo_wnlb import wnlb
-from yolo_wnlb.wnlb import OPERATIONS, WNLB, dot_product_response, to_tokens
+from yolo_wnlb import folding, pairwise, wnlb
+from yolo_wnlb.folding import one_matrix_pays
+from yolo_wnlb.pairwise import OPERATIONS, dot_product_response, to_tokens
+from yolo_wnlb.wnlb import WNLB
 
 SCALES = [(o, s) for o in OPERATIONS for s in ((1.0, None, 0.3) if "gaussian" in o else (1.0,))]
 pytestmark = pytest.mark.usefixtures("seed")
@@ -101,7 +104,7 @@ def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_s
     ("operation", "scale", "gram"), [*((*form, True) for form in SCALES), ("dot_product", 1.0, False)]
 )
 def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dtype, tolerance, gram, monkeypatch):
-    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
+    monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n: gram)
     block = WNLB(shape[1], operation=operation, sub_sample=sub_sample, weighted=weighted, scale=scale)
     block = randomised(block).double().eval()
     x = torch.randn(shape, dtype=torch.float64)
@@ -113,19 +116,168 @@ def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dt
     torch.testing.assert_close(block(x), equations(block, x), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", ["training", "loading"])
-def test_a_block_that_changes_after_it_was_folded_computes_with_what_it_is(change):
-    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
-    block.fold()
+def tensor_of(block, name):
+    return dict([*block.named_parameters(), *block.named_buffers()])[name]
+
+
+def owner_of(block, name):
+    path, _, last = name.rpartition(".")
+    return block.get_submodule(path), last
+
+
+def take_a_step(block, x, training):
+    """Take a step of an optimizer, in either mode."""
+    block.train(training)
+    torch.optim.SGD(block.parameters(), 0.5).zero_grad()
+    block(x).square().sum().backward()
+    torch.optim.SGD(block.parameters(), 0.05).step()
+    block.eval()
+
+
+def load_doubled(block, **options):
+    block.load_state_dict({name: tensor * 2 for name, tensor in block.state_dict().items()}, **options)
+
+
+TENSORS = ["w", *(f"{conv}.weight" for conv in ("theta", "phi", "g", "W_z.0", "W_z.1")), "theta.bias"]
+TENSORS += ["W_z.1.bias", "W_z.1.running_mean", "W_z.1.running_var"]
+IN_PLACE = {  # a tensor is changed without another taking its place; `.data` does not even count a version
+    "mul_": lambda tensor: tensor.mul_(1.5),
+    "copy_": lambda tensor: tensor.copy_(tensor * 1.5),
+    "an element": lambda tensor: tensor.flatten()[-1:].add_(0.5),
+    "data.mul_": lambda tensor: tensor.data.mul_(1.5),
+    "data =": lambda tensor: setattr(tensor, "data", tensor.data * 1.5),
+    "detach().mul_": lambda tensor: tensor.detach().mul_(1.5),
+}
+OTHERWISE = {  # the block is changed as a whole
+    "load_state_dict": lambda block, x: load_doubled(block),
+    "load_state_dict(assign=True)": lambda block, x: load_doubled(block, assign=True),
+    "its state is written to": lambda block, x: block.state_dict()["w"].fill_(0.7),
+    "a step in training mode": lambda block, x: take_a_step(block, x, True),
+    "a step in evaluation mode": lambda block, x: take_a_step(block, x, False),
+    "new statistics": lambda block, x: (block.train()(x), block.eval()),
+    "reset_parameters": lambda block, x: (block.reset_parameters(), block.w.data.fill_(0.4)),
+    "eps": lambda block, x: setattr(block.W_z[1], "eps", 0.5),
+    "scale": lambda block, x: setattr(block, "scale", 0.1),
+    "another W_z": lambda block, x: block.W_z.__setitem__(0, nn.Conv2d(2, 4, 1, bias=False)),
+    "another norm": lambda block, x: block.W_z.__setitem__(1, nn.BatchNorm2d(4).eval()),
+    "no norm": lambda block, x: block.W_z.__setitem__(1, nn.Identity()),
+    "another phi": lambda block, x: setattr(block, "phi", nn.Conv2d(4, 2, 1, bias=False)),
+    "a parametrization of w": lambda block, x: nn.utils.parametrize.register_parametrization(block, "w", nn.Tanh()),
+    "pruned": lambda block, x: prune.random_unstructured(block.W_z[0], "weight", 0.9),
+    "a hook on W_z": lambda block, x: block.W_z.register_forward_hook(lambda module, given, out: out * 2),
+    "a hook on the norm": lambda block, x: block.W_z[1].register_forward_hook(lambda module, given, out: out * 2),
+    "train and eval": lambda block, x: block.train().eval().w.data.fill_(0.7),
+    "double": lambda block, x: (block.double(), block.w.data.fill_(1 / 3), x.data.__setitem__(..., x)),
+    "parameters through the CPU": lambda block, x: block.to("cpu").w.data.fill_(0.7),
+}
+
+
+def check_that_it_follows(block, change, x):
+    """Fold, compute, change, compute again: the numbers are those of the changed block, which was never folded."""
+    block.eval().fold()
     before = block(x)
-    if change == "training":
-        with torch.no_grad():
-            block.train().w.fill_(0.7)
-    else:
-        block.load_state_dict({**block.state_dict(), "w": torch.tensor(0.7)})
-    after = block.eval()(x)
-    torch.testing.assert_close(after, equations(block, x))
-    assert not torch.allclose(before, after)
+    change(block)
+    assert block.folded
+    x = x.to(block.w.dtype)
+    found = block(x)
+    block.unfold()
+    wanted = block(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(before.to(wanted.dtype), wanted), "the change changes nothing"
+
+
+@pytest.mark.parametrize("how", IN_PLACE)
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_folded_block_follows_each_number_that_is_changed_in_place(name, how):
+    block, x = randomised(WNLB(4)), torch.randn(2, 4, 3, 3)
+    with torch.no_grad():
+        check_that_it_follows(block, lambda block: IN_PLACE[how](tensor_of(block, name)), x)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", ["w", "g.weight", "W_z.0.weight", "W_z.1.running_mean"])
+def test_a_folded_block_of_each_form_follows(operation, name):
+    block, x = randomised(WNLB(4, operation=operation)), torch.randn(2, 4, 9, 9)
+    check_that_it_follows(block, lambda block: tensor_of(block, name).data.mul_(1.5), x)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_folded_block_follows_a_tensor_that_takes_the_place_of_another(name):
+    def change(block):
+        module, last = owner_of(block, name)
+        old = getattr(module, last)
+        setattr(module, last, nn.Parameter(old * 1.5) if isinstance(old, nn.Parameter) else old * 1.5)
+
+    check_that_it_follows(randomised(WNLB(4)), change, torch.randn(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("how", OTHERWISE)
+def test_a_folded_block_follows_whatever_else_changes_it(how):
+    x = torch.randn(2, 4, 3, 3)
+    check_that_it_follows(randomised(WNLB(4)), lambda block: OTHERWISE[how](block, x), x)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_folded_block_follows_in_inference_mode_where_tensors_have_no_versions(name):
+    """Ultralytics loads and fuses models there, whenever it validates."""
+    with torch.inference_mode():
+        block = copy.deepcopy(randomised(WNLB(4)))
+        assert block.w.is_inference()
+        check_that_it_follows(block, lambda block: tensor_of(block, name).mul_(1.5), torch.randn(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_folded_in_evaluation_mode_all_parameters_receive_their_gradients(operation):
+    block = randomised(WNLB(4, operation=operation)).double().eval()
+    x, found = torch.randn(2, 4, 9, 9, dtype=torch.float64), []
+    for fold in (block.unfold, block.fold):
+        fold()
+        leaf = x.clone().requires_grad_()
+        found.append(torch.autograd.grad(block(leaf).square().sum(), [leaf, *block.parameters()]))
+    for ours, wanted in zip(*found):
+        torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_compiled_block_is_one_graph_and_follows_its_parameters(operation, folded):
+    block, x = randomised(WNLB(4, operation=operation)).eval(), torch.randn(2, 4, 9, 9)
+    if folded:
+        block.fold()
+    torch.compiler.reset()
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for w in (0.3, 0.7, 0.0):
+            block.w.data.fill_(w)
+            torch.testing.assert_close(compiled(x), block(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_an_exported_program_holds_the_parameters_and_no_decision_on_their_values(idle):
+    block, x = randomised(WNLB(4)).eval(), torch.randn(2, 4, 5, 5)
+    if idle:
+        block.w.data.zero_()
+    block.fold()
+    exported = torch.export.export(block, (x,)).module()
+    torch.testing.assert_close(exported(x), block(x))
+    for model in (block, exported):
+        dict(model.named_parameters())["w"].data.fill_(0.7)
+    torch.testing.assert_close(exported(x), block(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(block(x), x)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_traced_graph_holds_what_was_folded_as_constants_of_the_moment(operation):
+    block, x = randomised(WNLB(4, operation=operation)).eval(), torch.randn(1, 4, 9, 9)
+    block.fold()
+    block.w.data.fill_(0.6)
+    traced = torch.jit.trace(block, x)
+    torch.testing.assert_close(traced(x), block(x))
+    kinds = {node.kind() for node in torch.jit.freeze(traced).graph.nodes()}  # without what nobody asks for
+    assert not {"aten::rsqrt", "aten::native_batch_norm", "aten::addcmul"} & kinds
+    block.w.data.zero_()
+    block.fold()
+    assert {node.kind() for node in torch.jit.trace(block, x).graph.nodes()} <= {"prim::Constant", "prim::GetAttr"}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -133,11 +285,17 @@ def test_a_block_that_changes_after_it_was_folded_computes_with_what_it_is(chang
 def test_folded_a_block_that_does_nothing_is_left_out(operation, weighted, monkeypatch):
     block = WNLB(6, operation=operation, weighted=weighted).eval()
     block.fold()
-    monkeypatch.setattr(block, "mean", None)  # whoever calls it fails
-    x = torch.randn(1, 6, 4, 4)
-    assert block(x) is x
+    x, number = torch.randn(1, 6, 4, 4), block.w if weighted else block.W_z[1].bias
+    assert block.idle
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(block, "embed", None)  # whoever calls it fails
+        assert block(x) is x
+    assert torch.equal(block(x), x)
+    block(x).sum().backward()
+    assert number.grad is not None, "where a gradient is wanted, nothing is left out"
+    number.data.fill_(0.01)
     with torch.no_grad():
-        (block.w if weighted else block.W_z[1].bias).fill_(0.01)
+        assert not torch.equal(block(x), x)
     block.fold()
     assert not block.idle
 
@@ -179,21 +337,12 @@ def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
     torch.testing.assert_close(block(x), wanted)
 
 
-def test_what_was_prepared_is_not_kept_once_it_is_not_used():
+def test_folding_adds_neither_tensors_nor_a_state():
     block = randomised(WNLB(4)).eval()
-    before = set(dict(block.named_buffers()))
+    before = set(block.state_dict()), set(dict(block.named_buffers())), set(dict(block.named_parameters()))
     block.fold()
-    assert set(dict(block.named_buffers())) == before | set(wnlb.FOLDED)
-    block.train()
-    assert set(dict(block.named_buffers())) == before
-
-
-def test_folding_anew_drops_what_no_longer_holds():
-    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
-    block.fold()
-    block.W_z[0] = nn.Sequential(block.W_z[0], nn.ReLU())
-    block.fold()
-    torch.testing.assert_close(block(x), (1 - block.w) * x + block.w * block.W_z(wnlb.to_map(block.mean(x), x)))
+    block(torch.randn(1, 4, 3, 3))
+    assert (set(block.state_dict()), set(dict(block.named_buffers())), set(dict(block.named_parameters()))) == before
 
 
 def test_a_block_whose_norm_was_fused_by_others_goes_on():
@@ -221,7 +370,7 @@ def test_a_traced_block_takes_other_sizes(operation, sub_sample, folded):
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_folded_it_can_be_halved(operation, gram, dtype, monkeypatch):
-    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
+    monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n: gram)
     block = randomised(WNLB(16, operation=operation, scale=0.3 if "gau" in operation else 1.0))
     x = torch.randn(2, 16, 9, 7)
     wanted = block.eval()(x)
@@ -234,7 +383,7 @@ def test_folded_it_can_be_halved(operation, gram, dtype, monkeypatch):
 @pytest.mark.parametrize(
     "how", [copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))], ids=["copy", "pickle"]
 )
-def test_a_folded_block_is_copied_and_kept_unfolded(how):
+def test_a_folded_block_is_copied_and_kept_as_it_is(how):
     block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
     wanted = block(x)
     block.fold()
@@ -243,6 +392,20 @@ def test_a_folded_block_is_copied_and_kept_unfolded(how):
     with torch.no_grad():
         other.w.fill_(0.7)
     torch.testing.assert_close(other(x), equations(other, x))
+    torch.testing.assert_close(block(x), wanted)
+
+
+def test_a_pickle_of_a_folded_block_by_an_earlier_revision_loads_and_computes_with_its_parameters():
+    block, x = randomised(WNLB(4)).eval(), torch.randn(1, 4, 3, 3)
+    wanted = block(x)
+    for name in ("mix", "shift", "project", "project_bias"):
+        block.register_buffer(name, torch.full((2,), torch.nan), persistent=False)
+    vars(block).update(keep=0.5, idle=True)
+    other = pickle.loads(pickle.dumps(block))
+    torch.testing.assert_close(other(x), wanted)
+    assert set(dict(other.named_buffers())) == set(dict(WNLB(4).named_buffers()))
+    assert vars(other).keys() == vars(WNLB(4)).keys()
+    other.load_state_dict(WNLB(4).state_dict())
 
 
 def test_folded_in_training_mode_it_goes_on_learning():
@@ -264,15 +427,47 @@ def test_one_matrix_for_all_positions_is_made_where_that_takes_fewer_operations(
 ):
     block = randomised(WNLB(channels, embed_dim, operation="dot_product")).eval()
     x = torch.randn(1, channels, side, side)
-    assert block.gram_pays(side * side) is gram
+    assert one_matrix_pays(channels, block.embed_dim, side * side) is gram
     block.fold()
     counted = {}
     for way in (True, False):
-        monkeypatch.setattr(WNLB, "gram_pays", lambda block, n, way=way: way)
+        monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n, way=way: way)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             block(x)
         counted[way] = counter.get_total_flops()
     assert (counted[True] < counted[False]) is gram, counted
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
+@pytest.mark.parametrize(("sub_sample", "embed_dim"), [(1, 32), (2, 32), (1, 96), (2, 96)])
+def test_an_onnx_graph_of_the_gaussian_form_computes_what_its_formula_needs(sub_sample, embed_dim, folded, monkeypatch):
+    """At 64 x 80 x 80 that is 7.92 GFLOP, and would be 10.54 with values as wide as queries."""
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    block = randomised(WNLB(64, embed_dim, "gaussian", sub_sample, scale=0.1)).eval()
+    if folded:
+        block.fold()
+    n, m, x = 40 * 40, 40 * 40 // sub_sample**2, torch.randn(1, 64, 40, 40)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        z = block(x)
+    widths = 64 + min(embed_dim, 64 if sub_sample == 1 else embed_dim)  # of queries, and of values: g, or x if narrower
+    assert counter.get_total_flops() == 2 * n * m * widths + 4 * n * 64 * embed_dim
+    torch.testing.assert_close(z, equations(block, x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "widths"),
+    [
+        ("cpu", torch.float32, (64, 64)),
+        ("cpu", torch.float16, (64, 64)),
+        ("cuda", torch.float32, (64, 32)),  # memory-efficient attention
+        ("cuda", torch.float16, (64, 64)),  # flash attention
+        ("cuda", torch.bfloat16, (64, 64)),
+    ],
+)
+def test_values_are_as_wide_as_the_fused_kernel_wants_them(device, dtype, widths):
+    x = SimpleNamespace(is_cuda=device == "cuda", dtype=dtype)
+    assert pairwise.kernel_widths(x, 64, 32) == widths
+    assert pairwise.kernel_widths(x, 13, 5) == ((13, 13) if device == "cpu" else (16, 8 if widths[1] == 32 else 16))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -301,7 +496,7 @@ def test_a_constant_field_stays_constant(operation, sub_sample):
 @pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_output_has_the_memory_format_of_the_input(operation, folded, monkeypatch):
-    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: False)  # which is contiguous always
+    monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n: False)  # which is contiguous always
     block = randomised(WNLB(6, operation=operation)).eval()
     if folded:
         block.fold()
@@ -510,7 +705,7 @@ def test_half_precision_stays_half_and_close_to_single(operation, sub_sample, dt
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_autocast_keeps_the_type_of_the_map_once_folded(operation, gram, dtype, monkeypatch):
-    monkeypatch.setattr(WNLB, "gram_pays", lambda block, n: gram)
+    monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n: gram)
     block, x = WNLB(16, operation=operation, w_init=0.5).eval(), torch.randn(2, 16, 9, 7)
     wanted = block(x)
     block.fold()
@@ -555,7 +750,7 @@ def test_gradients_of_the_dot_product_fit_float16():
 
 
 def test_a_traced_dot_product_is_shared_for_runtimes_that_halve_it():
-    traced = torch.jit.trace(wnlb.mean_product, (torch.rand(1, 5, 3), torch.rand(1, 5, 2)))
+    traced = torch.jit.trace(pairwise.mean_product, (torch.rand(1, 5, 3), torch.rand(1, 5, 2)))
     assert "baddbmm" not in str(traced.graph)
 
 

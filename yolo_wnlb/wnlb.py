@@ -12,9 +12,7 @@ The import path `yolo_wnlb.wnlb.WNLB` is written into every checkpoint: it never
 
 from __future__ import annotations
 
-import logging
 import math
-from copy import deepcopy
 from functools import reduce
 from typing import Any
 
@@ -22,98 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
-LOGGER = logging.getLogger("ultralytics")  # where whoever exports looks
-OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+from yolo_wnlb.folding import can_fold, constant, does_nothing, folded_forward, is_plain
+from yolo_wnlb.pairwise import (
+    OPERATIONS,
+    concatenation_response,
+    dot_product_response,
+    softmax_response,
+    takes_two_widths,
+    to_map,
+    to_tokens,
+)
+
 INITS = ("identity", "released")
-FOLDED = ("mix", "shift", "project", "project_bias")  # buffers of a folded block
-MAX_PAIRS = 2**22  # of queries and keys at a time in an ONNX graph: 16 MiB of float32
-MAX_PARTS = 256  # in an ONNX graph, of five nodes each
-MAX_MAP_BYTES = 2 * 2**30  # of the pairwise map that `concatenation` builds; a step holds about two
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """Turn a map (B, C, H, W) into contiguous tokens (B, H*W, C): strided ones miss the fused kernels."""
-    return x.flatten(2).transpose(1, 2).contiguous()
-
-
-def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Turn tokens (B, H*W, e) into a map (B, e, H, W), of the sides of `like` (B, C, H, W)."""
-    return tokens.transpose(1, 2).reshape(like.shape[0], tokens.shape[2], *like.shape[2:])
-
-
-def widen(tokens: Tensor, extra: int) -> Tensor:
-    """Append `extra` zero channels to tokens (B, N, C). Adding none is no copy, as it is in F.pad."""
-    return F.pad(tokens, (0, extra)) if extra else tokens
-
-
-def softmax_response(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """y = softmax(scale * q k^T) v, without the N x M map.
-
-    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e). The fused kernels want d = e. ONNX graphs have
-    no such kernel that all runtimes know: there the queries are cut into equal parts, as many as
-    hold MAX_PAIRS pairs each at the traced size, but MAX_PARTS at most.
-    """
-    if not torch.onnx.is_in_onnx_export():
-        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], scale=scale)[:, 0]
-    n, pairs = q.shape[1], int(q.shape[0] * q.shape[1] * k.shape[1])
-    count = min(max(-(-pairs // MAX_PAIRS), 1), MAX_PARTS)
-    if count > 1:
-        LOGGER.info(f"wNLB: the map of {int(n)} x {int(k.shape[1])} pairs is cut into {count} parts")
-    ends = [n * i // count for i in range(1, count)]  # of the size at run time
-    q, k = q if scale == 1 else q * scale, k.transpose(1, 2)  # scaled first: float16 holds less
-    parts = [q[:, start:end] for start, end in zip([0, *ends], [*ends, n], strict=True)] if ends else [q]
-    return torch.cat([(part @ k).softmax(-1) @ v for part in parts], 1)
-
-
-def mean_product(a: Tensor, b: Tensor) -> Tensor:
-    """sum_j a_j b_j^T / M of tokens a (B, M, d) and b (B, M, e) -> (B, d, e).
-
-    In 16 bits both factors share 1/M, so that neither the sum overflows float16 nor the terms underflow, nor
-    their gradients; and in graphs, which another runtime may compute in 16 bits.
-    """
-    graph = torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
-    if a.dtype in (torch.float32, torch.float64) and not graph:
-        return torch.baddbmm(a.new_zeros(1), a.transpose(1, 2), b, beta=0, alpha=1 / a.shape[1])
-    share = a.shape[1] ** -0.5
-    shared = a * share
-    return shared.transpose(1, 2) @ (shared if b is a else b * share)
-
-
-def dot_product_response(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """y = (q k^T / M) v, computed as q (k^T v / M): exact, and d x e numbers instead of N x M.
-
-    q (B, N, d), k (B, M, d), v (B, M, e) -> (B, N, e).
-    """
-    return q @ mean_product(k, v)
-
-
-def concatenation_response(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y = (relu(w_f . [q_i, k_j] + b) / M) v.
-
-    q (B, N, d), k (B, M, d), v (B, M, e), weight (1, 2d, 1, 1), bias (1,) -> (B, N, e). The inner
-    product splits into one number a position, but the ReLU of their sums is an N x M map.
-
-    Raises:
-        MemoryError: the map would need more than MAX_MAP_BYTES.
-    """
-    (batch, n, _), m = q.shape, k.shape[1]
-    if not torch.onnx.is_in_onnx_export() and (need := batch * n * m * q.element_size()) > MAX_MAP_BYTES:
-        raise MemoryError(
-            f"operation 'concatenation' needs a map of {batch} x {n} x {m} numbers = {need / 2**30:.1f} GiB "
-            f"(limit {MAX_MAP_BYTES / 2**30:.0f} GiB); use it on smaller maps, raise sub_sample, or choose "
-            "'embedded_gaussian' or 'dot_product', which build no map"
-        )
-    w_q, w_k = weight.reshape(2, -1, 1).unbind()
-    pairs = torch.relu(q @ w_q + (k @ w_k).transpose(1, 2) + bias)  # (B, N, 1) + (B, 1, M)
-    return pairs @ (v / m)
-
-
-def is_plain(conv: nn.Module) -> bool:
-    """Tell whether nothing of a convolution but its numbers matters: no hook, no class of its own."""
-    hooks = (conv._forward_hooks, conv._forward_pre_hooks, conv._backward_hooks, conv._backward_pre_hooks)
-    return type(conv) is nn.Conv2d and not any(hooks)
+STORED_IN_FOLDED_BLOCKS = ("mix", "shift", "project", "project_bias", "keep", "idle")  # by earlier revisions
 
 
 class WNLB(nn.Module):
@@ -160,6 +80,9 @@ class WNLB(nn.Module):
         torch.Size([1, 8, 5, 7])
     """
 
+    folded = False  # until `fold` is called, and in checkpoints that do not know the attribute
+    idle = False  # True where `fold` found that the block does nothing; asked again at every pass
+
     def __init__(
         self,
         in_channels: int,
@@ -174,28 +97,8 @@ class WNLB(nn.Module):
         init: str = "identity",
     ) -> None:
         super().__init__()
+        check_arguments(in_channels, embed_dim, operation, sub_sample, weighted, scale, w_init, w_learnable, w_lr, init)
         softmax = operation in ("embedded_gaussian", "gaussian")
-        for name, value, choices in (("operation", operation, OPERATIONS), ("init", init, INITS)):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
-        sizes = {"in_channels": in_channels, "sub_sample": sub_sample}
-        for name, size in (sizes if embed_dim is None else {**sizes, "embed_dim": embed_dim}).items():
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1; got {size!r}")
-        for name, flag in (("weighted", weighted), ("w_learnable", w_learnable)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"{name} must be True or False; got {flag!r}")
-        for name, number in (("w_init", w_init), ("w_lr", w_lr), ("scale", 1.0 if scale is None else scale)):
-            if not isinstance(number, (int, float)) or isinstance(number, bool) or not math.isfinite(number):
-                raise ValueError(f"{name} must be a finite number; got {number!r}")
-        if w_lr <= 0:
-            raise ValueError(f"w_lr must be above 0; got {w_lr!r} (to fix w use w_learnable=False)")
-        if scale is not None and scale <= 0:
-            raise ValueError(f"scale must be above 0, or None for 1/sqrt(d); got {scale!r}")
-        if scale != 1.0 and not softmax:
-            raise ValueError(f"scale acts on the softmax forms only; remove it or change operation={operation!r}")
-        if not weighted and (w_init, w_learnable, w_lr) != (0.0, True, 1.0):
-            raise ValueError("weighted=False has no w; remove w_init, w_learnable and w_lr")
         embed_dim = max(in_channels // 2, 1) if embed_dim is None else embed_dim
 
         self.in_channels, self.embed_dim, self.operation = in_channels, embed_dim, operation
@@ -220,7 +123,6 @@ class WNLB(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew; the identity start rests on ONE zero (w, or the norm of W_z)."""
-        self.unfold()
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
                 module.reset_parameters()
@@ -235,76 +137,83 @@ class WNLB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: some folded dot products)."""
-        if self.is_folded:
-            return self.folded(x)
-        y = to_map(self.mean(x), x)
-        y = self.g(y) if self.commutes else y
+        if self.is_folded and can_fold(self):
+            return folded_forward(self, x)
+        theta, phi, g = self.embed(x)  # (B, N, d), (B, M, d), (B, M, e): N = H*W positions, M keys
+        y = self.respond(theta, phi, g)  # (B, N, e): y_i = sum_j f(theta_i, phi_j) g_j / C(x)
+        y = to_map(y, x)  # (B, e, H, W)
         # x first: its memory format is the one the sum takes, and the rest of the network keeps
         if not self.weighted:
-            return x + self.W_z(y)
-        if not self.training:
-            return (1 - self.w) * x + self.w * self.W_z(y)
-        conv: Any = self.W_z[0]
-        norm: Any = self.W_z[1]
-        scaled = {"weight": self.w * norm.weight, "bias": self.w * norm.bias}  # w W_z(y), without keeping W_z(y)
-        return (1 - self.w) * x + functional_call(norm, scaled, (conv(y),))
+            return x + self.W_z(y)  # Wang et al., equation 6
+        return (1 - self.w) * x + self.weighted_output(y)  # z = (1 - w) x + w W_z(y)
 
-    @property
-    def is_folded(self) -> bool:
-        """True where what `fold` prepared is used."""
-        return "mix" in self._buffers and not self.training
-
-    @property
-    def commutes(self) -> bool:
-        """True where g of the mean is the mean of g: softmax weights add up to 1 and g is linear."""
-        return self.operation == "gaussian" and self.sub_sample == 1
-
-    @property
-    def embeddings(self) -> list[Any]:
-        """Theta, phi and g, as far as the operation has them."""
-        return [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
-
-    def mean(self, x: Tensor) -> Tensor:
-        """Return tokens y (B, N, e): the mean of g over all positions of x (B, C, H, W), or of x if g `commutes`."""
-        if self.commutes:
-            q = k = v = to_tokens(x)
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W); x itself where `g_comes_last`."""
+        if self.g_comes_last(x):
+            tokens = to_tokens(x)
+            return tokens, tokens, tokens
+        if all(map(is_plain, self.projections)):
+            made = F.conv2d(x, *self.one_projection())
         else:
-            q, k, v = self.tokens(x)
-        if self.operation == "dot_product":
-            return dot_product_response(q, k, v)
-        if self.operation == "concatenation":
-            w_f: Any = self.W_f[0]
-            return concatenation_response(q, k, v, w_f.weight, w_f.bias)
-        # one width for all three; zeros change neither the products nor the values
-        d = self.in_channels if self.operation == "gaussian" else self.embed_dim
-        e = self.in_channels if self.commutes else self.embed_dim
-        q, k, v = widen(q, max(e - d, 0)), widen(k, max(e - d, 0)), widen(v, max(d - e, 0))
-        return softmax_response(q, k, v, d**-0.5 if self.scale is None else self.scale)[..., :e]
-
-    def tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W), by one convolution."""
-        convs = self.embeddings
-        if all(map(is_plain, convs)):
-            found = F.conv2d(x, *self.projection())
-        else:
-            found = torch.cat([conv(x) for conv in convs], 1)
+            made = torch.cat([conv(x) for conv in self.projections], 1)
         if self.operation == "gaussian":
-            return to_tokens(x), to_tokens(self.pooled(x)), to_tokens(self.pooled(found))
+            return to_tokens(x), to_tokens(self.pooled(x)), to_tokens(self.pooled(made))
         d = self.embed_dim
         if self.sub_sample == 1:
-            q, k, v = to_tokens(found).split(d, 2)
-            return q, k, v
-        k, v = to_tokens(self.pooled(found[:, d:])).split(d, 2)
-        return to_tokens(found[:, :d]), k, v
+            theta, phi, g = to_tokens(made).split(d, 2)
+            return theta, phi, g
+        phi, g = to_tokens(self.pooled(made[:, d:])).split(d, 2)
+        return to_tokens(made[:, :d]), phi, g
 
-    def projection(self) -> tuple[Tensor, Tensor]:
+    def respond(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        """Return y (B, N, e), the mean of g weighted by the pairwise function, of the tokens that `embed` returned."""
+        if self.operation == "dot_product":
+            return dot_product_response(theta, phi, g)
+        if self.operation == "concatenation":
+            w_f: Any = self.W_f[0]
+            return concatenation_response(theta, phi, g, w_f.weight, w_f.bias)
+        last = self.g_comes_last(theta)
+        d = self.in_channels if self.operation == "gaussian" else self.embed_dim
+        e = self.in_channels if last else self.embed_dim
+        y = softmax_response(theta, phi, g, d**-0.5 if self.scale is None else self.scale, d, e)
+        if not last:
+            return y
+        if is_plain(self.g):
+            return F.linear(y, self.g.weight.flatten(1), self.g.bias)
+        return self.g(y.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+
+    def weighted_output(self, y: Tensor) -> Tensor:
+        """Return w W_z(y) (B, C, H, W) of y (B, e, H, W)."""
+        if not self.training:
+            return self.w * self.W_z(y)
+        # the norm multiplies by w itself: W_z(y) need not be kept for the backward pass
+        conv: Any = self.W_z[0]
+        norm: Any = self.W_z[1]
+        return functional_call(norm, {"weight": self.w * norm.weight, "bias": self.w * norm.bias}, (conv(y),))
+
+    def g_comes_last(self, x: Tensor) -> bool:
+        """Tell whether the pairwise function averages x and g is applied to the mean.
+
+        That is the same as averaging g: the weights of a softmax add up to 1, and g is linear. A kernel that wants
+        values as wide as queries, which have C channels here, then gets x itself instead of g padded with zeros.
+        """
+        if self.operation != "gaussian" or self.sub_sample > 1:
+            return False
+        return self.embed_dim >= self.in_channels or not takes_two_widths(x)
+
+    @property
+    def projections(self) -> list[Any]:
+        """The convolutions theta, phi and g, as far as the operation has them."""
+        return [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
+
+    def one_projection(self) -> tuple[Tensor, Tensor]:
         """Return weight and bias of theta, phi and g as one convolution."""
-        if self.is_folded:
-            prepared: Any = self.project, self.project_bias
-            return prepared
-        convs = self.embeddings
-        biases = [conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias for conv in convs]
-        return torch.cat([conv.weight for conv in convs]), torch.cat(biases)
+        convs = self.projections
+        weight = torch.cat([conv.weight for conv in convs])
+        bias = torch.cat(
+            [conv.weight.new_zeros(len(conv.weight)) if conv.bias is None else conv.bias for conv in convs]
+        )
+        return (constant(weight), constant(bias)) if self.is_folded else (weight, bias)
 
     def pooled(self, x: Tensor) -> Tensor:
         """Return the pooled x (B, C, H, W), of a block that sub-samples."""
@@ -319,83 +228,26 @@ class WNLB(nn.Module):
         rows = reduce(torch.maximum, (x[:, :, i::k] for i in range(k)))  # a quarter of the time of MaxPool2d
         return reduce(torch.maximum, (rows[..., i::k] for i in range(k)))
 
-    @torch.no_grad()
-    def fold(self) -> None:
-        """Prepare for inference: w, W_z and its norm become one matrix; a block that does nothing is left out.
+    # ---- for prediction: yolo_wnlb.folding
 
-        The results are the same but for rounding. `train()` and loading undo it; who changes the parameters
-        otherwise, in place, folds again. A block of other layers than its own (quantised, adapted) stays as it is.
+    def fold(self) -> None:
+        """From now on compute as `yolo_wnlb.folding` does, whenever the block is in evaluation mode.
+
+        The results are the same but for rounding. They follow the parameters: nothing has to be folded again when one
+        changes. A block that does nothing is left out as long as it does nothing. A block with other layers than its
+        own (quantised, pruned, adapted) computes as before.
         """
-        self.unfold()
-        if not all(map(is_plain, [*self.embeddings, self.W_z[0]])) or not isinstance(self.W_z[1], _BatchNorm):
-            return
-        exact: Any = deepcopy(self).cpu().double()  # not every device has float64
-        conv, norm = exact.W_z
-        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
-        w = exact.w if self.weighted else 1.0
-        mix, shift = w * gain[:, None] * conv.weight.flatten(1), w * (norm.bias - gain * norm.running_mean)
-        if self.commutes:
-            mix = mix @ exact.g.weight.flatten(1)
-        like: Any = self.g.weight
-        for name, made in zip(FOLDED, (mix.to(like), shift.to(like), *self.projection()), strict=True):
-            self.register_buffer(name, made, persistent=False)
-        self.keep = 1 - float(w) if self.weighted else 1.0
-        self.idle = self.keep == 1 and not mix.any() and not shift.any()
+        self.folded = True
+        self.idle = can_fold(self) and not self.g.weight.is_meta and does_nothing(self)
 
     def unfold(self) -> None:
-        """Compute with the parameters again."""
-        for name in FOLDED:
-            self._buffers.pop(name, None)
+        """Undo `fold`."""
+        self.folded = self.idle = False
 
-    def train(self, mode: bool = True) -> WNLB:
-        """Switch training on or off; what was folded is not what training would change."""
-        if mode or self.training:
-            self.unfold()
-        return super().train(mode)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle or copy, unfolded: another release may fold in another way."""
-        super().__setstate__(state)
-        self.unfold()
-
-    def folded(self, x: Tensor) -> Tensor:
-        """Return what `forward` does, with what `fold` has prepared."""
-        if self.idle:
-            return x
-        mix: Any = self.mix
-        shift: Any = self.shift
-        gram = self.operation == "dot_product" and self.sub_sample == 1 and all(map(is_plain, self.embeddings))
-        if not gram or not self.gram_pays(x.shape[2] * x.shape[3]):
-            return self.mixed(self.mean(x), x)
-        # z = (mix A theta + keep) x + ..., with A = sum_j g_j phi_j^T / M: one matrix for all positions,
-        # and A of x x^T, without phi and g of each
-        theta: Any = self.theta
-        phi: Any = self.phi
-        g: Any = self.g
-        flat, w_g, w_phi = x.flatten(2), g.weight.flatten(1), phi.weight.flatten(1)
-        mean, tokens = flat.mean(2, keepdim=True), flat.transpose(1, 2)  # (B, C, 1), (B, N, C)
-        a = w_g @ mean_product(tokens, tokens) @ w_phi.T
-        a = a + (w_g @ mean) * phi.bias + g.bias[:, None] * (w_phi @ mean + phi.bias[:, None]).transpose(1, 2)
-        a = mix @ a  # (B, C, d)
-        keep = self.keep * torch.eye(self.in_channels, dtype=x.dtype, device=x.device)
-        offset = a @ theta.bias[:, None] + shift[:, None]
-        return torch.baddbmm(offset, a @ theta.weight.flatten(1) + keep, flat).reshape(x.shape).to(x.dtype)
-
-    def mixed(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return mix y + shift + keep x, as a map in the memory format of x (B, C, H, W), of tokens y (B, N, e)."""
-        mix: Any = self.mix
-        shift: Any = self.shift
-        if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
-            # one product straight into the map: a convolution would first copy y
-            z = torch.baddbmm(shift[:, None], mix.expand(x.shape[0], -1, -1), y.transpose(1, 2)).reshape(x.shape)
-        else:
-            z = to_map(F.linear(y, mix, shift), x)
-        return z.to(x.dtype).add_(x, alpha=self.keep)
-
-    def gram_pays(self, n: int) -> bool:
-        """Tell whether one matrix for all of n positions takes fewer operations than theta, phi and g of each."""
-        c, d = self.in_channels, self.embed_dim
-        return 2 * c * c * n + 2 * c * d * (c + d) < (4 * c * d + 2 * d * d) * n
+    @property
+    def is_folded(self) -> bool:
+        """True where `fold` was called and the block is in evaluation mode."""
+        return self.folded and not self.training
 
     def extra_repr(self) -> str:
         """Name the form of the block and, if it has one, its present w."""
@@ -405,9 +257,17 @@ class WNLB(nn.Module):
             return f"{text}, weighted=False"
         return text if self.w.is_meta else f"{text}, w={self.w.item():.4g}"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle or copy, without what earlier revisions stored in a folded block."""
+        super().__setstate__(state)
+        for name in STORED_IN_FOLDED_BLOCKS:
+            self._buffers.pop(name, None)
+            self._non_persistent_buffers_set.discard(name)
+            if not self.folded:
+                vars(self).pop(name, None)
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Read the authors' released files too: w of shape (1,), and the biases left out here."""
-        self.unfold()
         w = state_dict.get(f"{prefix}w")
         if w is not None and w.ndim == 1:
             state_dict[f"{prefix}w"] = w.reshape(())
@@ -423,3 +283,39 @@ class WNLB(nn.Module):
                 mean = mean - state_dict[f"{prefix}W_z.0.weight"].flatten(1) @ shift
             state_dict[f"{prefix}W_z.1.running_mean"] = mean if bias is None else mean - bias
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def check_arguments(
+    in_channels: int,
+    embed_dim: int | None,
+    operation: str,
+    sub_sample: int,
+    weighted: bool,
+    scale: float | None,
+    w_init: float,
+    w_learnable: bool,
+    w_lr: float,
+    init: str,
+) -> None:
+    """Raise ValueError for an argument of `WNLB` that is out of its range."""
+    for name, value, choices in (("operation", operation, OPERATIONS), ("init", init, INITS)):
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    sizes = {"in_channels": in_channels, "sub_sample": sub_sample}
+    for name, size in (sizes if embed_dim is None else {**sizes, "embed_dim": embed_dim}).items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1; got {size!r}")
+    for name, flag in (("weighted", weighted), ("w_learnable", w_learnable)):
+        if not isinstance(flag, bool):
+            raise ValueError(f"{name} must be True or False; got {flag!r}")
+    for name, number in (("w_init", w_init), ("w_lr", w_lr), ("scale", 1.0 if scale is None else scale)):
+        if not isinstance(number, (int, float)) or isinstance(number, bool) or not math.isfinite(number):
+            raise ValueError(f"{name} must be a finite number; got {number!r}")
+    if w_lr <= 0:
+        raise ValueError(f"w_lr must be above 0; got {w_lr!r} (to fix w use w_learnable=False)")
+    if scale is not None and scale <= 0:
+        raise ValueError(f"scale must be above 0, or None for 1/sqrt(d); got {scale!r}")
+    if scale != 1.0 and "gaussian" not in operation:
+        raise ValueError(f"scale acts on the softmax forms only; remove it or change operation={operation!r}")
+    if not weighted and (w_init, w_learnable, w_lr) != (0.0, True, 1.0):
+        raise ValueError("weighted=False has no w; remove w_init, w_learnable and w_lr")

@@ -24,8 +24,9 @@ from torch import Tensor
 from ultralytics import YOLO
 
 from yolo_wnlb.imaging.sheet import resized, scaled
+from yolo_wnlb.pairwise import to_tokens
 from yolo_wnlb.visualize.preview import find, read
-from yolo_wnlb.wnlb import WNLB, to_tokens
+from yolo_wnlb.wnlb import WNLB
 from yolo_wnlb.yolo.models import load_checkpoint
 
 PICTURE = 448  # pixels, the longer side of masks, and of the pictures that they are drawn on
