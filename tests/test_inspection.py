@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,9 @@ from ultralytics.data.augment import LetterBox
 from yolo_wnlb import WNLB, cli, pairwise
 from yolo_wnlb.data.shapes import NAMES, generate
 from yolo_wnlb.imaging.sheet import GAP, scaled
-from yolo_wnlb.visualize.inspection import MAP, attention_strip, draw, inspect_model, tone
-from yolo_wnlb.visualize.looks import PICTURE, Block, Frame, Look, attention, effective_neighbours, w_z_norm
-from yolo_wnlb.visualize.looks import Object as Thing
+from yolo_wnlb.visualize.block_statistics import BlockStatistics, attention, effective_neighbours, w_z_norm
+from yolo_wnlb.visualize.inspection import MAP_SIDE, attention_strip, draw, inspect_model, tone
+from yolo_wnlb.visualize.observation import IMAGE_SIDE, Letterbox, Object, Observation
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIZE = 64  # of images and inputs: a stride of 32 leaves a map of 2 x 2
@@ -123,19 +124,19 @@ def test_the_norm_of_w_z_is_that_of_the_matrix_it_applies():
 def test_the_frame_is_where_letterbox_puts_the_image(shape):
     white = np.full((*shape, 3), 255, np.uint8)
     boxed = LetterBox((96, 96), auto=True, stride=32)(image=white)
-    frame = Frame.around(white, boxed.shape[:2])
+    letterbox = Letterbox.of(white, boxed.shape[:2])
     ys, xs = np.nonzero(boxed[..., 0] == 255)
-    assert frame == (boxed.shape[:2], ys.min(), xs.min(), ys.max() - ys.min() + 1, xs.max() - xs.min() + 1)
+    assert letterbox == (boxed.shape[:2], ys.min(), xs.min(), ys.max() - ys.min() + 1, xs.max() - xs.min() + 1)
 
 
 def test_maps_are_cut_and_laid_over_the_image():
     picture = np.zeros((50, 100, 3), np.uint8)
-    frame = Frame.around(picture, (1, 3, 64, 64))  # 16 empty rows above and below
+    letterbox = Letterbox.of(picture, (1, 3, 64, 64))  # 16 empty rows above and below
     values = np.arange(16.0).reshape(4, 4)
-    assert np.array_equal(frame.lay(values, (2, 4)), values[1:3])
-    assert frame.cell((0, 0), picture, (4, 4)) == (1, 0)
-    assert frame.cell((99, 49), picture, (4, 4)) == (2, 3)
-    assert frame.cell((60, 30), picture, (1, 8, 4, 4)) == (2, 2)
+    assert np.array_equal(letterbox.crop(values, (2, 4)), values[1:3])
+    assert letterbox.map_position((0, 0), picture, (4, 4)) == (1, 0)
+    assert letterbox.map_position((99, 49), picture, (4, 4)) == (2, 3)
+    assert letterbox.map_position((60, 30), picture, (1, 8, 4, 4)) == (2, 2)
 
 
 # --- numbers
@@ -170,7 +171,7 @@ def test_the_table_holds_what_comes_out_by_hand(source, photos, tmp_path):
     assert "4 blocks, 1 image, image size 64, confidence at least 0.25" in said
     change = f"{report.blocks[0].change[0]:.2%}"
     assert re.search(rf"\n3 +P2 +4 +32 +embedded_gaussian +8 +0\.25 +[\d.]+ +{change} +[\d.]+ of 4\n", said), said
-    assert re.search(r"\n1\.png +40,20 +as asked +[\d.]+ of 4 ", said), said
+    assert re.search(r"\n1 +1\.png +40,20 +as asked +[\d.]+ of 4 ", said), said
 
 
 def test_where_w_is_zero_before_and_after_are_equal(source, photos, tmp_path):
@@ -181,7 +182,7 @@ def test_where_w_is_zero_before_and_after_are_equal(source, photos, tmp_path):
     note = "P4, layer 8: w = 0, the block is the identity: before and after are equal"
     assert str(still) == "P4, layer 8" and [n for n in report.notes if "identity" in n] == [note]
     page = cv2.imread(str(tmp_path / "features-1.png"))
-    step, top = MAP + GAP, [i * (len(page) - 38) // 3 for i in range(3)]
+    step, top = MAP_SIDE + GAP, [i * (len(page) - 38) // 3 for i in range(3)]
     equal = [
         np.array_equal(page[t + 60 : t + 200, step : 2 * step], page[t + 60 : t + 200, 2 * step : 3 * step])
         for t in top
@@ -239,9 +240,9 @@ def test_pictures_are_written_and_named(source, data, tmp_path, monkeypatch, cap
     for name in names:
         assert re.search(f"\n{name} ", said) and cv2.imread(f"inspect/{name}") is not None, said
     assert f"written to {tmp_path / 'inspect'}:" in said
-    assert cv2.imread("inspect/features-1.png").shape[1] == 7 * (MAP + GAP)
-    assert cv2.imread("inspect/attention.png").shape[1] == 4 * (MAP + GAP)
-    assert cv2.imread("inspect/predictions.png").shape[1] == 3 * (PICTURE + GAP)  # labels, model, other
+    assert cv2.imread("inspect/features-1.png").shape[1] == 7 * (MAP_SIDE + GAP)
+    assert cv2.imread("inspect/attention.png").shape[1] == 4 * (MAP_SIDE + GAP)
+    assert cv2.imread("inspect/predictions.png").shape[1] == 3 * (IMAGE_SIDE + GAP)  # labels, model, other
     assert cli.main(["inspect", str(weights), f"images={data}", "n=1", f"imgsz={SIZE}"]) == 0
     assert sorted(file.name for file in Path("inspect-2").iterdir()) == sorted(names[:-1])
 
@@ -252,7 +253,7 @@ def test_images_are_those_the_model_was_trained_on_unless_named(source, data, ph
     report = inspect_model(tmp_path / "best.pt", out=tmp_path / "a", n=1)
     assert report.images == ["000000.png"] and report.protocol["image size"] == SIZE
     report = inspect_model(tmp_path / "best.pt", [photos / "2.png", photos], tmp_path / "b", n=2)
-    assert report.images == ["2.png", "0.png", "2.png"]
+    assert report.images == ["2.png", "0.png"]  # the folder gives 0 and 2; each image once
     torch.save({**checkpoint, "train_args": {"data": "elsewhere/my.yaml"}}, tmp_path / "moved.pt")
     with pytest.raises(ValueError, match=r"was trained on, elsewhere/my\.yaml, is not here; give images="):
         inspect_model(tmp_path / "moved.pt", out=tmp_path / "c")
@@ -281,15 +282,17 @@ def test_where_nothing_is_found_the_position_is_the_middle(source, tmp_path, nam
 
 
 def test_attention_lies_over_the_places_whose_keys_count():
-    bright = np.full((MAP, MAP, 3), 100, np.uint8)
-    look = Look("a.png", bright, 1.0, None, Frame.around(bright, (64, 64)), {}, [], (20.0, 20.0), "as asked")
-    look.maps["5"] = (torch.zeros(1, 4, 8, 8),) * 2
-    block = Block("5", "P3", 8, 4, "embedded_gaussian", 3, 0.1, 1.0, neighbours_at=[1.0])
+    bright = np.full((MAP_SIDE, MAP_SIDE, 3), 100, np.uint8)
+    observation = Observation(
+        "a.png", bright, 1.0, None, Letterbox.of(bright, (64, 64)), {}, [], (20.0, 20.0), "as asked"
+    )
+    observation.maps["5"] = (torch.zeros(1, 4, 8, 8),) * 2
+    block = BlockStatistics("5", "P3", 8, 4, "embedded_gaussian", 3, 0.1, 1.0, neighbours_at=[1.0])
     row = np.zeros((3, 3), np.float32)  # 8 x 8 positions, pooled by 3: the last window has two rows
     row[2, 0] = 1
-    drawn = attention_strip([block], [row], look)[:MAP, MAP + GAP + GAP // 2 : -GAP // 2]
-    place = MAP // 8
-    lit = np.zeros((MAP, MAP), bool)
+    drawn = attention_strip([block], [row], observation)[:MAP_SIDE, MAP_SIDE + GAP + GAP // 2 : -GAP // 2]
+    place = MAP_SIDE // 8
+    lit = np.zeros((MAP_SIDE, MAP_SIDE), bool)
     lit[6 * place :, : 3 * place] = True
     lit[:place, :place] = (drawn != 50).any(2)[:place, :place]  # the square of the position itself
     assert np.array_equal((drawn != 50).any(2), lit)
@@ -300,12 +303,12 @@ def test_objects_are_drawn_where_they_are():
     mask = np.zeros((100, 200), bool)
     mask[40:60, 20:180] = True
     palette = {"a": tone(0), "b": tone(1)}
-    drawn = draw(picture, [Thing("a", (0.1, 0.4, 0.9, 0.6), mask, 0.9)], palette)
+    drawn = draw(picture, [Object("a", (0.1, 0.4, 0.9, 0.6), mask, 0.9)], palette)
     assert drawn[50, 100].any() and not drawn[70:].any()
-    boxed = draw(picture, [Thing("b", (0.1, 0.4, 0.9, 0.6), None, None)], palette)
+    boxed = draw(picture, [Object("b", (0.1, 0.4, 0.9, 0.6), None, None)], palette)
     assert not boxed[50, 100].any() and tuple(boxed[50, 20]) == tone(1)
     assert not picture.any()
-    crowd = [Thing("a", (-0.1, -0.1, 1.1, 1.1), None, 0.5)] * 30  # names find no free place
+    crowd = [Object("a", (-0.1, -0.1, 1.1, 1.1), None, 0.5)] * 30  # names find no free place
     assert draw(picture[:7, :9].copy(), crowd, palette).shape == (7, 9, 3)
 
 
@@ -398,4 +401,76 @@ def test_without_what_evaluation_needs_the_labels_are_left_out_and_that_is_said(
     monkeypatch.setitem(sys.modules, "yolo_wnlb.data.coco", None)
     report = inspect_model(source("yolov8n-wnlb"), data, tmp_path, n=1, imgsz=SIZE)
     assert any(re.match(r"the labels of .*shapes\.yaml are left out: ", note) for note in report.notes)
-    assert cv2.imread(str(tmp_path / "predictions.png")).shape[1] == PICTURE + GAP
+    assert cv2.imread(str(tmp_path / "predictions.png")).shape[1] == IMAGE_SIDE + GAP
+
+
+# --- names, channels, strays
+
+
+@pytest.fixture(scope="module")
+def special(tmp_path_factory):
+    """A function of a number of channels that returns a checkpoint, with a block, for images of so many."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    folder = tmp_path_factory.mktemp("special")
+
+    def checkpoint(channels):
+        torch.manual_seed(0)
+        model = DetectionModel("yolov8n-wnlb.yaml", ch=channels, verbose=False)
+        for module in model.modules():
+            if isinstance(module, WNLB):
+                nn.init.constant_(module.w, 0.25)
+        torch.save({"model": model, "ema": None, "epoch": -1, "train_args": {}}, folder / f"{channels}.pt")
+        return folder / f"{channels}.pt"
+
+    return checkpoint
+
+
+def test_a_model_for_grey_images_sees_them_in_grey(source, special, photos, tmp_path):
+    report = inspect_model(special(1), photos, tmp_path / "out", n=2, imgsz=SIZE, other=source("yolov8n"))
+    assert report.images == ["0.png", "2.png"] and all(b.change[0] > 0 for b in report.blocks)
+    page = cv2.imread(str(tmp_path / "out/features-1.png")).astype(int)
+    picture = page[38 : 38 + MAP_SIDE, GAP // 2 : GAP // 2 + MAP_SIDE]
+    assert np.ptp(picture, axis=2).max() == 0 and picture.std() > 10  # drawn as the model sees it
+
+
+def test_a_model_for_four_channels_takes_images_that_have_them(special, photos, tmp_path):
+    weights = special(4)
+    cv2.imwrite(str(tmp_path / "four.png"), np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 4), np.uint8))
+    report = inspect_model(weights, tmp_path / "four.png", tmp_path / "out", imgsz=SIZE)
+    assert all(b.change[0] > 0 for b in report.blocks)
+    with pytest.raises(ValueError, match=r"0\.png has 3 channels, and the model takes 4; give images like those"):
+        inspect_model(weights, photos, tmp_path / "other", imgsz=SIZE)
+    assert not (tmp_path / "other").exists()
+
+
+def test_images_of_one_name_keep_apart_and_strays_are_left_out(source, photos, tmp_path):
+    for camera in ("cam1", "cam2"):
+        shutil.copytree(photos, tmp_path / camera)
+        (tmp_path / camera / ".DS_Store").write_bytes(b"Bud1")
+        (tmp_path / camera / "._0.png").write_bytes(b"a resource fork")
+    (tmp_path / "cam1/0.png").rename(tmp_path / "cam1/two\nlines.png")
+    report = inspect_model(source("yolov8n-wnlb"), [tmp_path / "cam1", tmp_path / "cam2"], tmp_path / "o", imgsz=SIZE)
+    assert report.images == ["cam1/1.png", "cam1/2.png", "two\\nlines.png", "0.png", "cam2/1.png", "cam2/2.png"]
+    assert {f"features-{i}.png" for i in range(1, 7)} <= {file.name for file in (tmp_path / "o").iterdir()}
+    assert re.search(r"\n3 +two\\nlines\.png ", str(report)) and re.search(r"\n4 +0\.png ", str(report))
+
+
+def test_pages_of_an_earlier_call_are_neither_kept_nor_overwritten_unasked(source, photos, tmp_path):
+    weights = source("yolov8n-wnlb")
+    inspect_model(weights, photos, tmp_path / "out", n=3, imgsz=SIZE)
+    (tmp_path / "out/blocks.png").unlink()
+    (tmp_path / "out/my-features-3.png").touch()
+    with pytest.raises(ValueError, match="holds the pictures of another call"):
+        inspect_model(weights, photos, tmp_path / "out", n=1, imgsz=SIZE)
+    report = inspect_model(weights, photos, tmp_path / "out", n=1, imgsz=SIZE, exist_ok=True)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {*report.files, "my-features-3.png"}
+
+
+def test_an_interruption_is_not_taken_for_an_error(source, photos, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(YOLO, "predict", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        inspect_model(source("yolov8n-wnlb"), photos, tmp_path / "out", n=1, imgsz=SIZE)

@@ -1,6 +1,6 @@
 """See what a trained model has learnt: w, features before and after each block, attention, predictions.
 
-    weights, images -> looks, and what they measure (`looks`) -> Report, pages
+    weights, images -> observations of each image -> statistics of each block -> Report, pages
 
 Dark images are drawn brighter than they are, and say so; the model gets them as they are.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import os
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,24 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.imaging.sheet import footer, heading, in_a_row, panel, paper, resized, scaled, shortened, write
-from yolo_wnlb.visualize import looks
-from yolo_wnlb.visualize.looks import PICTURE, Block, Look, Object
+from yolo_wnlb.visualize.block_statistics import BlockStatistics, add_image, statistics_of, why_identity
+from yolo_wnlb.visualize.observation import (
+    IMAGE_SIDE,
+    NOTHING_FOUND,
+    Object,
+    Observation,
+    blocks_of,
+    channels_of,
+    load_model,
+    observe,
+    read_samples,
+    recorded_maps,
+    training_data,
+)
+from yolo_wnlb.visualize.pictures import printable
 
-MAP = 256  # pixels, the longer side of a map, as drawn
-ALONE = 1.5  # effective neighbours: below, attention copies one position
+MAP_SIDE = 256  # pixels, the longer side of a map, as drawn
+COPIES_ONE = 1.5  # effective neighbours; with fewer, attention copies one position
 PAGES = {  # and features-1.png, ...
     "blocks.png": "w, W_z, the change and the neighbours of each block",
     "predictions.png": "what is labelled, and what was found",
@@ -42,7 +56,7 @@ class Report:
         folder: Where the pictures are.
         blocks: In the order of the model.
         images: Their names.
-        positions: (x, y, what is there) in each image: whose attention was drawn.
+        positions: (x, y, what is at them) in each image: whose attention was drawn.
         files: {name: what it shows}.
         notes: What the reader has to know.
     """
@@ -50,7 +64,7 @@ class Report:
     weights: str
     protocol: dict[str, Any]
     folder: Path
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[BlockStatistics] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     positions: list[tuple[float, float, str]] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
@@ -58,7 +72,7 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table of the blocks, that of the positions, the notes, and what was written."""
-        told = ", ".join(f"{key} {value}" for key, value in self.protocol.items())
+        protocol = ", ".join(f"{key} {value}" for key, value in self.protocol.items())
         rows = [["layer", "stage", "stride", "channels", "operation", "sub_sample", "w", "|W_z|", "|z-x|/|x|"]]
         rows[0] += ["neighbours"]
         for b in self.blocks:
@@ -66,13 +80,13 @@ class Report:
             rows[-1] += ["none" if b.w is None else f"{b.w:.4g}", f"{b.w_z_norm:.3g}", extent(b.change, ".2%")]
             rows[-1] += [f"{extent(b.neighbours, '.1f')} of {extent(b.keys, 'd')}"]
         lines = [
-            f"{self.weights}: {count('block', self.blocks)}, {count('image', self.images)}, {told}",
+            f"{printable(self.weights)}: {count('block', self.blocks)}, {count('image', self.images)}, {protocol}",
             *aligned(rows),
         ]
-        rows = [["image", "x,y", "there", *(f"layer {b.layer}" for b in self.blocks)]]
-        for i, (name, (x, y, there)) in enumerate(zip(self.images, self.positions)):
+        rows = [["", "image", "x,y", "what is there", *(f"layer {b.layer}" for b in self.blocks)]]
+        for i, (name, (x, y, target)) in enumerate(zip(self.images, self.positions)):
             counts = [f"{b.neighbours_at[i]:.1f} of {b.keys[i]}" for b in self.blocks]
-            rows.append([shortened(name), f"{x:.0f},{y:.0f}", there, *counts])
+            rows.append([f"{i + 1}", shortened(name), f"{x:.0f},{y:.0f}", target, *counts])
         lines += ["", "attention of one position: effective number of neighbours, exp(entropy)", *aligned(rows), ""]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, f"written to {self.folder}:", *aligned([*map(list, self.files.items())])])
@@ -100,9 +114,10 @@ def inspect_model(
     Args:
         weights: A checkpoint, .pt, for detection or segmentation.
         images: Images, folders of images, data YAMLs (their val split; labels stand beside the
-            predictions). Default: the data that the model was trained on, if it is here.
+            predictions), read in the channels of the model. Default: the data that the model was trained on,
+            if it is here.
         out: Folder for the pictures. Default: inspect, or the next of inspect-2, inspect-3, ...
-        n: Images of each folder or data set, evenly spaced. Images named one by one are all taken.
+        n: Images of each folder or data set, evenly spaced. Images named one by one are all taken, each once.
         imgsz: Longer side that images are brought to. Default: as trained.
         at: x, y in pixels of each image, whose attention is drawn. Default: the centre of the most
             confident detection, or that of the image.
@@ -116,8 +131,8 @@ def inspect_model(
     if isinstance(conf, bool) or not isinstance(conf, (int, float)) or not 0 < conf < 1:
         raise ValueError(f"conf is {conf!r}; wanted a confidence between 0 and 1")
     paths = [path for path in (weights, other) if path is not None]
-    models = [looks.load(Path(path)) for path in paths]
-    modules = looks.blocks_of(models[0])
+    models = [load_model(Path(path)) for path in paths]
+    modules = blocks_of(models[0])
     if not modules:
         raise ValueError(
             f"{weights} has no wNLB block, so there is nothing to look into; give a model that has some, and this "
@@ -127,37 +142,40 @@ def inspect_model(
     stride = max(int(model.model.stride.max()) for model in models)
     if isinstance(size, bool) or not isinstance(size, int) or size < stride or size % stride:
         raise ValueError(f"imgsz is {size!r}; wanted a multiple of the stride, {stride}")
-    images = looks.trained_on(models[0], weights) if images is None else images
+    images = training_data(models[0], weights) if images is None else images
     report = Report(str(weights), {"image size": size, "confidence at least": conf}, Path(), files=dict(PAGES))
-    shots = looks.gather([images] if isinstance(images, (str, Path)) else images, n, report.notes)
-    for name, picture, _ in shots:
-        check_position(at, name, picture)
+    sources = [images] if isinstance(images, (str, Path)) else images
+    samples = read_samples(sources, n, [channels_of(model) for model in models], report.notes)
+    for sample in samples:
+        check_position(at, sample.name, sample.images[0])
     report.folder = make_folder(out, exist_ok)
 
-    names = [name for model in models for name in model.names.values()]
-    names += [label.name for *_, labels in shots for label in labels or ()]
+    labelled = any(sample.labels is not None for sample in samples)
+    names = [printable(name) for model in models for name in model.names.values()]
+    names += [label.name for sample in samples for label in sample.labels or ()]
     palette = {name: tone(i) for i, name in enumerate(dict.fromkeys(names))}
-    titles = ["labels"] if any(labels is not None for *_, labels in shots) else []
-    titles += [f"{shortened(str(path))}, {count('block', looks.blocks_of(m))}" for path, m in zip(paths, models)]
-    seen: list[np.ndarray] = []
-    found: list[np.ndarray] = [heading(titles, PICTURE)]
-    maps = looks.watched(models[0])
-    for number, shot in enumerate(shots, 1):
-        look = looks.look_at(shot, models, maps, at, imgsz=size, conf=conf)
-        report.images.append(look.name)
-        report.positions.append((*look.position, look.there))
+    titles = [f"{shortened(printable(path))}, {count('block', blocks_of(m))}" for path, m in zip(paths, models)]
+    attention_strips: list[np.ndarray] = []
+    prediction_strips: list[np.ndarray] = [heading(["labels", *titles] if labelled else titles, IMAGE_SIDE)]
+    maps = recorded_maps(models[0])
+    for number, sample in enumerate(samples, 1):
+        observation = observe(sample, models, maps, at, imgsz=size, conf=conf)
+        report.images.append(observation.name)
+        report.positions.append((*observation.position, observation.target))
         if not report.blocks:
-            report.blocks = [looks.describe(layer, block, look) for layer, block in modules.items()]
-        weighed = [looks.measure(block, modules[block.layer], look) for block in report.blocks]
-        seen.append(attention_strip(report.blocks, weighed, look))
-        found.append(prediction_strip(look, len(titles) > len(models), palette))
-        report.save(
-            f"features-{number}.png", features_page(report.blocks, look), f"{look.name} before and after each block"
-        )
+            report.blocks = [statistics_of(layer, block, observation) for layer, block in modules.items()]
+        attentions = [add_image(block, modules[block.layer], observation) for block in report.blocks]
+        attention_strips.append(attention_strip(report.blocks, attentions, observation))
+        prediction_strips.append(prediction_strip(observation, labelled, palette))
+        page = features_page(report.blocks, observation)
+        report.save(f"features-{number}.png", page, f"{observation.name} before and after each block")
     plot(report.blocks, report.folder / "blocks.png")
-    report.save("attention.png", attention_page(report.blocks, seen))
-    told = f"Drawn: confidence {conf} or more, at image size {size}."
-    report.save("predictions.png", np.vstack([*found, footer(told, found[0].shape[1])]))
+    report.save("attention.png", attention_page(report.blocks, attention_strips))
+    below = f"Drawn: confidence {conf} or more, at image size {size}."
+    report.save("predictions.png", np.vstack([*prediction_strips, footer(below, prediction_strips[0].shape[1])]))
+    for file in pages_in(report.folder):  # of an earlier call with more images
+        if file.name not in report.files:
+            file.unlink()
     report.notes += remarks(report)
     return report
 
@@ -180,7 +198,7 @@ def make_folder(out: str | Path | None, exist_ok: bool) -> Path:
     from ultralytics.utils.files import increment_path
 
     folder = (Path(out) if out else Path(increment_path("inspect", exist_ok))).absolute()
-    if (folder / "blocks.png").exists() and not exist_ok:
+    if pages_in(folder) and not exist_ok:
         raise ValueError(f"{folder} holds the pictures of another call; choose another out=, or add exist_ok=True")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -191,110 +209,120 @@ def make_folder(out: str | Path | None, exist_ok: bool) -> Path:
     return folder
 
 
+def pages_in(folder: Path) -> list[Path]:
+    """List the files in a folder that have the names of our pages."""
+    return [file for file in folder.glob("*.png") if file.name in PAGES or re.fullmatch(r"features-\d+", file.stem)]
+
+
 def remarks(report: Report) -> list[str]:
     """Say in words what is easily overlooked in the numbers."""
     notes = []
     for block in report.blocks:
         if not any(block.change):
-            notes.append(f"{block}: {looks.reason(block)}, the block is the identity: before and after are equal")
+            notes.append(f"{block}: {why_identity(block)}, the block is the identity: before and after are equal")
     if broken := [str(block) for block in report.blocks if not np.isfinite(block.change).all()]:
         notes.append(f"{'; '.join(broken)}: features that are no finite numbers; the training has diverged")
-    alone = [
-        b for b in report.blocks if "gaussian" in b.operation and statistics.median(b.neighbours) < ALONE < b.keys[0]
-    ]
-    if alone:
+    softmax = [block for block in report.blocks if "gaussian" in block.operation]
+    if copies := [str(b) for b in softmax if statistics.median(b.neighbours) < COPIES_ONE < b.keys[0]]:
         notes.append(
-            f"{'; '.join(map(str, alone))}: at most positions the softmax chooses one key, so that y is a copy and no "
+            f"{'; '.join(copies)}: at most positions the softmax chooses one key, so that y is a copy and no "
             "mean; a smaller scale, such as None for 1/sqrt(d), starts softer"
         )
-    if deaf := [str(block) for block in report.blocks if not any(block.neighbours)]:
+    if zero := [str(block) for block in report.blocks if not any(block.neighbours)]:
         notes.append(
-            f"{'; '.join(deaf)}: at most positions no key counts, since the ReLU cuts every pair: y is 0 there"
+            f"{'; '.join(zero)}: at most positions no key counts, since the ReLU cuts every pair: y is 0 there"
         )
-    if blind := [name for name, (_, _, there) in zip(report.images, report.positions) if there == looks.NOTHING]:
-        notes.append(f"nothing found in {', '.join(blind)}: attention is that of the middle")
+    if empty := [name for name, (_, _, target) in zip(report.images, report.positions) if target == NOTHING_FOUND]:
+        notes.append(f"nothing found in {', '.join(empty)}: attention is that of the middle")
     return notes
 
 
 # ---- pages ---------------------------------------------------------------------------------------
 
 
-def features_page(blocks: Sequence[Block], look: Look) -> np.ndarray:
+def features_page(blocks: Sequence[BlockStatistics], observation: Observation) -> np.ndarray:
     """Draw a row for each block: the mean of all channels, and the one that changes most, before and after."""
-    size = scaled(look.bright.shape, MAP)
-    picture = resized(look.bright, size)
+    size = scaled(observation.bright.shape, MAP_SIDE)
+    picture = resized(observation.bright, size)
     names = ["mean of channels: before", "after", "after − before", "one channel: before", "after", "after − before"]  # noqa: RUF001
-    page = [heading([shortened(look.name, 22), *names], MAP)]
+    page = [heading([shortened(observation.name, 22), *names], MAP_SIDE)]
     for block in blocks:
-        x, z = (side[0] for side in look.maps[block.layer])
+        x, z = (side[0] for side in observation.maps[block.layer])
         most = int((z - x).square().sum((1, 2)).argmax())
         w = "no w" if block.w is None else f"w {block.w:.4g}"
-        told = [str(block), f"{w}, change {block.change[-1]:.1%}", f"{len(x)} x {x.shape[1]} x {x.shape[2]}"]
-        panels = [panel([picture], told, MAP)]
+        caption = [str(block), f"{w}, change {block.change[-1]:.1%}", f"{len(x)} x {x.shape[1]} x {x.shape[2]}"]
+        panels = [panel([picture], caption, MAP_SIDE)]
         for before, after, what in ((x.mean(0), z.mean(0), "mean"), (x[most], z[most], f"channel {most}")):
-            one, two = (look.frame.lay(side.numpy(), size) for side in (before, after))
+            one, two = (observation.letterbox.crop(side.numpy(), size) for side in (before, after))
             low, high = float(min(one.min(), two.min())), float(max(one.max(), two.max()))
-            told = [f"{low:.3g} to {high:.3g}", what]
-            panels += [panel(with_scale(side, low, high, FEATURES), told, MAP) for side in (one, two)]
+            caption = [f"{low:.3g} to {high:.3g}", what]
+            panels += [panel(with_scale(side, low, high, FEATURES), caption, MAP_SIDE) for side in (one, two)]
             apart = float(abs(two - one).max())
-            told = [f"-{apart:.2g} to {apart:.2g}", f"up to {apart / (high - low or 1):.1%} of the scale"]
-            told = told if apart else ["no difference", looks.reason(block)]
-            panels.append(panel(with_scale(two - one, -(apart or 1), apart or 1, SIGNED), told, MAP))
+            caption = [f"-{apart:.2g} to {apart:.2g}", f"up to {apart / (high - low or 1):.1%} of the scale"]
+            caption = caption if apart else ["no difference", why_identity(block)]
+            panels.append(panel(with_scale(two - one, -(apart or 1), apart or 1, SIGNED), caption, MAP_SIDE))
         page.append(in_a_row(panels))
     below = (
         "Before is x and after is z, on one scale, the lowest to the highest of both; their difference has a scale of "
-        f"its own. The one channel is that with the largest |z - x|. {shown(look)}."
+        f"its own. The one channel is that with the largest |z - x|. {shown_brightness(observation)}."
     )
     return np.vstack([*page, footer(below, page[0].shape[1])])
 
 
-def attention_page(blocks: Sequence[Block], strips: Sequence[np.ndarray]) -> np.ndarray:
+def attention_page(blocks: Sequence[BlockStatistics], strips: Sequence[np.ndarray]) -> np.ndarray:
     """Put the strips of all images below the names of the blocks."""
-    told = (
+    caption = (
         "The ring marks one position, the square what it is in the map. The brighter a place, the more it counts in "
         "the y of this position; dot products may count against it, in blue. Neighbours: exp(entropy)."
     )
-    head = heading(["position", *map(str, blocks)], MAP)
-    return np.vstack([head, *strips, footer(told, head.shape[1])])
+    head = heading(["position", *map(str, blocks)], MAP_SIDE)
+    return np.vstack([head, *strips, footer(caption, head.shape[1])])
 
 
-def attention_strip(blocks: Sequence[Block], weighed: Sequence[np.ndarray], look: Look) -> np.ndarray:
+def attention_strip(
+    blocks: Sequence[BlockStatistics], attentions: Sequence[np.ndarray], observation: Observation
+) -> np.ndarray:
     """Draw the image with the position, and for each block the image under its attention."""
-    size = scaled(look.bright.shape, MAP)
-    marked = resized(look.bright, size)
+    size = scaled(observation.bright.shape, MAP_SIDE)
+    marked = resized(observation.bright, size)
     grey = cv2.cvtColor(cv2.cvtColor(marked, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR) * 0.5
-    place = [int(v / side * drawn) for v, side, drawn in zip(look.position, look.bright.shape[1::-1], size[::-1])]
+    place = [
+        int(v / side * drawn)
+        for v, side, drawn in zip(observation.position, observation.bright.shape[1::-1], size[::-1])
+    ]
     for width, light in ((5, 0), (2, 255)):
         cv2.circle(marked, place, 9, (light,) * 3, width, cv2.LINE_AA)
-    told = [look.there, "x {:.0f}, y {:.0f}".format(*look.position), shortened(look.name, 30)]
-    panels = [panel([marked], told, MAP)]
-    for block, row in zip(blocks, weighed):
-        shape = look.maps[block.layer][0].shape[2:]
+    caption = [observation.target, "x {:.0f}, y {:.0f}".format(*observation.position), shortened(observation.name, 30)]
+    panels = [panel([marked], caption, MAP_SIDE)]
+    for block, row in zip(blocks, attentions):
+        shape = observation.maps[block.layer][0].shape[2:]
         over = row.repeat(block.sub_sample, 0).repeat(block.sub_sample, 1)[: shape[0], : shape[1]]  # keys are windows
-        over = look.frame.lay(over, size)
+        over = observation.letterbox.crop(over, size)
         bound = float(abs(row).max()) or 1.0
         low, colours = (-bound, SIGNED) if row.min() < 0 else (0.0, HEAT)
         strength = 0.75 * np.sqrt(np.nan_to_num(abs(over) / bound))[..., None]
         drawn = (grey * (1 - strength) + colour(over, low, bound, colours) * strength).astype(np.uint8)
         own = np.zeros(shape)
-        own[look.frame.cell(look.position, look.bright, shape)] = 1
-        left, top, width, height = cv2.boundingRect(np.argwhere(look.frame.lay(own, size))[:, ::-1].astype(np.int32))
+        own[observation.letterbox.map_position(observation.position, observation.bright, shape)] = 1
+        left, top, width, height = cv2.boundingRect(
+            np.argwhere(observation.letterbox.crop(own, size))[:, ::-1].astype(np.int32)
+        )
         cv2.rectangle(drawn, (left, top), (left + width - 1, top + height - 1), (255, 255, 255), 1)
         least, largest = (0 if abs(v) < bound / 1000 else v for v in (row.min(), row.max()))
-        told = [f"{block.neighbours_at[-1]:.1f} of {row.size} neighbours", f"weights {least:.2g} to {largest:.2g}"]
-        panels.append(panel([drawn], told, MAP))
+        caption = [f"{block.neighbours_at[-1]:.1f} of {row.size} neighbours", f"weights {least:.2g} to {largest:.2g}"]
+        panels.append(panel([drawn], caption, MAP_SIDE))
     return in_a_row(panels)
 
 
-def prediction_strip(look: Look, labelled: bool, palette: dict[str, tuple[int, ...]]) -> np.ndarray:
+def prediction_strip(observation: Observation, labelled: bool, palette: dict[str, tuple[int, ...]]) -> np.ndarray:
     """Draw the labels, if any image has some, and what each model found."""
-    picture = resized(look.bright, scaled(look.bright.shape, PICTURE))
-    columns = [(look.labels or [], [count("object", look.labels)])] if labelled else []
-    for found in look.found:
+    picture = resized(observation.bright, scaled(observation.bright.shape, IMAGE_SIDE))
+    columns = [(observation.labels or [], [count("object", observation.labels)])] if labelled else []
+    for found in observation.found:
         scores = [item.score for item in found if item.score is not None]
         columns.append((found, [f"{len(found)} found", *(["confidence " + extent(scores, ".2f")] if scores else [])]))
-    columns[0][1].extend([shortened(look.name), shown(look)])
-    return in_a_row([panel([draw(picture, objects, palette)], told, PICTURE) for objects, told in columns])
+    columns[0][1].extend([shortened(observation.name), shown_brightness(observation)])
+    return in_a_row([panel([draw(picture, objects, palette)], caption, IMAGE_SIDE) for objects, caption in columns])
 
 
 def draw(picture: np.ndarray, objects: Sequence[Object], palette: dict[str, tuple[int, ...]]) -> np.ndarray:
@@ -324,7 +352,7 @@ def draw(picture: np.ndarray, objects: Sequence[Object], palette: dict[str, tupl
     return drawn
 
 
-def plot(blocks: Sequence[Block], file: Path) -> None:
+def plot(blocks: Sequence[BlockStatistics], file: Path) -> None:
     """Draw what the blocks have learnt: a bar each, a dot for each image."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -349,9 +377,9 @@ def plot(blocks: Sequence[Block], file: Path) -> None:
         for place, (block, all_values) in enumerate(zip(blocks, values)):
             if len(all_values) > 1:
                 axes.plot(all_values, [place] * len(all_values), "o", color="#16181c", markersize=3, alpha=0.7)
-            told = "no w" if title == "w" and block.w is None else form.format(middle[place])
-            told += f" of {extent(block.keys, 'd')}" if title == "effective neighbours" else ""
-            axes.annotate(told, (0.01, place - 0.22), xycoords=axes.get_yaxis_transform(), fontsize=9, va="bottom")
+            caption = "no w" if title == "w" and block.w is None else form.format(middle[place])
+            caption += f" of {extent(block.keys, 'd')}" if title == "effective neighbours" else ""
+            axes.annotate(caption, (0.01, place - 0.22), xycoords=axes.get_yaxis_transform(), fontsize=9, va="bottom")
         axes.set_yticks(places, [f"{b}\n{b.operation.replace('_', ' ')}" for b in blocks], fontsize=9)
         axes.set_ylim(len(blocks) - 0.6, -0.6)
         axes.set_facecolor("none")
@@ -380,9 +408,9 @@ def with_scale(values: np.ndarray, low: float, high: float, name: str) -> list[n
     return [colour(values, low, high, name), paper(3, values.shape[1]), colour(steps, low, high, name)]
 
 
-def shown(look: Look) -> str:
+def shown_brightness(observation: Observation) -> str:
     """Say how much brighter an image is drawn."""
-    return "Shown as it is" if look.gain == 1 else f"Shown {look.gain:.1f} times as bright as it is"
+    return "Shown as it is" if observation.gain == 1 else f"Shown {observation.gain:.1f} times as bright as it is"
 
 
 def count(what: str, things: Any) -> str:
