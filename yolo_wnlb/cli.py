@@ -219,7 +219,7 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     from ultralytics.utils.files import increment_path
 
     from yolo_wnlb.data import coco
-    from yolo_wnlb.metrics.average_precision import available, evaluate
+    from yolo_wnlb.metrics.average_precision import evaluate
 
     if len(files) != 1 or "data" not in options:
         raise ValueError(
@@ -227,7 +227,7 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         )
     known = {"data": None, "split": "val", "out": None, "exist_ok": False, "images": None, "max_detections": 100}
     data, split, out, exist_ok, images, most = take({k: options.pop(k) for k in [*options] if k in known}, known)
-    made = Path(files[0]).suffix in (".json", ".jsonl")  # predictions, and no model
+    made = Path(files[0]).suffix.lower() in (".json", ".jsonl")  # predictions, and no model
     of_models = () if made else ("imgsz", "conf", "iou", "device", "allow_missing")
     take(options, {**known, **dict.fromkeys(of_models)})
     out = Path(out) if out else increment_path("runs/evaluate")
@@ -236,35 +236,37 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
             f"{out} holds an evaluation, or is a file; choose another out=, or overwrite with exist_ok=True"
         )
 
-    truth = coco.ground_truth(data, split)
+    truth, notes = coco.ground_truth(data, split), []
     if made:
-        header, predictions = coco.load_predictions(files[0])
+        header, predictions = coco.load_predictions(files[0], truth)
     else:
         from yolo_wnlb.detectors import torchvision, ultralytics
 
         detector: Any = torchvision if torchvision.reads(files[0]) else ultralytics
         model = detector.load(files[0], str(options.pop("device", "")))
-        classes = coco.class_map(detector.names(model), truth, options.pop("allow_missing", False))
+        names = detector.names(model)
+        classes = coco.class_map(names, truth, options.pop("allow_missing", False))
+        if missing := [name for index, name in names.items() if index not in classes]:
+            notes.append(f"not evaluated, for the truth lacks them: {len(missing)} classes ({coco.first(missing)})")
         options["max_det"] = most
         paths = coco.image_files(truth, data, split, images)
-        header = {
-            **detector.describe(model, **options),
-            "weights": files[0],
-            "image_list": coco.image_list(truth),
-            "categories": {c["id"]: c["name"] for c in truth["categories"]},
-        }
+        header = {**detector.describe(model, **options), "weights": files[0]}
         predictions = detector.predict(model, paths, classes, **options, progress=True)
+    left_out = coco.not_evaluated(truth, predictions)
+    if len(left_out) == 2:
+        raise ValueError("; ".join(left_out.values()))
     result = evaluate(
         truth,
         predictions,
         max_detections=most,
-        iou_types=available(truth, predictions),
+        iou_types=[kind for kind in ("segm", "bbox") if kind not in left_out],
         protocol={"data": data, **({} if Path(data).suffix == ".json" else {"split": split}), **header},
     )
+    result.notes += [*notes, *left_out.values()]
     print(result)
     out.mkdir(parents=True, exist_ok=True)
     if not made:
-        coco.save_predictions(out / "predictions.jsonl", predictions, header)
+        coco.save_predictions(out / "predictions.jsonl", predictions, header, truth)
     result.to_csv(out / "per_class.csv")
     result.plot(out / "plot.png")
     result.to_json(out / "evaluation.json")

@@ -4,8 +4,8 @@
     any detector -> predictions: {image_id, category_id, score, bbox xywh, segmentation RLE}
     class_map: detector's classes -> category ids, by name      check: does all of it fit together?
 
-Masks are run-length encoded at the size of the image file, as it lies after EXIF rotation. What is
-malformed has to be found here: on a broken RLE pycocotools runs for ever, or ends the process.
+Masks are run-length encoded at the size of the image file, as it lies after EXIF rotation. What single
+values have to be is in `validation`, which pictures and classes the ids in a file mean is in `identity`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,20 @@ import numpy as np
 from PIL import Image
 
 try:
-    from pycocotools import mask as coder
+    from pycocotools import mask as mask_utils
 except ImportError as error:
     raise ImportError("evaluation needs pycocotools; install it: pip install 'yolo-wnlb[evaluate]'") from error
 
-from yolo_wnlb.data.sources import SPLITS, list_images, listed, renamed
-from yolo_wnlb.reading import read_json
+from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.data.identity import DATA_YAML, check_file_names, check_header, identify, image_list
+from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.data.sources import SPLITS, list_images, listed
+from yolo_wnlb.data.validation import Prediction, Truth, check_predictions, check_truth, first, named
+from yolo_wnlb.reading import read_json, read_text
 
 LOGGER = logging.getLogger(__name__)
 
-Truth = dict[str, Any]  # a COCO file: images, annotations, categories
-Prediction = dict[str, Any]  # a COCO result
 FORMAT = "yolo_wnlb predictions 1"  # first line of a predictions file
-COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # ids from 1 to 90 that none of COCO's 80 classes has
 OUTLINES = "masks are the labels' outlines as COCO fills them: smaller than Ultralytics does, see docs/evaluation.md"
 TOLERANCE = 0.01  # of the image's side, that a label may lie outside; Ultralytics accepts as much
 
@@ -51,12 +51,14 @@ def ground_truth(source: str | Path, split: str = "val") -> Truth:
 
     Args:
         source: A COCO annotation file, .json; or a data YAML, or its name, as Ultralytics takes it.
-            Where annotations/instances_SPLIT.json lies beside a data YAML and names the same images
-            and classes, it is taken: its masks are exact, and labels lose holes, parts and crowds.
+            Where annotations/instances_SPLIT.json lies beside a data YAML, names the same images and
+            classes, and has annotations for every image with a label, it is taken: its masks are
+            exact, and labels lose holes, parts and crowds.
         split: Of a data YAML.
     Returns:
-        images, annotations, categories, and in `info` where they come from. From YOLO labels: image
-        ids 1 to n in the order of the files, category ids 1 to nc, sizes after EXIF rotation; area
+        images, annotations, categories, and in `info` where they come from and what was left out. From
+        YOLO labels: image ids 1 to n in the order of the files; category ids as Ultralytics'
+        predictions.json has them, 1 to nc (COCO's own for coco.yaml); sizes after EXIF rotation; area
         and box are those of the rasterised outline, and a label that is a box has no segmentation.
     Raises: ValueError, OSError: with the remedy.
     """
@@ -64,14 +66,22 @@ def ground_truth(source: str | Path, split: str = "val") -> Truth:
         return read_coco(Path(source))
     data = data_set(source, split)
     files = split_files(data, source, split)
-    names = [data["names"][i] for i in sorted(data["names"])]
+    numbers = class_numbers(data, split)
+    notes = []
     for file in annotation_files(data, split):
-        truth = read_coco(file)
-        known, used = {c["name"] for c in truth["categories"]}, used_names(truth)
-        if used <= set(names) <= known and same_images(truth, files):
-            info = {"source": f"{file.parent.name}/{file.name}", "notes": ["taken for the labels: its masks are exact"]}
-            return {**truth, "info": {**truth.get("info", {}), **info}}
-    return from_labels(files, names, f"{Path(source).name}, {split}")
+        truth, name = read_coco(file), f"{file.parent.name}/{file.name}"
+        if reason := why_not(truth, files, set(numbers.values())):
+            notes.append(f"{name} lies beside the data YAML, but the labels are taken: {reason}")
+            continue
+        info = {**truth["info"]} if isinstance(truth.get("info"), dict) else {}
+        info |= {"source": name, "notes": ["taken for the labels: its masks are exact"]}
+        return {**truth, "info": info, DATA_YAML: {"made_up_ids": False, "class_numbers": numbers}}
+    try:
+        truth = from_labels(files, numbers, f"{Path(source).name}, {split}")
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *notes])) from error
+    truth["info"]["notes"] = [*notes, *truth["info"]["notes"]]
+    return {**truth, DATA_YAML: {"made_up_ids": True, "class_numbers": numbers}}
 
 
 def image_files(truth: Truth, source: str | Path, split: str = "val", folder: str | Path | None = None) -> dict:
@@ -82,7 +92,9 @@ def image_files(truth: Truth, source: str | Path, split: str = "val", folder: st
         source: As there.
         split: As there.
         folder: Where the file names start from; for a COCO file whose images lie elsewhere.
-    Raises: FileNotFoundError: names the file. Another suffix is another file.
+    Raises:
+        FileNotFoundError: names the file. Another suffix is another file.
+        ValueError: a file has another size than the truth says; two images are one file.
     """
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     if folder is None and Path(source).suffix.lower() != ".json":
@@ -96,55 +108,142 @@ def image_files(truth: Truth, source: str | Path, split: str = "val", folder: st
             f"{len(missing)} of {len(names)} images are not among those {where} (first: {missing[0]}); put them there"
             + ("" if folder else ", or give their folder with images=")
         )
-    return {key: found[name].absolute() for key, name in names.items()}
+    files = {key: found[name].absolute() for key, name in names.items()}
+    check_files(truth, files)
+    return files
+
+
+def check_files(truth: Truth, files: Mapping[Any, Path]) -> None:
+    """Refuse image files that are not there, or not of the size that the truth says, as they lie after EXIF rotation.
+
+    Raises: FileNotFoundError, ValueError: names the first file.
+    """
+    images = truth["images"]
+    lacking = [i["file_name"] for i in images if i["id"] not in files or not Path(files[i["id"]]).is_file()]
+    if lacking:
+        raise FileNotFoundError(f"{len(lacking)} of {len(images)} images have no file: {first(lacking)}")
+    if twice := [str(file) for file, count in Counter(files.values()).items() if count > 1]:
+        raise ValueError(f"several images of the truth are one file: {first(twice)}; give each image its own")
+    for image in images:
+        file, said = files[image["id"]], (image["width"], image["height"])
+        width, height = picture_size(file)
+        if (width, height) != said:
+            guess = "is it another version of the image?"
+            if (height, width) == said:
+                guess = "its EXIF entry turns it, and the truth has to be of the picture as it lies then"
+            raise ValueError(f"{file} is {width} x {height}, in the truth {said[0]} x {said[1]}; {guess}")
+
+
+def picture_size(file: str | Path) -> tuple[int, int]:
+    """Read width and height of a picture as Ultralytics loads it, after EXIF rotation.
+
+    Raises: ValueError: it is missing, unreadable, or larger than Pillow opens.
+    """
+    from ultralytics.data.utils import exif_size
+
+    try:
+        with Image.open(file) as opened:
+            return exif_size(opened)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{file} is larger than Pillow opens ({error}), and Ultralytics leaves it out: cut it into tiles"
+        ) from error
+    except (OSError, ValueError, ImportError) as error:  # Ultralytics tries a decoder of HEIF on what is no image
+        reason = error.__context__ if isinstance(error, ImportError) else error
+        raise ValueError(f"{file} cannot be read as an image ({reason}); mend or remove it") from error
 
 
 def read_coco(file: Path) -> Truth:
-    """Read and check a COCO annotation file; nothing in it is changed."""
+    """Read and check a COCO annotation file; nothing in it is changed.
+
+    Raises: FileNotFoundError; ValueError: names the file, the entry, what was found and what was wanted.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"there is no {file}; give a COCO annotation file or a data YAML")
-    try:
-        truth = read_json(file)
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); fetch or write it again") from error
-    check_truth(truth, file.name)
+    truth = read_json(file)
+    check_truth(truth, str(file))
+    truth.pop(DATA_YAML, None)  # of a truth made here and saved: in a file, ids are the file's own
     return truth
 
 
-def from_labels(files: Sequence[Path], names: Sequence[str], source: str) -> Truth:
+def why_not(truth: Truth, files: Sequence[Path], names: set[str]) -> str:
+    """Say why a COCO file cannot stand for the labels of these pictures; '' if it can."""
+    from ultralytics.data.utils import img2label_paths
+
+    found = find_each((image["file_name"] for image in truth["images"]), files)
+    if not len(truth["images"]) == len(files) == len({*found.values()}):
+        return f"it names {len(truth['images'])} pictures, {len({*found.values()})} of the {len(files)} of the split"
+    known, used = {category["name"] for category in truth["categories"]}, used_names(truth)
+    if not used <= names <= known:
+        differing = sorted((used - names) | (names - known))
+        return f"its classes are not those of the data YAML, which differ in {first(differing)}"
+    annotated = {annotation["image_id"] for annotation in truth["annotations"]}
+    bare = [found[image["file_name"]] for image in truth["images"] if image["id"] not in annotated]
+    labels = map(Path, img2label_paths([str(file) for file in bare]))
+    lacking = [file.name for file, label in zip(bare, labels) if label.is_file() and read_text(label).strip()]
+    if lacking:
+        return f"it has no annotation in {len(lacking)} pictures that have labels (first: {lacking[0]})"
+    return ""
+
+
+def from_labels(files: Sequence[Path], numbers: Mapping[int, str], source: str) -> Truth:
     """Make a truth of the label files of YOLO; see `ground_truth`."""
-    from ultralytics.data.utils import exif_size, img2label_paths
+    from ultralytics.data.utils import img2label_paths
 
     start = common_folder(files)
     labels = [Path(label) for label in img2label_paths([str(file) for file in files])]
-    if not any(label.is_file() for label in labels):
+    without = sum(not label.is_file() for label in labels)
+    if without == len(files):
         raise ValueError(f"{source}: none of {len(files)} images has a label file, such as {labels[0]}")
+    categories = [{"id": number, "name": name} for number, name in numbers.items()]
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    left_out = Counter[str]()
+    left_out, cut = Counter[str](), 0
     for number, (file, label) in enumerate(zip(files, labels), 1):
-        try:
-            with Image.open(file) as opened:
-                width, height = exif_size(opened)
-        except OSError as error:
-            raise ValueError(f"{file} cannot be read as an image ({error}); mend or remove it") from error
+        width, height = picture_size(file)
         name = file.relative_to(start).as_posix()
         images.append({"id": number, "file_name": name, "width": width, "height": height})
-        for kind, shape in dict.fromkeys(read_label(label, len(names), left_out)):
+        for kind, shape in dict.fromkeys(read_label(label, len(categories), left_out)):
             found = box_of(shape, width, height) if len(shape) == 4 else outline_of(shape, width, height)
-            if found["area"] > 0:
-                ids = {"id": len(annotations) + 1, "image_id": number, "category_id": kind + 1, "iscrowd": 0}
-                annotations.append({**ids, **found})
-            else:
+            if found["area"] <= 0:
                 left_out["labels that cover no pixel"] += 1
+                continue
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": categories[kind]["id"], "iscrowd": 0}
+            annotations.append({**ids, **found})
+            cut += leaves(shape, width, height)
     notes = [OUTLINES] if any("segmentation" in annotation for annotation in annotations) else []
     notes += [f"left out {count} {what}" for what, count in left_out.items()]
+    notes += [f"labels that are cut at the border of their picture: {cut}"] if cut else []
+    notes += [f"{without} of {len(files)} pictures have no label file: they count as empty"] if without else []
+    if lost := labels_without_picture(files, labels):
+        notes.append(f"left out {len(lost)} label files without a picture (first: {lost[0].name})")
     return {
         "info": {"source": f"YOLO labels of {source}", "notes": notes},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+        "categories": categories,
     }
+
+
+def labels_without_picture(files: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
+    """List the label files whose picture is not in the folder of pictures that they belong to."""
+    from ultralytics.data.utils import IMG_FORMATS
+
+    lost = []
+    for pictures, texts in sorted({(file.parent, label.parent) for file, label in zip(files, labels)}):
+        stems = {file.stem for file in pictures.iterdir() if file.suffix[1:].lower() in IMG_FORMATS}
+        if pictures != texts:
+            lost += sorted(file for file in texts.glob("*.txt") if file.stem not in stems)
+    return lost
+
+
+def leaves(shape: Sequence[float], width: int, height: int) -> bool:
+    """Tell whether a label, a box x y w h or an outline x y x y ..., leaves its picture by half a pixel or more."""
+    if len(shape) == 4:
+        x, y, w, h = shape
+        shape = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    beyond = [(max(-value, value - 1)) * side for value, side in zip(shape, itertools.cycle((width, height)))]
+    return max(beyond) >= 0.5
 
 
 def box_of(shape: Sequence[float], width: int, height: int) -> dict[str, Any]:
@@ -152,14 +251,22 @@ def box_of(shape: Sequence[float], width: int, height: int) -> dict[str, Any]:
     x, y, w, h = shape
     left, right = max(x - w / 2, 0) * width, min(x + w / 2, 1) * width
     top, bottom = max(y - h / 2, 0) * height, min(y + h / 2, 1) * height
-    return {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top)}
+    wide, high = max(right - left, 0), max(bottom - top, 0)
+    return {"bbox": [left, top, wide, high], "area": wide * high}
 
 
 def outline_of(shape: Sequence[float], width: int, height: int) -> dict[str, Any]:
     """Put a label's x y x y ... in pixels; area and box are those of the mask that pycocotools fills."""
     outline = [value * side for value, side in zip(shape, itertools.cycle((width, height)))]
-    mask = coder.merge(coder.frPyObjects([outline], height, width))
-    return {"segmentation": [outline], "bbox": coder.toBbox(mask).tolist(), "area": float(coder.area(mask))}
+    mask = to_rle([outline], height, width)
+    return {"segmentation": [outline], "bbox": mask_utils.toBbox(mask).tolist(), "area": float(mask_utils.area(mask))}
+
+
+def to_rle(mask: Any, height: int, width: int) -> Any:
+    """Run-length encode the segmentation of an annotation: outlines, plain or compressed RLE. It has to be checked."""
+    if isinstance(mask, list):
+        return mask_utils.merge(mask_utils.frPyObjects(mask, height, width))
+    return mask_utils.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
 
 
 def read_label(file: Path, classes: int, left_out: Counter[str]) -> list[tuple[int, tuple[float, ...]]]:
@@ -167,7 +274,7 @@ def read_label(file: Path, classes: int, left_out: Counter[str]) -> list[tuple[i
     rows: list[tuple[int, tuple[float, ...]]] = []
     if not file.is_file():  # nothing in the image
         return rows
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -194,18 +301,26 @@ def read_label(file: Path, classes: int, left_out: Counter[str]) -> list[tuple[i
 
 
 def data_set(source: str | Path, split: str) -> dict[str, Any]:
-    """Resolve a data YAML as Ultralytics does."""
-    from ultralytics.data.utils import check_det_dataset
-    from yaml import YAMLError
-
-    try:
-        data = check_det_dataset(str(source))
-    except (SyntaxError, TypeError, YAMLError) as error:
-        raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
+    """Resolve a data YAML as Ultralytics does, and refuse a split that it does not have."""
+    data = read_data_yaml(source)
     if not data.get(split):
         splits = [key for key in SPLITS if data.get(key)]
         raise ValueError(f"{source} has no split {split!r}; choose from {', '.join(splits)}")
     return data
+
+
+def class_numbers(data: Mapping[str, Any], split: str) -> dict[int, str]:
+    """Return the classes of a data YAML by the category ids that Ultralytics' predictions.json gives them.
+
+    Source: `init_metrics` in ultralytics/models/yolo/detect/val.py.
+    """
+    from ultralytics.data.converter import coco80_to_coco91_class
+
+    names = [data["names"][i] for i in sorted(data["names"])]
+    place = data[split]
+    coco = isinstance(place, str) and "coco" in place and Path(place).name in ("val2017.txt", "test-dev2017.txt")
+    ids = coco80_to_coco91_class() if coco and len(names) == 80 else range(1, len(names) + 1)
+    return dict(zip(ids, names))
 
 
 def split_files(data: dict[str, Any], source: str | Path, split: str) -> list[Path]:
@@ -227,11 +342,6 @@ def annotation_files(data: dict[str, Any], split: str) -> list[Path]:
     names = dict.fromkeys([split, Path(listed(data[split])[0]).stem])
     files = [root / "annotations" / f"instances_{name}.json" for root in roots for name in names]
     return [file for file in files if file.is_file()]
-
-
-def same_images(truth: Truth, files: Sequence[Path]) -> bool:
-    """Tell whether a truth is about these files, all of them and no others."""
-    return len(truth["images"]) == len(files) == len(find_each((i["file_name"] for i in truth["images"]), files))
 
 
 def find_each(names: Iterable[str], files: Sequence[Path]) -> dict[str, Path]:
@@ -300,12 +410,6 @@ def fingerprint(truth: Truth) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
-def image_list(truth: Truth) -> str:
-    """Reduce which images a truth is of, but for the suffix of their files, to a short hash."""
-    images = [[i["id"], renamed(i["file_name"], ""), i["width"], i["height"]] for i in truth["images"]]
-    return hashlib.sha256(json.dumps(sorted(images, key=str)).encode()).hexdigest()[:16]
-
-
 # ---- predictions ---------------------------------------------------------------------------------
 
 
@@ -314,55 +418,69 @@ def encode(masks: np.ndarray) -> list[dict[str, Any]]:
     turned = np.empty((len(masks), *masks.shape[:0:-1]), np.uint8)
     for mask, columns in zip(masks.view(np.uint8), turned, strict=True):
         cv2.transpose(mask, columns)  # four times faster than numpy
-    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in coder.encode(turned.T)]
+    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in mask_utils.encode(turned.T)]
 
 
-def save_predictions(path: str | Path, predictions: Sequence[Prediction], header: dict[str, Any]) -> None:
+def save_predictions(
+    path: str | Path, predictions: Sequence[Prediction], header: Mapping[str, Any], truth: Truth
+) -> None:
     """Write predictions as JSON lines, complete or not at all.
 
     Args:
         path: File to write, .jsonl.
         predictions: COCO results.
-        header: What made them: detector, weights, their hash, input size, thresholds, versions, and
-            under `categories` the names {category id: name}, against which `check` sees shifted ids.
+        header: What made them: detector, weights, their hash, input size, thresholds, versions.
+        truth: What they were made for. The header says which images and classes these are, so that
+            `load_predictions` sees another data set or split, and shifted ids.
+    Raises: ValueError: a number is not finite; OSError: the file cannot be written.
     """
-    head = {"format": FORMAT, **header, "predictions": len(predictions)}
+    made_for = {"image_list": image_list(truth), "categories": {c["id"]: c["name"] for c in truth["categories"]}}
+    head = {"format": FORMAT, **header, **made_for, "predictions": len(predictions)}
     lines = [json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n" for line in (head, *predictions)]
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text("".join(lines), encoding="utf-8")
-    draft.replace(path)
+    with replaced(path) as draft:
+        draft.write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def load_predictions(path: str | Path) -> tuple[dict[str, Any], list[Prediction]]:
-    """Read what `save_predictions` wrote, or a COCO results file, which has no header.
+def load_predictions(path: str | Path, truth: Truth) -> tuple[dict[str, Any], list[Prediction]]:
+    """Read what `save_predictions` wrote, or a COCO results file, and check it against what it is to be measured with.
 
-    Returns: The header (empty for a COCO results file) and the predictions.
-    Raises: FileNotFoundError; ValueError: not such a file, or not all of it.
+    Args:
+        path: JSON lines of ours; or a JSON list of results, of mmdetection, detectron2, Ultralytics or others.
+        truth: What `ground_truth` returned. Pictures are matched by what both sides share, see `identity`.
+    Returns: The header, and the predictions with the ids of the truth. A results file has no header of its own: it
+        says how pictures and classes were matched, unless ids are those of the COCO file.
+    Raises: FileNotFoundError; ValueError: not such a file, or not all of it; it does not fit the truth, or there is
+        no telling whether it does.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no predictions file {path}")
-    text = path.read_text(encoding="utf-8-sig")
+    header, rows = read_predictions(path)
+    check_header(truth, header)
+    predictions, matched = identify(truth, rows, header, str(path))
+    check_predictions(truth, predictions, str(path))
+    return {**header, **matched}, predictions
+
+
+def read_predictions(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Read a file of predictions as it is: the header, empty if it has none, and the entries."""
+    text = read_text(path)
     if text.lstrip().startswith("["):
-        try:
-            return {}, json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}); was its writing interrupted?") from error
-    lines = text.splitlines()
+        return {}, read_json(path)
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.strip().split("\n") if text.strip() else [], 1):
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is not JSON ({error}); was its writing interrupted?") from error
     header, *predictions = rows or [None]
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(
             f"{path} is no predictions file: wanted a list of COCO results, or a first line with {FORMAT!r}"
         )
-    if header["predictions"] != len(predictions):
-        raise ValueError(f"{path} holds {len(predictions)} of {header['predictions']} predictions; write it again")
+    if header.get("predictions") != len(predictions):
+        raise ValueError(f"{path} holds {len(predictions)} of {header.get('predictions')} predictions; write it again")
     return header, predictions
 
 
@@ -372,8 +490,8 @@ def class_map(names: dict[int, str] | Sequence[str], truth: Truth, allow_missing
     Args:
         names: The detector's, {index: name} or in the order of the indices.
         truth: Its categories.
-        allow_missing: Accept a truth with fewer classes than the detector. What is left out is told;
-            the detector is then asked for the other classes only.
+        allow_missing: Accept a truth with fewer classes than the detector. A warning names what is left
+            out; the detector is then asked for the other classes only.
     Raises: ValueError: a class of either is missing in the other (categories without annotations
         may be); names repeat; indices do not count from 0, which says that they are shifted.
     """
@@ -417,170 +535,31 @@ def spelling(name: str) -> str:
 # ---- checks --------------------------------------------------------------------------------------
 
 
-def check(truth: Truth, predictions: Sequence[Prediction], header: dict[str, Any] | None = None) -> None:
-    """Refuse what does not fit together, and say what probably happened.
+def check(truth: Truth, predictions: Sequence[Prediction], header: Mapping[str, Any] | None = None) -> None:
+    """Refuse what is malformed or does not fit together, and say what probably happened.
 
     Args:
         truth: A COCO truth.
-        predictions: COCO results.
+        predictions: COCO results whose ids are those of the truth.
         header: Of the predictions file; its `categories` and its `image_list` have to be those of the truth.
     Raises: ValueError.
     """
     check_truth(truth)
-    images = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
-    categories = {category["id"]: category["name"] for category in truth["categories"]}
-    for number, prediction in enumerate(predictions):
-        keys = prediction.keys() if isinstance(prediction, dict) else set()
-        if not {"image_id", "category_id", "score"} <= keys or not {"bbox", "segmentation"} & keys:
-            wanted = "image_id, category_id, score, and bbox or segmentation"
-            raise ValueError(f"prediction {number} has {first(list(keys)) or 'no keys'}; wanted {wanted}")
-    for what, known in (("image", images), ("category", categories)):
-        found = {prediction[f"{what}_id"] for prediction in predictions}
-        if unknown := found - known.keys():
-            unknown_first = first(sorted(unknown, key=str))
-            known_first = first(sorted(known, key=str))
-            raise ValueError(
-                f"{len(unknown)} of {len(found)} {what} ids of the predictions are not in the truth: {unknown_first}; "
-                f"it has {known_first}{suspicion(found, set(known))}"
-            )
-    made_for = (header or {}).get("image_list")
-    if made_for and made_for != image_list(truth):
-        raise ValueError(
-            f"the predictions were made for other images than the {len(images)} of the truth, though ids are alike: "
-            "give the data and split that they were made for, or predict anew"
-        )
-    texts = {str(key): name for key, name in categories.items()}  # as the keys are in JSON
-    claimed = {str(key): name for key, name in (header or {}).get("categories", {}).items()}
-    if wrong := [f"{i} is {name!r}, not {texts.get(i)!r}" for i, name in claimed.items() if texts.get(i) != name]:
-        raise ValueError(
-            f"the predictions say what their category ids mean, and the truth differs in {len(wrong)}: {first(wrong)}; "
-            "they were made for another truth: map the detector's classes by name (class_map)"
-        )
-    for number, prediction in enumerate(predictions):
-        score, box = prediction["score"], prediction.get("bbox", [0, 0, 0, 0])
-        if not isinstance(score, (int, float, np.floating)) or not 0 <= score <= 1:  # a NaN is neither
-            raise ValueError(f"prediction {number} has score {score}; wanted 0 to 1")
-        if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
-            raise ValueError(f"prediction {number} has box {box}; wanted x, y, width, height in pixels")
-    rles = {n: prediction["segmentation"] for n, prediction in enumerate(predictions) if "segmentation" in prediction}
-    check_masks(rles, [images[predictions[n]["image_id"]] for n in rles], "prediction")
+    check_header(truth, header or {})
+    check_predictions(truth, predictions)
+    check_file_names(truth, predictions)
 
 
-def check_truth(truth: Truth, name: str = "the truth") -> None:
-    """Refuse what is no COCO truth, or does not hang together."""
-    if not isinstance(truth, dict) or not all(
-        isinstance(truth.get(k), list) for k in ("images", "annotations", "categories")
-    ):
-        raise ValueError(f"{name} is no COCO annotation file: wanted the lists images, annotations and categories")
-    for key, wanted in (
-        ("images", ("id", "file_name", "width", "height")),
-        ("annotations", ("image_id", "category_id", "bbox")),
-        ("categories", ("id", "name")),
-    ):
-        for number, entry in enumerate(truth[key]):
-            if lack := [k for k in wanted if k not in entry]:
-                raise ValueError(f"{name}: entry {number} of {key} lacks {', '.join(lack)}")
-        ids = [entry["id"] for entry in truth[key]] if "id" in wanted else []
-        if repeated := [str(i) for i, count in Counter(ids).items() if count > 1]:
-            raise ValueError(f"{name}: several {key} have the id {first(repeated)}; give each its own")
-    names = Counter(category["name"] for category in truth["categories"])
-    if repeated := [each for each, count in names.items() if count > 1]:
-        raise ValueError(f"{name}: several categories have the name {first(repeated)}; give each its own")
-    for what in ("image", "category"):
-        known = {entry["id"] for entry in truth["images" if what == "image" else "categories"]}
-        if unknown := {annotation[f"{what}_id"] for annotation in truth["annotations"]} - known:
-            raise ValueError(f"{name}: annotations have {what} ids that it lacks: {first(sorted(unknown, key=str))}")
-    sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
-    rles: dict[int, dict[str, Any]] = {}
-    for number, annotation in enumerate(truth["annotations"]):
-        shape = annotation.get("segmentation")
-        if isinstance(shape, dict):
-            rles[number] = shape
-        elif shape and any(len(outline) < 6 or len(outline) % 2 for outline in shape):
-            raise ValueError(
-                f"{name}: annotation {number} has an outline of fewer than three points; mend or remove it"
-            )
-    check_masks(rles, [sizes[truth["annotations"][n]["image_id"]] for n in rles], f"{name}: annotation")
-
-
-def check_masks(rles: dict[int, dict[str, Any]], sizes: Sequence[list[int]], what: str) -> None:
-    """Refuse encoded masks that are malformed, or of another size than their images."""
-    for (number, rle), size in zip(rles.items(), sizes):
-        if not isinstance(rle, dict) or not isinstance(rle.get("counts"), (str, bytes, list)) or "size" not in rle:
-            raise ValueError(f"{what} {number} has a segmentation that is no RLE; wanted size [h, w] and counts")
-        if list(rle["size"]) != size:
-            turned = list(rle["size"]) == size[::-1]
-            guess = "width and height are exchanged" if turned else "masks belong at the size of the image file"
-            raise ValueError(
-                f"{what} {number} has a mask of {rle['size']}, its image is {size} (height, width): {guess}"
-            )
-    texts = {number: rle["counts"] for number, rle in rles.items() if not isinstance(rle["counts"], list)}
-    totals = dict(zip(texts, run_totals(list(texts.values()))))
-    for (number, rle), size in zip(rles.items(), sizes):
-        total = totals[number] if number in totals else sum(rle["counts"])
-        if total != size[0] * size[1]:
-            raise ValueError(f"{what} {number} has a broken RLE: its runs do not fill {size[0]} x {size[1]} pixels")
-
-
-def run_totals(counts: Sequence[str | bytes]) -> list[int]:
-    """Add up the runs of compressed RLEs, -1 where one is malformed.
-
-    Source of the format: rleFrString of pycocotools' maskApi.c. A number is written in groups of 5
-    bits, lowest first, as characters from '0'; 32 says that another follows, and 16 in the last one
-    that the number is negative. From the third run on, numbers are differences to the run before last.
-    """
-    totals: list[int] = []
-    for start in range(0, len(counts), 100):  # so few that the arrays stay in the processor's cache
-        part = [c if isinstance(c, bytes) else c.encode("utf-8", "surrogatepass") for c in counts[start : start + 100]]
-        totals += part_totals([c or b"~" for c in part])  # an empty one is malformed, as is "~"
-    return totals
-
-
-def part_totals(part: Sequence[bytes]) -> list[int]:
-    """Do what `run_totals` says for a few at once, none of them empty."""
-    code = np.frombuffer(b"".join(part), np.uint8) - np.uint8(48)  # what lies below wraps to above 63
-    ends = np.cumsum([len(c) for c in part]) - 1
-    broken = code[ends] & 32 != 0  # the last number is cut off
-    broken[np.searchsorted(ends, np.flatnonzero(code > 63))] = True
-
-    more = code & 32 != 0
-    more[ends] = False
-    last = np.flatnonzero(~more)  # the last character of each number
-    begin = np.concatenate(([0], last[:-1] + 1))
-    owner = np.searchsorted(ends, last)
-    broken[owner[last - begin > 6]] = True  # 2 ** 35 and beyond
-    shift = 5 * np.minimum(np.arange(len(code)) - np.repeat(begin, last - begin + 1), 6)
-    number = np.add.reduceat((code & 31).astype(np.int64) << shift, begin)
-    number -= (code[last] & 16).astype(np.int64) << (shift[last] + 1)
-
-    origin = np.searchsorted(owner, np.arange(len(part)))[owner]  # the first number of the same text
-    place = np.arange(len(number)) - origin
-    chain = np.empty_like(number)  # every other number, added up over all texts
-    chain[::2], chain[1::2] = np.cumsum(number[::2]), np.cumsum(number[1::2])
-    before = origin - place % 2  # what was added up before this text, and its very first run
-    run = np.where(place == 0, number, chain - np.where(before < 0, 0, chain[before]))
-    broken[owner[run < 0]] = True
-    return np.where(broken, -1, np.bincount(owner, run, len(part)).astype(np.int64)).tolist()
-
-
-def suspicion(found: set[Any], known: set[Any]) -> str:
-    """Say what may have happened to ids, '' if there is no telling."""
-    if {isinstance(i, str) for i in found} != {isinstance(i, str) for i in known}:
-        return "; texts are no numbers: '1' is not 1"
-    if any(isinstance(i, str) for i in found | known):
-        return "; were they made for another split?"
-    coco = set(range(1, 91)) - COCO_GAPS
-    if len(known) > 40 and known <= coco and known & {*range(81, 91)} and found <= set(range(81)):
-        return "; these look like class numbers up to 80, where the truth has COCO's ids up to 90: map by name"
-    if found <= coco and max(found) > 80 and known <= set(range(81)):
-        return "; these look like COCO's ids up to 90, where the truth counts up to 80: map by name"
-    for shift, how in ((1, "all fit once 1 is added: counted from 0?"), (-1, "all fit once 1 is subtracted")):
-        if {i + shift for i in found} <= known:
-            return f"; {how}"
-    return "; were they made for another split?"
-
-
-def first(names: Sequence[Any], most: int = 5) -> str:
-    """List the first few of some names."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+def not_evaluated(truth: Truth, predictions: Sequence[Prediction]) -> dict[str, str]:
+    """Say which of "segm" and "bbox" cannot be evaluated, and for want of what: {kind: sentence}."""
+    found: dict[str, str] = {}
+    for kind, key, what in (("segm", "segmentation", "masks"), ("bbox", "bbox", "boxes")):
+        for name, entries in (("annotation", truth["annotations"]), ("prediction", predictions)):
+            lacking = [place for place, entry in enumerate(entries) if not entry.get(key)]
+            if lacking and kind not in found:
+                namer = named(entries, name)
+                found[kind] = (
+                    f"{what} are not evaluated: {len(lacking)} of {len(entries)} {name}s have no {key} "
+                    f"(first: {namer(lacking[0])})"
+                )
+    return found

@@ -11,21 +11,23 @@ import csv
 import io
 import logging
 import math
-import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coder
+from pycocotools import mask as mask_utils
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.data.coco import Truth, check_truth, fingerprint, first
+from yolo_wnlb.data.coco import Truth, check_files, check_truth, fingerprint, first, named, to_rle
+from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.detectors.torchvision import outputs_of, read, read_image, save
 from yolo_wnlb.wnlb import WNLB
 
@@ -42,14 +44,14 @@ Target = dict[str, Tensor]
 class Pictures(Dataset):
     """Images and targets of a COCO truth.
 
-    Crowds, boxes of at most a pixel in width or height, and masks without a pixel are left out;
-    images without objects stay. A flip depends on the seed, the epoch and the image alone, not on
-    who loads it.
+    Crowds, boxes of at most a pixel in width or height, and masks without a pixel are left out, and
+    a warning counts the crowds and boxes; images without objects stay. A flip depends on the seed,
+    the epoch and the image alone, not on who loads it.
 
     Args:
-        truth: A COCO truth whose annotations have segmentations.
+        truth: A COCO truth that `check_truth` accepts, whose annotations have segmentations.
         files: {image id: file}.
-        labels: {category id: label, from 1}; annotations of other categories are left out.
+        labels: {category id: label, from 1}; annotations of other categories are left out, and counted.
         flip: Probability of a horizontal flip.
         seed: Of the flips.
 
@@ -58,28 +60,39 @@ class Pictures(Dataset):
 
     Items: image float (3, H, W), RGB in [0, 1]; target with boxes float (N, 4) xyxy, labels int64 (N,),
         masks uint8 (N, H, W).
-    Raises: ValueError, FileNotFoundError: there is nothing to train on; says what is missing.
+    Raises: ValueError, FileNotFoundError: a file is missing or of another size than the truth says, an object has no
+        mask, or there is nothing to train on.
     """
 
     def __init__(
         self, truth: Truth, files: Mapping[Any, Path], labels: Mapping[int, int], flip: float = 0.0, seed: int = 0
     ) -> None:
-        check_truth(truth)
         self.images, self.files, self.labels = truth["images"], files, labels
         self.flip, self.seed, self.epoch = flip, seed, 0
-        lacking = [i["file_name"] for i in self.images if i["id"] not in files or not Path(files[i["id"]]).is_file()]
-        if lacking:
-            raise FileNotFoundError(f"{len(lacking)} of {len(self.images)} images have no file: {first(lacking)}")
-        objects = [a for a in truth["annotations"] if a["category_id"] in labels and not a.get("iscrowd")]
+        check_files(truth, files)
+        self.objects: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
+        objects, left_out = [], Counter[str]()
+        for annotation in truth["annotations"]:
+            if annotation["category_id"] not in labels:
+                left_out["of other categories"] += 1
+            elif annotation.get("iscrowd"):
+                left_out["crowds"] += 1
+            else:
+                objects.append(annotation)
         if boxes := [a for a in objects if not a.get("segmentation")]:
             raise ValueError(
-                f"{len(boxes)} of {len(objects)} annotations have a box but no segmentation; these detectors learn "
-                "masks: label outlines, or leave the annotations out"
+                f"{len(boxes)} of {len(objects)} annotations have a box but no segmentation (first: "
+                f"{named(boxes, 'annotation')(0)}); these detectors learn masks: label outlines, or leave the "
+                "annotations out"
             )
-        self.objects: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
         for annotation in objects:
             if min(annotation["bbox"][2:]) > 1:
                 self.objects[annotation["image_id"]].append(annotation)
+            else:
+                left_out["with a box of at most a pixel in width or height"] += 1
+        if left_out:
+            listed = ", ".join(f"{count} {what}" for what, count in left_out.items())
+            LOGGER.warning("not trained on: of %d annotations %s", len(truth["annotations"]), listed)
         if not any(self.objects.values()):
             raise ValueError(
                 f"there is nothing to train on: none of {len(truth['annotations'])} annotations in {len(self.images)} "
@@ -94,11 +107,6 @@ class Pictures(Dataset):
         entry = self.images[index]
         image = read_image(self.files[entry["id"]])
         height, width = image.shape[1:]
-        if (height, width) != (entry["height"], entry["width"]):
-            raise ValueError(
-                f"{self.files[entry['id']]} is {width} x {height}, in the truth {entry['width']} x {entry['height']}; "
-                "is it another version of the image?"
-            )
         objects = self.objects[entry["id"]]
         masks = torch.zeros(len(objects), height, width, dtype=torch.uint8)
         for mask, annotation in zip(masks, objects):
@@ -118,11 +126,7 @@ class Pictures(Dataset):
 
 def decode(shape: Any, height: int, width: int) -> np.ndarray:
     """Draw the segmentation of an annotation, outlines or any RLE: uint8 (H, W)."""
-    if isinstance(shape, list):
-        shape = coder.merge(coder.frPyObjects(shape, height, width))
-    elif isinstance(shape["counts"], list):
-        shape = coder.frPyObjects(shape, height, width)
-    return coder.decode(shape)
+    return mask_utils.decode(to_rle(shape, height, width))
 
 
 def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[tuple[Tensor, ...], tuple[Target, ...]]:
@@ -159,9 +163,10 @@ def fit(
 
     Args:
         model: What `build`, `maskrcnn` or `solov2` returned; trained in place.
-        truth: What to learn, see `coco.ground_truth`. Its classes have to be those of the model by
-            name; a model without names takes them in the order of their ids.
-        files: {image id: file}, see `coco.image_files`.
+        truth: What to learn, see `coco.ground_truth`; checked before anything else is done. Its classes
+            have to be those of the model by name; a model without names takes them in the order of
+            their ids.
+        files: {image id: file}, see `coco.image_files`. Each has to be of the size that the truth says.
         out: Folder for last.pt and log.csv.
         epochs: Passes through the images.
         batch: Images in a step of the network.
@@ -188,6 +193,7 @@ def fit(
         FileNotFoundError: images are missing.
         FileExistsError: out/last.pt is there and resume is off.
         FloatingPointError: a loss is not finite; last.pt is of the last full epoch.
+        OSError: a checkpoint cannot be written, for want of room for instance; last.pt is of the epoch before.
     """
     settings: dict[str, Any] = {
         **{"epochs": epochs, "batch": batch, "accumulate": accumulate, "lr": lr, "optimizer": optimizer},
@@ -199,6 +205,7 @@ def fit(
     last = out / "last.pt"
     if last.exists() and not resume:
         raise FileExistsError(f"{last} exists; go on with resume=True, or choose another folder")
+    check_truth(truth)
     labels = label_classes(model, truth)
     data = Pictures(truth, files, labels, flip, seed)
     place = select_device(device or "", verbose=False)
@@ -257,16 +264,17 @@ def check(settings: Mapping[str, Any]) -> None:
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         if settings[name] not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {settings[name]!r}")
-    for name in ("epochs", "batch", "accumulate"):
-        if not isinstance(settings[name], int) or settings[name] < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1; got {settings[name]!r}")
+    optional = {name for name in ("clip", "warmup") if settings[name] is None}
+    for names, least in ((("epochs", "batch", "accumulate"), 1), (("warmup", "seed"), 0)):
+        for name in names:
+            if name not in optional and not (is_whole(settings[name]) and settings[name] >= least):
+                raise ValueError(f"{name} must be a whole number of at least {least}; got {settings[name]!r}")
     for name in ("lr", "clip"):
-        if settings[name] is not None and not 0 < settings[name] < math.inf:
+        if name not in optional and not (is_number(settings[name]) and settings[name] > 0):
             raise ValueError(f"{name} must be above 0; got {settings[name]!r}")
-    for name in ("weight_decay", "warmup", "seed"):
-        if settings[name] is not None and not 0 <= settings[name] < math.inf:
-            raise ValueError(f"{name} must be 0 or more; got {settings[name]!r}")
-    if not 0 <= settings["flip"] <= 1:
+    if not is_number(settings["weight_decay"]) or settings["weight_decay"] < 0:
+        raise ValueError(f"weight_decay must be 0 or more; got {settings['weight_decay']!r}")
+    if not is_number(settings["flip"]) or not 0 <= settings["flip"] <= 1:
         raise ValueError(f"flip must be a probability; got {settings['flip']!r}")
 
 
@@ -414,6 +422,5 @@ def write_log(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(log[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(log)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text.getvalue(), encoding="utf-8")
-    draft.replace(path)
+    with replaced(path) as draft:
+        draft.write_text(text.getvalue(), encoding="utf-8", newline="")

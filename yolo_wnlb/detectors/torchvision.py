@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.data.coco import Prediction, encode, first
+from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
@@ -233,24 +233,8 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, Any] | None 
     """
     meta = {"format": FORMAT, **getattr(model, "recipe", {}), "training": dict(training or {})}
     meta["versions"] = {"torch": str(torch.__version__), "torchvision": torchvision.__version__}
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
+    with replaced(Path(path)) as draft:
         torch.save({"meta": meta, "state_dict": model.state_dict()}, draft)
-        draft.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, RuntimeError)):
-            raise
-        # torch.save itself raises a RuntimeError, which names neither the file nor the reason
-        if not path.parent.is_dir():
-            raise OSError(f"{path} cannot be written: there is no folder {path.parent}; make it first") from error
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(
-            f"{path} cannot be written: make room, or get the right to write there ({free:,.0f} MiB are free). What "
-            f"was there before is unchanged. The cause: {' '.join(str(error).split())[:200]}"
-        ) from error
 
 
 def reads(weights: str | Path) -> bool:
