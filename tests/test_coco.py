@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from pycocotools import mask as coder
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data import coco
 
@@ -97,7 +97,8 @@ def test_labels_that_are_boxes_have_no_masks(tmp_path):
     truth = coco.ground_truth(write_set(tmp_path, {"a": "2 0.5 0.5 0.5 0.5\n0 1.0 0.5 0.5 0.2\n"}))
     inside, cut = truth["annotations"]
     assert inside["bbox"] == [10, 7.5, 20, 15] and inside["area"] == 300 and "segmentation" not in inside
-    assert cut["bbox"] == pytest.approx([30, 12, 10, 6]) and truth["info"]["notes"] == []
+    assert cut["bbox"] == pytest.approx([30, 12, 10, 6])
+    assert truth["info"]["notes"] == ["labels that are cut at the border of their picture: 1"]
 
 
 def test_repeated_labels_and_those_that_cover_nothing_are_left_out_and_counted(tmp_path):
@@ -125,13 +126,127 @@ def test_a_coco_file_beside_the_yaml_is_preferred_if_it_names_the_same_images_an
     assert truth["info"]["source"] == "annotations/instances_val.json" and "exact" in truth["info"]["notes"][0]
     assert {i: f.name for i, f in coco.image_files(truth, data).items()} == {9: "a.png", 8: "b.png"}
 
-    for key, change in (
-        ("images", exact["images"][:1]),
-        ("images", [{**i, "file_name": i["file_name"].replace("png", "jpg")} for i in exact["images"]]),
-        ("categories", [{**c, "name": c["name"].upper()} for c in exact["categories"]]),
+    for key, change, told in (
+        ("images", exact["images"][:1], "it names 1 pictures, 1 of the 2 of the split"),
+        (
+            "images",
+            [{**i, "file_name": i["file_name"].replace("png", "jpg")} for i in exact["images"]],
+            "it names 2 pictures, 0 of the 2 of the split",
+        ),
+        (
+            "categories",
+            [{**c, "name": c["name"].upper()} for c in exact["categories"]],
+            "its classes are not those of the data YAML, which differ in cat, dog, owl",
+        ),
+        ("categories", exact["categories"], "it has no annotation in 1 pictures that have labels (first: a.png)"),
     ):
         file.write_text(json.dumps({**exact, key: change, "annotations": []}))
-        assert "YOLO labels" in coco.ground_truth(data)["info"]["source"]
+        truth = coco.ground_truth(data)
+        assert len(truth["annotations"]) == 1 and "YOLO labels" in truth["info"]["source"]
+        assert truth["info"]["notes"][0].endswith(f"but the labels are taken: {told}")
+
+    for name in "ab":
+        (tmp_path / "labels" / "val" / f"{name}.txt").unlink()
+    with pytest.raises(ValueError, match=r"none of 2 images has a label file.*; annotations/instances_val.json lies"):
+        file.write_text(json.dumps({**exact, "images": exact["images"][:1]}))
+        coco.ground_truth(data)
+
+
+def test_pictures_without_labels_and_labels_without_pictures_are_counted(tmp_path):
+    data = write_set(tmp_path, {"a": SQUARE, "b": None, "c": ""})
+    (tmp_path / "labels" / "val" / "lost.txt").write_text(SQUARE)
+    notes = coco.ground_truth(data)["info"]["notes"]
+    assert "1 of 3 pictures have no label file: they count as empty" in notes
+    assert "left out 1 label files without a picture (first: lost.txt)" in notes
+
+
+def test_labels_of_negative_size_cover_nothing(tmp_path):
+    truth = coco.ground_truth(write_set(tmp_path, {"a": "0 0.5 0.5 0.5 0.5\n0 0.5 0.5 -0.005 -0.005\n"}))
+    assert len(truth["annotations"]) == 1 and "left out 1 labels that cover no pixel" in truth["info"]["notes"]
+
+
+def test_a_truth_from_labels_has_the_category_ids_of_ultralytics(tmp_path):
+    from ultralytics.utils import ROOT, YAML
+
+    names = list(YAML.load(ROOT / "cfg/datasets/coco.yaml")["names"].values())
+    for name, data in (("own", names), ("few", names[:3])):
+        yaml_file = write_set(tmp_path / name, {"a": SQUARE}, names=data)
+        assert [c["id"] for c in coco.ground_truth(yaml_file)["categories"]] == [*range(1, len(data) + 1)]
+    root = tmp_path / "coco"
+    write_set(root, {"a": SQUARE}, names=names)
+    (root / "val2017.txt").write_text("./images/val/a.png\n")
+    (root / "data.yaml").write_text(yaml.safe_dump({"train": "val2017.txt", "val": "val2017.txt", "names": names}))
+    assert coco.ground_truth(root / "data.yaml")["categories"][79] == {"id": 90, "name": "toothbrush"}
+
+
+def test_files_of_another_size_than_the_truth_says_are_refused(tmp_path):
+    data = write_set(tmp_path, {"a": "0 0.5 0.5 0.5 0.5\n"})
+    truth = coco.ground_truth(data)
+    for width, height, told in ((30, 40, "its EXIF entry turns it"), (80, 60, "is it another version of the image?")):
+        Image.new("RGB", (width, height), "grey").save(tmp_path / "images" / "val" / "a.png")
+        with pytest.raises(ValueError, match=rf"a.png is {width} x {height}, in the truth 40 x 30; {re.escape(told)}"):
+            coco.image_files(truth, data)
+    Image.new("RGB", (40, 30), "grey").save(tmp_path / "images" / "val" / "a.png")
+    truth["images"] = [{**truth["images"][0], "id": i} for i in (1, 2)]
+    with pytest.raises(ValueError, match=r"several images of the truth are one file: .*a.png"):
+        coco.image_files(truth, data)
+
+
+@pytest.mark.parametrize("content", [b"no picture", b"", None])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, monkeypatch, content):
+    data = write_set(tmp_path, {"a": SQUARE})
+    if content is None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # of 1200
+    else:
+        (tmp_path / "images" / "val" / "a.png").write_bytes(content)
+    told = "a.png is larger than Pillow opens .*cut it into tiles" if content is None else "a.png cannot be read as an"
+    with pytest.raises(ValueError, match=told):
+        coco.ground_truth(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"names": {1: "cat", 2: "dog"}}, "data.yaml is no data YAML that Ultralytics takes: 2-class dataset requires"),
+        ({"names": []}, "data.yaml is no data YAML"),
+        ({"names": None}, "data.yaml is no data YAML"),
+        ({"names": "cat"}, "data.yaml is no data YAML"),
+        ({"train": None, "val": None}, "has no split 'val'; choose from"),
+        ({"val": 5}, "data.yaml is no data YAML"),
+        ({"path": ["a"]}, "data.yaml is no data YAML"),
+        ([1, 2], "data.yaml holds list; wanted a data YAML"),
+        ("text", "data.yaml holds str; wanted a data YAML"),
+        ("a: [", "data.yaml is no YAML"),
+        (b"\xff\xfea", "data.yaml is not UTF-8 text"),
+    ],
+    ids=str,
+)
+def test_a_data_yaml_that_cannot_be_right_is_named(tmp_path, change, told):
+    data = write_set(tmp_path, {"a": SQUARE})
+    if isinstance(change, dict):
+        change = {**yaml.safe_load(data.read_text()), **change}
+    content = change.encode() if isinstance(change, str) else change
+    data.write_bytes(content if isinstance(content, bytes) else yaml.safe_dump(content).encode())
+    with pytest.raises(ValueError, match=re.escape(told)):
+        coco.ground_truth(data)
+
+
+@pytest.mark.parametrize(
+    ("block", "announced", "error"),
+    [
+        ("print(yaml['yaml_file'])\nraise KeyError('x')", "running the Python code", "download block of .* KeyError"),
+        ("raise OSError('no room')", "running the Python code", "^no room"),
+        ("bash -c false", "running the command of its download block:\n    bash -c false", "CalledProcessError"),
+        (["a"], "", "download is \\['a'\\]; wanted an address|must be str"),
+    ],
+    ids=str,
+)
+def test_what_a_download_block_will_do_is_said_before_it_is_done(tmp_path, caplog, block, announced, error):
+    data = write_set(tmp_path, {"a": SQUARE})
+    data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "val": "images/gone", "download": block}))
+    with pytest.raises((ValueError, OSError), match=error):
+        coco.ground_truth(data)
+    assert announced in caplog.text and (not announced or "data.yaml are missing" in caplog.text)
 
 
 def test_every_image_has_its_file_and_a_missing_one_is_named(tmp_path):
@@ -166,6 +281,8 @@ def test_every_image_has_its_file_and_a_missing_one_is_named(tmp_path):
         ("0 0.1 0.1 0.2 0.1 0.2\n", "wanted a class, then x y w h"),
         ("0 0.1 0.1 0.2 0.1\n" + SQUARE, "mixes boxes and outlines"),
         ("cat 0.1 0.1 0.2 0.1\n", "line 1 is 'cat 0.1 0.1 0.2 0.1'"),
+        ("0 nan 0.5 0.1 0.1\n", "line 1 leaves the image"),
+        ("nan 0.5 0.5 0.1 0.1\n", "has class nan"),
     ],
 )
 def test_a_label_file_that_cannot_be_right_is_named_with_its_line(tmp_path, label, told):
@@ -183,20 +300,10 @@ def test_sources_that_cannot_be_right_are_refused(tmp_path, truth):
         coco.ground_truth(data, "test")
     with pytest.raises(FileNotFoundError, match=r"there is no .*gone.json"):
         coco.ground_truth(tmp_path / "gone.json")
-    broken = truth["annotations"][0]
-    for change, told in (
-        ({"categories": None}, "wanted the lists images, annotations and categories"),
-        ({"images": truth["images"][:1]}, "annotations have image ids that it lacks: 2"),
-        ({"images": truth["images"] * 2}, "several images have the id 1, 2"),
-        ({"images": [{"id": 1}]}, "entry 0 of images lacks file_name, width, height"),
-        ({"categories": [{"id": i, "name": "cat"} for i in (1, 2)]}, "several categories have the name cat"),
-        ({"annotations": [{**broken, "segmentation": [[1, 1, 5, 5]]}]}, "outline of fewer than three points"),
-        ({"annotations": [{**broken, "segmentation": {"size": [20, 30], "counts": [1, 2]}}]}, "broken RLE"),
-    ):
-        file = tmp_path / "truth.json"
-        file.write_text(json.dumps({**truth, **change}))
-        with pytest.raises(ValueError, match=re.escape(told)):
-            coco.ground_truth(file)
+    for text, told in ((json.dumps({**truth, "categories": None}), "wanted the lists images"), ("{", "is no JSON")):
+        (tmp_path / "truth.json").write_text(text)
+        with pytest.raises(ValueError, match=f"truth.json .*{told}"):
+            coco.ground_truth(tmp_path / "truth.json")
 
 
 def test_the_fingerprint_is_of_the_objects_not_of_names_or_order(truth):
@@ -216,41 +323,63 @@ def test_masks_survive_their_encoding_as_text():
     masks[0], masks[1] = False, True
     rles = coco.encode(masks)
     assert json.loads(json.dumps(rles)) == rles
-    assert all(np.array_equal(coder.decode(rle), mask) for rle, mask in zip(rles, masks))
+    assert all(np.array_equal(mask_utils.decode(rle), mask) for rle, mask in zip(rles, masks))
     assert coco.encode(masks[:0]) == []
-    assert coco.run_totals([rle["counts"] for rle in rles]) == [13 * 17] * 20
 
 
 def test_predictions_survive_their_file(tmp_path, truth):
     file = tmp_path / "predictions.jsonl"
     predictions = predicted(truth, score=1 / 3)
-    coco.save_predictions(file, predictions, {"detector": "mine", "conf": 0.001})
-    header, again = coco.load_predictions(file)
+    coco.save_predictions(file, predictions, {"detector": "mine", "conf": 0.001}, truth)
+    header, again = coco.load_predictions(file, truth)
     assert again == predictions and header["detector"] == "mine" and header["predictions"] == 2
+    assert header["categories"] == {"1": "cat", "2": "dog", "3": "owl"}
     assert [each.name for each in tmp_path.iterdir()] == ["predictions.jsonl"]
 
     (tmp_path / "results.json").write_text(json.dumps(predictions))
-    assert coco.load_predictions(tmp_path / "results.json") == ({}, predictions)
-    coco.save_predictions(file, [], {})
-    assert coco.load_predictions(file)[1] == []
+    assert coco.load_predictions(tmp_path / "results.json", truth) == ({}, predictions)
+    coco.save_predictions(file, [], {}, truth)
+    assert coco.load_predictions(file, truth)[1] == []
 
 
 def test_a_predictions_file_that_is_not_whole_is_refused(tmp_path, truth):
     file = tmp_path / "predictions.jsonl"
-    coco.save_predictions(file, predicted(truth), {})
+    coco.save_predictions(file, predicted(truth), {}, truth)
     text = file.read_text()
     for part, told in (
         (text[:-40], "line 3 is not JSON"),
         ("\n".join(text.splitlines()[:2]), "holds 1 of 2 predictions"),
         ("", "no predictions file"),
         (json.dumps(truth), "no predictions file"),
-        ("[{", "interrupted"),
+        ("null", "no predictions file"),
+        (text.replace('"predictions":2', '"x":2'), "holds 2 of None predictions"),
+        ("[{", "predictions.jsonl is no JSON: .*is it complete"),
+        ("[null]", "prediction 0 is None; wanted image_id, category_id, score"),
+        ("[[]]", r"prediction 0 is \[\]; wanted image_id"),
+        ('[{"image_id": []}]', "prediction 0 lacks category_id, score; wanted"),
+        ("[" * 3000, "nested too deeply"),
+        (text.partition("\n")[0] + "\n" + "[" * 3000, "line 2 is not JSON"),
     ):
         file.write_text(part)
-        with pytest.raises(ValueError, match=told):
-            coco.load_predictions(file)
+        with pytest.raises(ValueError, match=told) as error:
+            coco.load_predictions(file, truth)
+        assert "predictions.jsonl" in str(error.value)
     with pytest.raises(ValueError, match="Out of range float"):
-        coco.save_predictions(file, predicted(truth, score=float("nan")), {})
+        coco.save_predictions(file, predicted(truth, score=float("nan")), {}, truth)
+
+
+def test_kinds_that_cannot_be_evaluated_are_named_with_counts(truth):
+    predictions = predicted(truth)
+    assert coco.not_evaluated(truth, predictions) == {}
+    bare = copy.deepcopy(truth)
+    bare["annotations"][1]["segmentation"] = []
+    masks = "masks are not evaluated: 1 of 2 annotations have no segmentation (first: annotation 2)"
+    assert coco.not_evaluated(bare, predictions) == {"segm": masks}
+    del predictions[0]["bbox"], predictions[1]["segmentation"]
+    assert coco.not_evaluated(truth, predictions) == {
+        "segm": "masks are not evaluated: 1 of 2 predictions have no segmentation (first: prediction at place 1)",
+        "bbox": "boxes are not evaluated: 1 of 2 predictions have no bbox (first: prediction at place 0)",
+    }
 
 
 def test_classes_are_mapped_by_name_wherever_they_stand(truth):
@@ -279,129 +408,3 @@ def test_a_truth_of_fewer_classes_has_to_be_asked_for_and_is_told(truth, caplog)
     assert "1 classes (bat)" in caplog.text
     truth["annotations"] = []  # classes without objects may be missing
     assert coco.class_map(["owl"], truth) == {0: 3}
-
-
-# ---- checks --------------------------------------------------------------------------------------
-
-
-def ids(truth, images=None, categories=None, gaps=()):
-    """The truth with so many images and categories, ids from 1 without gaps."""
-    images = [{**truth["images"][0], "id": i} for i in range(1, images + 1)] if images else truth["images"]
-    numbers = [i for i in range(1, 100) if i not in gaps][:categories]
-    categories = [{"id": i, "name": f"class {i}"} for i in numbers] if categories else truth["categories"]
-    return {"images": images, "categories": categories, "annotations": []}
-
-
-def test_what_fits_passes(truth):
-    coco.check(truth, predicted(truth), {"categories": {"1": "cat", "2": "dog"}})
-    coco.check(truth, [])
-    coco.check(ids(truth, 5, 80, coco.COCO_GAPS), predicted(truth, category_id=90))
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (
-            {"image_id": 3},
-            "1 of 1 image ids of the predictions are not in the truth: 3; it has 1, 2; all fit once 1 is",
-        ),
-        ({"image_id": "1"}, "texts are no numbers"),
-        ({"category_id": 0}, "category ids of the predictions are not in the truth: 0; it has 1, 2, 3; all fit once 1"),
-        ({"category_id": 77}, "made for another split"),
-        ({"score": float("nan")}, "prediction 0 has score nan; wanted 0 to 1"),
-        ({"score": 93.5}, "prediction 0 has score 93.5; wanted 0 to 1"),
-        ({"score": "high"}, "prediction 0 has score high"),
-        ({"bbox": [1, 2, -3, 4]}, "prediction 0 has box"),
-        ({"bbox": [1, 2, float("inf"), 4]}, "prediction 0 has box"),
-        ({"segmentation": {"size": [30, 20], "counts": "0"}}, "width and height are exchanged"),
-        ({"segmentation": {"size": [160, 160], "counts": "0"}}, "at the size of the image file"),
-        ({"segmentation": {"size": [20, 30], "counts": "Q24"}}, "prediction 0 has a broken RLE"),
-        ({"segmentation": {"size": [20, 30], "counts": ""}}, "prediction 0 has a broken RLE"),
-        ({"segmentation": {"size": [20, 30], "counts": "é"}}, "prediction 0 has a broken RLE"),
-        ({"segmentation": {"size": [20, 30], "counts": [1, 2, 3]}}, "prediction 0 has a broken RLE"),
-        ({"segmentation": [[1, 1, 5, 1, 5, 5]]}, "prediction 0 has a segmentation that is no RLE"),
-    ],
-)
-def test_predictions_that_do_not_fit_are_refused(truth, change, told):
-    with pytest.raises(ValueError, match=re.escape(told)):
-        coco.check(truth, predicted(truth, **change))
-
-
-def test_predictions_for_other_images_of_the_same_ids_are_refused(truth):
-    darkened, elsewhere = copy.deepcopy(truth), copy.deepcopy(truth)
-    for image in darkened["images"]:
-        image["file_name"] = re.sub(r"\.\w+$", ".webp", image["file_name"])
-    for image in elsewhere["images"]:
-        image["file_name"] = f"train/{image['file_name']}"
-    header = {"image_list": coco.image_list(truth)}
-    coco.check(darkened, predicted(truth), header)
-    with pytest.raises(
-        ValueError, match=r"made for other images than the .* though ids are alike: give the data and split"
-    ):
-        coco.check(elsewhere, predicted(truth), header)
-
-
-def test_entries_that_are_no_predictions_are_refused(truth):
-    for entry in ({"image_id": 1, "score": 1}, "text", {"image_id": 1, "category_id": 1, "score": 1}):
-        with pytest.raises(ValueError, match="wanted image_id, category_id, score, and bbox or segmentation"):
-            coco.check(truth, [entry])
-
-
-def test_shifted_ids_are_recognised(truth):
-    """Class indices for ids, the 80 classes for the 91 ids, and the reverse."""
-    one, *_ = predicted(truth)
-    coco91, plain = ids(truth, 9, 80, coco.COCO_GAPS), ids(truth, 9, 80)
-    for given, found, told in (
-        (plain, range(80), "all fit once 1 is added: counted from 0?"),
-        (coco91, range(80), "class numbers up to 80, where the truth has COCO's ids up to 90"),
-        (coco91, range(1, 81), "class numbers up to 80, where the truth has COCO's ids up to 90"),
-        (plain, [c["id"] for c in coco91["categories"]], "COCO's ids up to 90, where the truth counts up to 80"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(told)):
-            coco.check(given, [{**one, "category_id": i} for i in found])
-    with pytest.raises(ValueError, match="counted from 0"):
-        coco.check(plain, [{**one, "image_id": i} for i in range(9)])
-
-
-def test_shifted_ids_that_all_exist_are_found_by_the_names_in_the_header(truth):
-    predictions = predicted(truth, category_id=1)  # the detector meant a dog, number 1 of 0 to 2
-    coco.check(truth, predictions)
-    with pytest.raises(ValueError, match="differs in 2: 1 is 'dog', not 'cat', 2 is 'owl'"):
-        coco.check(truth, predictions, {"categories": {"1": "dog", "2": "owl"}})
-
-
-def runs(text):
-    """Add up the runs of an RLE, one character after the other; -1 where it is malformed."""
-    counts, text = [], list(text.encode("ascii", "replace"))
-    while text:
-        value, bits = 0, 0
-        while True:
-            code = text.pop(0) - 48 if text else -1
-            if not 0 <= code < 64 or bits > 30:
-                return -1
-            value |= (code & 31) << bits
-            bits += 5
-            if not code & 32:
-                break
-        value -= (code & 16) << (bits - 4)
-        value += counts[-2] if len(counts) > 2 else 0
-        if value < 0:
-            return -1
-        counts.append(value)
-    return sum(counts) if counts else -1
-
-
-def test_broken_rles_are_told_from_whole_ones():
-    """pycocotools does not: on some it never returns, on others the process ends."""
-    rng = np.random.default_rng(0)
-    texts = []
-    for rle in coco.encode(rng.random((40, 19, 23)) < rng.random((40, 1, 1))):
-        for _ in range(10):
-            letters, at = list(rle["counts"]), rng.integers(len(rle["counts"]))
-            change = int(rng.integers(3))  # cut off from here, change a letter, change it and put in another
-            letters[at : at + (99 if change == 0 else 1)] = [chr(rng.integers(44, 116))] * change
-            texts.append("".join(letters))
-    whole = [runs(text) for text in texts]
-    assert coco.run_totals(texts) == whole
-    assert len(set(whole)) > 20  # it is a test of something
-    assert coco.run_totals(["", "~~~~", "é", "ooooooooooo0", "PPPP"]) == [-1] * 5

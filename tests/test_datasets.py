@@ -150,14 +150,19 @@ def test_lis_that_lacks_all_pictures_is_refused_in_any_case(lis):
 
 def test_lis_annotations_of_another_kind_are_refused(lis):
     file = lis / "annotations/lis_coco_JPG_test+1.json"
-    file.write_text(json.dumps(lis_json((6, 8), names=("bicycle", "owl"))))
-    with pytest.raises(ValueError, match=r"test\+1.json has classes \['owl'\]; the YAML has bicycle, chair"):
+    file.write_text(json.dumps(lis_json((6, 8), names=("bicycle", "owl", "tv", "bus", "car", "bus2"))))
+    with pytest.raises(ValueError, match=r"test\+1.json has classes \['bus2', 'owl'\]; the YAML has bicycle, chair"):
         check("lis.yaml")
     file.write_text("<html>too many downloads</html>")
-    with pytest.raises(ValueError, match=r"test\+1.json is no COCO annotation file .*; fetch it again"):
+    with pytest.raises(ValueError, match=r"test\+1.json is no JSON: .*; fetch it again"):
         check("lis.yaml")
     file.write_text("{}")
-    with pytest.raises(ValueError, match="it lacks images, annotations, categories"):
+    with pytest.raises(ValueError, match=r"test\+1.json is no COCO annotation file: wanted the lists images"):
+        check("lis.yaml")
+    annotations = lis_json((6, 8))
+    annotations["annotations"][0]["bbox"][2] = float("nan")
+    file.write_text(json.dumps(annotations))
+    with pytest.raises(ValueError, match=r"test\+1.json: annotation 0 has bbox \[12.0, 8.0, nan, 24.0\]; wanted four"):
         check("lis.yaml")
 
 
@@ -222,12 +227,20 @@ def test_exdark_in_part_is_refused_or_goes_on_without_if_told_so(exdark):
     ("file", "text", "said"),
     [
         ("ExDark_Annno/Bicycle/2015_00001.png.txt", "x\nBicycle 6 4\n", "line 1 is 'x'; wanted class, left, top"),
+        (
+            "ExDark_Annno/Bicycle/2015_00001.png.txt",
+            "%\nBicycle nan 4 9 9 0\n",
+            "line 2 is 'Bicycle nan 4 9 9 0'; wanted",
+        ),
+        ("ExDark_Annno/Bicycle/2015_00001.png.txt", "Bicycle 6 4 inf 9 0\n", "line 1 is 'Bicycle 6 4 inf 9 0'; wanted"),
+        ("ExDark_Annno/Bicycle/2015_00001.png.txt", b"\xff\xfeB\x00", "2015_00001.png.txt is not UTF-8 text"),
+        ("imageclasslist.txt", b"Name\n\xe9 1 2 1 1\n", "imageclasslist.txt is not UTF-8 text: byte 0xe9"),
         ("imageclasslist.txt", "Name\n2015_00001.png 1 2 1 4\n", "line 2 is '2015_00001.png 1 2 1 4'; wanted name"),
         ("ExDark/Bicycle/2015_00001.png", "no image", "2015_00001.png cannot be read as an image"),
     ],
 )
 def test_broken_files_of_exdark_are_named(exdark, file, text, said):
-    (exdark / file).write_text(text)
+    (exdark / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=re.escape(said)):
         check("exdark.yaml")
     assert not (exdark / "yolo").exists()
@@ -245,11 +258,11 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_complete(exdark, mo
     with pytest.raises(KeyboardInterrupt):
         check("exdark.yaml")
     monkeypatch.undo()
-    killed = exdark / ".yolo-killed/yolo/images/train/2015_00001.png"  # what a killed process leaves behind
-    picture(killed, value=200)
-    assert not (exdark / "yolo").exists()
+    assert not (exdark / "yolo").exists() and not (exdark / ".yolo.draft").exists()
+    picture(exdark / ".yolo.draft/images/train/killed.png", value=200)  # what a killed process leaves behind
     convert_exdark(exdark, names=EXDARK["names"])
     assert cv2.imread(str(exdark / "yolo/images/train/2015_00001.png")).max() == 30
+    assert not (exdark / ".yolo.draft").exists() and not (exdark / "yolo/images/train/killed.png").exists()
 
 
 def test_half_a_data_set_from_elsewhere_is_not_touched(exdark):

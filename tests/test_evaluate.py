@@ -599,7 +599,7 @@ def test_the_command_evaluates_a_model_and_then_its_predictions(source, pictures
     assert numbers(first) == numbers(second) and first.protocol == second.protocol
     assert first.protocol["detections"] == 300
 
-    header, predictions = coco.load_predictions("first/predictions.jsonl")
+    header, predictions = coco.read_predictions(Path("first/predictions.jsonl"))
     Path("plain.json").write_text(json.dumps(predictions))
     Path("truth.json").write_text(json.dumps(coco.ground_truth(pictures)))
     assert main(["evaluate", "plain.json", "data=truth.json", "out=third"]) == 0
@@ -608,8 +608,9 @@ def test_the_command_evaluates_a_model_and_then_its_predictions(source, pictures
     assert Evaluation.from_json("more/evaluation.json").protocol["detections"] == 390
 
     capsys.readouterr()
-    header["categories"] = {str(int(key) + 1): name for key, name in header["categories"].items()}
-    coco.save_predictions("shifted.jsonl", predictions, header)
+    shifted = [{**c, "name": f"{c['name']}x"} for c in coco.ground_truth(pictures)["categories"]]
+    shifted = {**coco.ground_truth(pictures), "categories": shifted}
+    coco.save_predictions("shifted.jsonl", predictions, {}, shifted)
     for words, told in (
         ([], "wants a model or a predictions file, and data="),
         ([model], "wants a model or a predictions file, and data="),
@@ -638,5 +639,5 @@ def test_a_truth_of_fewer_classes_than_the_model_is_evaluated_on_request(
     assert main([*words, *options]) == 2
     assert "only in the detector: c5, c6, c7, c8, c9 and 70 more" in capsys.readouterr().err
     assert main([*words, *options, "allow_missing=True"]) == 0
-    _, predictions = coco.load_predictions("out/predictions.jsonl")
+    _, predictions = coco.read_predictions(Path("out/predictions.jsonl"))
     assert {p["category_id"] for p in predictions} <= {1, 2, 3, 4, 5}

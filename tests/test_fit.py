@@ -2,8 +2,10 @@
 
 import copy
 import csv
+import errno
 import itertools
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -360,6 +362,33 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_epoch(one, tmp_path
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 2
 
 
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(one, tmp_path, monkeypatch):
+    truth, files = one
+    fit(built("solov2", blocks=False), truth, files, tmp_path, epochs=1, **QUIET)
+    before = (tmp_path / "last.pt").read_bytes()
+    stock = Path.write_bytes
+
+    def full(self, content):
+        stock(self, content[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"last.pt cannot be written: No space left on device.* make room"):
+        save(built("solov2", blocks=False), tmp_path / "last.pt")
+    monkeypatch.undo()
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt", "log.csv"]
+
+
+def test_what_is_not_trained_on_is_counted(one, caplog):
+    truth, files = one
+    crowd = {**truth["annotations"][0], "id": 77, "iscrowd": 1}
+    thin = {**truth["annotations"][0], "id": 78, "bbox": [1, 1, 1, 50]}
+    truth["annotations"] += [crowd, thin]
+    Pictures(truth, files, labels_of(truth))
+    assert "annotations 1 crowds, 1 with a box of at most a pixel in width or height" in caplog.text
+
+
 def test_a_run_is_neither_overwritten_nor_continued_as_another(one, tmp_path):
     truth, files = one
     fit(built("solov2"), truth, files, tmp_path, epochs=1, **QUIET)
@@ -394,6 +423,12 @@ def test_a_run_is_neither_overwritten_nor_continued_as_another(one, tmp_path):
         ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw; got 'lion'"),
         ({"schedule": "poly"}, "schedule must be one of cosine, step, constant"),
         ({"flip": 2}, "flip must be a probability"),
+        ({"epochs": True}, "epochs must be a whole number of at least 1; got True"),
+        ({"lr": "high"}, "lr must be above 0; got 'high'"),
+        ({"lr": math.nan}, "lr must be above 0; got nan"),
+        ({"seed": -1}, "seed must be a whole number of at least 0; got -1"),
+        ({"seed": 1.5}, "seed must be a whole number of at least 0; got 1.5"),
+        ({"warmup": 0.5}, "warmup must be a whole number of at least 0; got 0.5"),
     ],
     ids=str,
 )
@@ -412,6 +447,10 @@ def spoil(truth, files, folder, how):
             annotation["iscrowd"] = 1
     elif how == "boxes only":
         del annotations[0]["segmentation"]
+    elif how == "a null in an outline":
+        annotations[0]["segmentation"] = [[1, 1, 5, None, 5, 5]]
+    elif how == "no file_name":
+        del truth["images"][0]["file_name"]
     elif how == "file missing":
         files[100] = folder / "gone.png"
     elif how == "file not named":
@@ -433,10 +472,12 @@ def spoil(truth, files, folder, how):
             "1 classes of the truth are unknown to the model: rhombus; it was built for disc",
         ),
         ("nothing to learn", ValueError, "nothing to train on: none of . annotations in 1 images"),
-        ("boxes only", ValueError, "1 of . annotations have a box but no segmentation"),
+        ("boxes only", ValueError, r"1 of . annotations have a box but no segmentation \(first: annotation 1\)"),
+        ("a null in an outline", ValueError, "annotation 1 has an outline with the coordinate None; wanted finite"),
+        ("no file_name", ValueError, "entry 0 of images lacks file_name"),
         ("file missing", FileNotFoundError, "1 of 1 images have no file: 100.png"),
         ("file not named", FileNotFoundError, "1 of 1 images have no file: 100.png"),
-        ("no image", OSError, "100.png is missing or no readable image"),
+        ("no image", ValueError, "100.png cannot be read as an image"),
         ("another size", ValueError, "100.png is 96 x 96, in the truth 200 x 96; is it another version"),
     ],
 )
@@ -445,6 +486,7 @@ def test_mistakes_in_the_data_are_called_by_name(how, error, message, one, tmp_p
     spoil(truth, files, tmp_path, how)
     with pytest.raises(error, match=message):
         fit(built("solov2", blocks=False), truth, files, tmp_path / "run", epochs=1, **QUIET)
+    assert not (tmp_path / "run").exists()  # nothing was trained
 
 
 def test_a_model_has_to_have_the_labels_and_something_to_learn(one, tmp_path):

@@ -213,7 +213,8 @@ def predictions(**changes):
     import json
 
     shapes()
-    found = {"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [1, 1, 9, 9], **changes}
+    name = next(Path("shapes/images/val").iterdir()).name
+    found = {"image_id": 1, "file_name": name, "category_id": 1, "score": 0.5, "bbox": [1, 1, 9, 9], **changes}
     Path("found.json").write_text(json.dumps([found]))
     command("evaluate", "found.json", "data=shapes/data.yaml")
 
@@ -382,7 +383,11 @@ MISTAKES = [  # what was done, how, and what the message must say
     ),
     ("evaluate without data", lambda: command("evaluate", "best.pt"), ["data="]),
     ("category ids shifted by one", lambda: predictions(category_id=0), ["0", "category"]),
-    ("prediction for a picture that is not there", lambda: predictions(image_id=7), ["7", "image"]),
+    (
+        "prediction for a picture that is not there",
+        lambda: predictions(file_name="7.png"),
+        ["7.png", "1 of 1 pictures"],
+    ),
     ("score that is no number", lambda: predictions(score=float("nan")), ["score"]),
     ("predictions cut off in writing", cut_off_predictions, ["found.jsonl"]),
     ("model of other classes", other_classes, ["disc"]),

@@ -9,11 +9,12 @@ Ultralytics takes a folder that exists for a data set that is there.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,10 +22,14 @@ from typing import Any
 import cv2
 import numpy as np
 from ultralytics.data.converter import convert_coco
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import DATASETS_DIR, LOGGER, ONLINE
 
-SAME = {"motorbike": "motorcycle", "diningtable": "dining table", "tvmonitor": "tv"}  # VOC's names, and COCO's
+from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.data.validation import Truth, check_truth, shown
+from yolo_wnlb.reading import read_json, read_text
+
+VOC_TO_COCO = {"motorbike": "motorcycle", "diningtable": "dining table", "tvmonitor": "tv"}  # names of classes
 LIS_FETCH = """\
   1. open https://drive.google.com/drive/folders/1KpC82G_H1CI35lmnB2LYr9aK3FQcahAC
      (or https://pan.baidu.com/s/1XSV2CQZ7SWOvKvSgI7pH5Q, code IJCV); both are linked from
@@ -53,7 +58,7 @@ def fetch_coco(yaml: str = "coco.yaml") -> str:
         FileNotFoundError: it is there in part: an earlier download was interrupted.
     """
     try:
-        data = check_det_dataset(yaml, autodownload=ONLINE)
+        data = read_data_yaml(yaml, download=ONLINE)
     except FileNotFoundError as error:
         raise ConnectionError(
             f"COCO 2017 (20 GB) is not on this machine, which is offline, or YOLO_OFFLINE is set. Bring it online, or "
@@ -62,7 +67,7 @@ def fetch_coco(yaml: str = "coco.yaml") -> str:
         ) from error
     for split in ("train", "val"):
         listed = Path(data[split])
-        names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(listed).splitlines() if line.strip()]
         folders = {Path(name).parent for name in names}
         present = {(folder / file.name).as_posix() for folder in folders for file in (listed.parent / folder).glob("*")}
         if gone := [name for name in names if Path(name).as_posix() not in present]:
@@ -95,26 +100,26 @@ def convert_lis(root: str | Path, *, names: dict[int, str], kind: str = "RGB-dar
     """
     root = Path(root).resolve()
     out = root / "yolo" / kind
-    shot = "+1" if kind.endswith("dark") else ""
+    light = "+1" if kind.endswith("dark") else ""
     suffixes = ("JPG", "png") if kind.startswith("RGB") else ("png", "JPG")
     folders = [f for f in root.glob("*") if f.is_dir() and f.name.lower().replace("_", "-") == kind.lower()]
     found = {file.stem: file for folder in folders for file in visible(folder) if is_image(file)}
     jsons: dict[str, Path] = {}
     for split in ("train", "test"):
-        wanted = [f"lis_coco_{suffix}_{split}{shot}.json" for suffix in suffixes]
+        wanted = [f"lis_coco_{suffix}_{split}{light}.json" for suffix in suffixes]
         files = [file for name in wanted for file in sorted(root.rglob(name))]
         if not files or not found:
             lack = f"{kind} with its images" if not found else wanted[0]
-            told = LIS_FETCH.format(root=root, kind=kind, json=wanted[0])
-            raise FileNotFoundError(f"{root} lacks {lack} of the data set LIS. It has to be fetched by hand:\n{told}")
+            steps = LIS_FETCH.format(root=root, kind=kind, json=wanted[0])
+            raise FileNotFoundError(f"{root} lacks {lack} of the data set LIS. It has to be fetched by hand:\n{steps}")
         jsons[split] = files[0]
 
     index = {name: i for i, name in names.items()}
     with draft(out) as folder, TemporaryDirectory() as scratch:
         counts = Counter[str]()
         for split, file in jsons.items():
-            data = read_json(file)
-            classes = {c["id"]: SAME.get(c["name"], c["name"]) for c in data["categories"]}
+            data = read_coco(file)
+            classes = {c["id"]: VOC_TO_COCO.get(c["name"], c["name"]) for c in data["categories"]}
             if unknown := set(classes.values()) - set(index):
                 raise ValueError(
                     f"{file} has classes {sorted(unknown)}; the YAML has {', '.join(index)}: mend its names"
@@ -137,7 +142,9 @@ def convert_lis(root: str | Path, *, names: dict[int, str], kind: str = "RGB-dar
             counts.update({key: len(made[key]) for key in made})
         convert_coco(scratch, str(Path(scratch) / "out"), use_segments=True, cls91to80=False)
         shutil.copytree(Path(scratch) / "out" / "labels", folder / "labels")
-    LOGGER.info(f"LIS {kind}: {counts['images']} images, {counts['annotations']} objects in {out}")
+        labels = sum(len(read_text(file).splitlines()) for file in (folder / "labels").rglob("*.txt"))
+    left_out = f"{counts['annotations'] - labels} left out as crowds, without extent or repeated"
+    LOGGER.info(f"LIS {kind}: {counts['images']} images, {labels} objects in {out}; {left_out}")
     return out
 
 
@@ -147,8 +154,8 @@ def convert_exdark(root: str | Path, *, names: dict[int, str], skip_missing: boo
     Splits are the 5th column of imageclasslist.txt: 1 training, 2 validation, 3 testing. An
     annotation is a line of rubbish ("% bbGt version=3"), then a line an object: class, left, top,
     width, height in pixels, seven numbers of no use. Boxes are cut at the border of the picture, as
-    it lies after EXIF rotation; what is cut or left out is counted and told. Whether the pixels
-    count from 0 or 1 is not documented; 0 is assumed.
+    it lies after EXIF rotation; the log says how many were cut or left out. Whether the pixels count
+    from 0 or 1 is not documented; 0 is assumed.
 
     Args, Returns, Raises: as `convert_lis`.
     Source of the format: Groundtruth/README.md and imageclasslist.txt of
@@ -163,9 +170,9 @@ def convert_exdark(root: str | Path, *, names: dict[int, str], skip_missing: boo
     notes = {stem(file): file for file in files if file.suffix == ".txt" and is_image(file.with_suffix(""))}
     parts = {"ExDark/ with the images": images, "ExDark_Annno/": notes, "imageclasslist.txt": lists}
     if lack := [name for name, part in parts.items() if not part]:
-        told = EXDARK_FETCH.format(root=root)
+        steps = EXDARK_FETCH.format(root=root)
         raise FileNotFoundError(
-            f"{root} lacks {', '.join(lack)} of the data set ExDark. It has to be fetched by hand:\n{told}"
+            f"{root} lacks {', '.join(lack)} of the data set ExDark. It has to be fetched by hand:\n{steps}"
         )
     index = {name.lower(): i for i, name in names.items()}
     splits = read_splits(lists[0])
@@ -192,9 +199,9 @@ def convert_exdark(root: str | Path, *, names: dict[int, str], skip_missing: boo
             counts.update({"images": 1, "boxes": len(lines)})
         if not counts["boxes"]:
             raise ValueError(f"no box of {counts['images']} images has a class of the YAML; found {dict(unknown)}")
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     left = f"; classes that the YAML lacks, left out: {dict(unknown)}" if unknown else ""
-    LOGGER.info(f"ExDark: {told}{left}, in {out}")
+    LOGGER.info(f"ExDark: {listed}{left}, in {out}")
     return out
 
 
@@ -203,15 +210,20 @@ def convert_exdark(root: str | Path, *, names: dict[int, str], skip_missing: boo
 
 @contextmanager
 def draft(out: Path) -> Iterator[Path]:
-    """Give a folder to fill, and put it in the place of `out` when all went well."""
+    """Give a folder to fill, and put it in the place of `out` when all went well; it is removed if not.
+
+    What a killed process left behind has the same name, and is removed at the start.
+    """
     if out.exists():
         raise FileExistsError(f"{out} exists, but not all of what the YAML names in it; delete it and run again")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        made = Path(folder) / out.name
-        made.mkdir()
-        yield made
-        made.replace(out)
+    folder = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.replace(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def visible(folder: Path) -> list[Path]:
@@ -232,8 +244,9 @@ def stem(file: Path) -> str:
 
 def size(image: Path) -> tuple[int, int]:
     """Width and height as Ultralytics will load the image: after EXIF rotation."""
-    content = np.fromfile(image, np.uint8)
-    opened = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
+    content, opened = np.fromfile(image, np.uint8), None
+    with suppress(cv2.error):  # no pixels, or more than OpenCV decodes
+        opened = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
     if opened is None:
         raise ValueError(f"{image} cannot be read as an image; fetch it again")
     return opened.shape[1], opened.shape[0]
@@ -257,21 +270,20 @@ def check_missing(lost: list[str], total: Sized, listed: Path, skip: bool) -> No
         LOGGER.warning(f"left out {len(lost)} of {len(total)} images that {listed} lists: {', '.join(lost)}")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a COCO annotation file."""
+def read_coco(file: Path) -> Truth:
+    """Read and check a COCO annotation file."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
-        if lack := [key for key in ("images", "annotations", "categories") if key not in data]:
-            raise ValueError(f"it lacks {', '.join(lack)}")
+        data = read_json(file)
+        check_truth(data, str(file))
     except ValueError as error:
-        raise ValueError(f"{file} is no COCO annotation file ({error}); fetch it again") from error
+        raise ValueError(f"{error}; fetch it again") from error
     return data
 
 
 def read_splits(file: Path) -> dict[str, str]:
     """Read the split of each image of ExDark: a headline, then name and four numbers, the last the split."""
     splits = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         words = line.split()
         if number == 1 or not words:
             continue
@@ -285,15 +297,18 @@ def read_splits(file: Path) -> dict[str, str]:
 
 def boxes(note: Path, width: int, height: int) -> Iterator[tuple[Any, ...]]:
     """Yield class, centre x, centre y, width, height in [0, 1], and whether it was cut at the border."""
-    for number, line in enumerate(note.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(note).splitlines(), 1):
         if not line.strip() or line.startswith("%"):
             continue
         try:
             kind, left, top, wide, high = line.split()[:5]
             x1, y1 = float(left), float(top)
             x2, y2 = x1 + float(wide), y1 + float(high)
+            if not all(map(math.isfinite, (x1, y1, x2, y2))):
+                raise ValueError
         except ValueError:
-            raise ValueError(f"{note}, line {number} is {line!r}; wanted class, left, top, width, height") from None
+            wanted = "wanted class, left, top, width, height, in pixels"
+            raise ValueError(f"{note}, line {number} is {shown(line)}; {wanted}") from None
         cut = x1 < 0 or y1 < 0 or x2 > width or y2 > height
         x1, x2, y1, y2 = max(x1, 0), min(x2, width), max(y1, 0), min(y2, height)
         yield kind, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height, cut

@@ -25,6 +25,7 @@ from yolo_wnlb.data.validation import (
     check_ids,
     check_result_keys,
     first,
+    is_id,
     is_text,
     suspicion,
 )
@@ -88,9 +89,13 @@ def identify(
     Returns: The predictions, and how they were matched, for the protocol; nothing where ids are taken as they are.
     Raises: ValueError: there is no telling what is meant, or it is not in the truth.
     """
-    check_result_keys(predictions, lambda place: f"{name}: prediction {place}")
-    for key in ("image_id", "category_id"):
-        check_ids(predictions, key, lambda place: f"{name}: prediction {place}")
+
+    def namer(place: int) -> str:
+        return f"{name}: prediction {place}"
+
+    check_result_keys(predictions, namer)
+    check_column(predictions, "image_id", is_id, "a whole number or a text", namer)  # Ultralytics' may be both
+    check_ids(predictions, "category_id", namer)
     if header.get("image_list") or not predictions:
         return list(predictions), {}
     made_up = truth.get(DATA_YAML, {}).get("made_up_ids", False)
@@ -98,7 +103,7 @@ def identify(
     if 0 < with_name < len(predictions):
         raise ValueError(f"{name}: {with_name} of {len(predictions)} predictions have a file_name; wanted all or none")
     if with_name:
-        check_column(predictions, "file_name", is_text, "a text", lambda place: f"{name}: prediction {place}")
+        check_column(predictions, "file_name", is_text, "a text", namer)
         found = images_by_name(truth, {(p["image_id"], p["file_name"]) for p in predictions}, made_up, name)
         how = "file name"
     else:

@@ -65,7 +65,7 @@ def check_truth(truth: Truth, name: str = "the truth") -> None:
         if repeated := several(entry["id"] for entry in entries if "id" in entry):
             raise ValueError(f"{name}: several {what} have the id {first(repeated)}; give each its own")
     for entries, key, namer in ((images, "file_name", image), (categories, "name", category)):
-        check_column(entries, key, is_text, "a text", namer, lambda values: kinds(values) <= {str} and all(values))
+        check_column(entries, key, is_text, "a text", namer, all_texts)
     if repeated := several(entry["name"] for entry in categories):
         raise ValueError(f"{name}: several categories have the name {first(repeated)}; give each its own")
     for key in ("width", "height"):
@@ -278,12 +278,12 @@ def broken(size: Sequence[int]) -> str:
 
 def is_number(value: Any) -> bool:
     """Tell whether a value is a number, finite and of a size that makes sense."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) < LARGEST)  # type: ignore[operator]
+    return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and bool(abs(value) < LARGEST)  # type: ignore[operator]
 
 
 def is_whole(value: Any) -> bool:
     """Tell whether a value is a whole number; True, False and 1.0 are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, (int, Integral)) and not isinstance(value, bool)
 
 
 def is_id(value: Any) -> bool:
@@ -348,6 +348,11 @@ def outline_problem(outline: Any, size: Size) -> str:
 def kinds(values: Sequence[Any]) -> set[type]:
     """Return the types of some values."""
     return {*map(type, values)}
+
+
+def all_texts(values: Sequence[Any]) -> bool:
+    """Tell whether all values are texts that a file or a class can have for its name."""
+    return kinds(values) <= {str} and all(values) and "\0" not in "".join(values)
 
 
 def all_within(values: Sequence[Any], low: float, high: float) -> bool:
