@@ -599,7 +599,7 @@ def test_the_command_evaluates_a_model_and_then_its_predictions(source, pictures
     assert numbers(first) == numbers(second) and first.protocol == second.protocol
     assert first.protocol["detections"] == 300
 
-    header, predictions = coco.read_predictions(Path("first/predictions.jsonl"))
+    _, predictions = coco.read_predictions(Path("first/predictions.jsonl"))
     Path("plain.json").write_text(json.dumps(predictions))
     Path("truth.json").write_text(json.dumps(coco.ground_truth(pictures)))
     assert main(["evaluate", "plain.json", "data=truth.json", "out=third"]) == 0

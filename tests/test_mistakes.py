@@ -386,7 +386,7 @@ MISTAKES = [  # what was done, how, and what the message must say
     (
         "prediction for a picture that is not there",
         lambda: predictions(file_name="7.png"),
-        ["7.png", "1 of 1 pictures"],
+        ["7.png", "1 of 1"],
     ),
     ("score that is no number", lambda: predictions(score=float("nan")), ["score"]),
     ("predictions cut off in writing", cut_off_predictions, ["found.jsonl"]),
