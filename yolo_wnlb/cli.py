@@ -263,6 +263,10 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         protocol={"data": data, **({} if Path(data).suffix == ".json" else {"split": split}), **header},
     )
     result.notes += [*notes, *left_out.values()]
+    if predictions and sum(result.objects.values()) and not any(m.hit.any() for m in result.matches.values()):
+        result.notes.append(
+            "no prediction hits an object: the detector has learnt nothing, or it saw other pictures or other classes"
+        )
     print(result)
     out.mkdir(parents=True, exist_ok=True)
     if not made:

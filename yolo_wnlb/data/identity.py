@@ -69,7 +69,7 @@ def check_file_names(truth: Truth, predictions: Sequence[Prediction]) -> None:
     """Refuse predictions whose file_name, where they have one, is not that of the image with their image_id."""
     names = {image["id"]: parts_of(image["file_name"]) for image in truth["images"]}
     for image_id, file_name in {(p["image_id"], p["file_name"]) for p in predictions if "file_name" in p}:
-        if not same_end(names[image_id], parts_of(str(file_name))):
+        if not same_end(names[image_id], parts_of(file_name)):
             raise ValueError(
                 f"the predictions with image_id {image_id!r} are of {file_name!r}, which in the truth is the id of "
                 f"{'/'.join(names[image_id])!r}: load_predictions(file, truth) matches them by file name"
@@ -175,8 +175,11 @@ def images_by_number(truth: Truth, wanted: set[Any], name: str) -> dict[tuple[An
     why = ""
     if lost:
         why = f"{len(lost)} of them are not the number in the name of one picture (first: {lost[0]!r})"
-    elif wanted <= {image["id"] for image in truth["images"]} and any(i != new for (i, _), new in found.items()):
-        why = "they may be the numbers in the file names, or count the pictures in some order"
+    else:
+        for start in (1, 0):  # from which a list of the files may have been counted
+            counted = {image["id"] - 1 + start: image["id"] for image in truth["images"]}
+            if wanted <= counted.keys() and any(counted[i] != new for (i, _), new in found.items()):
+                why = "they may be the numbers in the file names, or count the pictures in some order"
     if why:
         raise ValueError(
             f"{name}: nothing says which pictures are meant by the image ids {first(sorted(wanted, key=str), 3)}: "

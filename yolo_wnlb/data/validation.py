@@ -82,6 +82,7 @@ def check_truth(truth: Truth, name: str = "the truth") -> None:
             raise ValueError(f"{name}: annotations have {what} ids that it lacks: {first(sorted(unknown, key=str))}")
     check_column(annotations, "iscrowd", is_flag, "0 or 1", annotation)
     wanted = "square pixels, 0 or more (without the key it is computed from the mask, or from the box)"
+    check_column(annotations, "score", is_score, "0 to 1", annotation)
     check_column(annotations, "area", is_area, wanted, annotation, lambda values: all_within(values, 0, LARGEST))
     sizes = sizes_of(truth)
     placed = [sizes[entry["image_id"]] for entry in annotations]
@@ -122,6 +123,8 @@ def check_predictions(truth: Truth, predictions: Sequence[Prediction], name: str
             listed = f"{first(sorted(unknown, key=str))}; it has {first(sorted(known, key=str))}"
             raise ValueError(f"{f'{name}: ' * bool(name)}{told}: {listed}{suspicion(found, set(known))}")
     check_column(predictions, "score", is_score, "0 to 1", namer, lambda values: all_within(values, 0, 1))
+    check_column(predictions, "iscrowd", is_flag, "0 or 1", namer)
+    check_column(predictions, "file_name", is_text, "a text", namer, all_texts)
     placed = [sizes[prediction["image_id"]] for prediction in predictions]
     objects = np.array([a["bbox"] for a in truth["annotations"]], float).reshape(-1, 4)
     sides = np.array([sizes[a["image_id"]][::-1] for a in truth["annotations"]], float).reshape(-1, 2)
@@ -190,9 +193,9 @@ def check_ids(entries: Sequence[Mapping[str, Any]], key: str, namer: Namer) -> N
     check_column(entries, key, is_id, "a whole number or a text", namer, lambda values: kinds(values) <= {int})
     texts = {isinstance(entry[key], str): place for place, entry in enumerate(entries) if key in entry}
     if len(texts) == 2:
-        number, text = (entries[texts[kind]][key] for kind in (False, True))
+        number, text = (shown(entries[texts[kind]][key]) for kind in (False, True))
         raise ValueError(
-            f"{namer(texts[True])} has {key} {text!r}, another one has {number!r}; wanted numbers or texts throughout"
+            f"{namer(texts[True])} has {key} {text}, another one has {number}; wanted numbers or texts throughout"
         )
 
 
@@ -454,6 +457,7 @@ def shown(value: Any) -> str:
 
 
 def first(names: Sequence[Any], most: int = 5) -> str:
-    """List the first few of some names."""
+    """List the first few of some names, each in at most 200 letters."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(str, names[:most])) + more
+    texts = map(str, names[:most])
+    return ", ".join(text if len(text) <= 200 else f"{text[:197]}..." for text in texts) + more
