@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import FEW_REGIONS, SOLO, scenes, small_solov2
-from pycocotools import mask as coder
+from pycocotools import mask as mask_utils
 from torch import nn
 from torch.utils.data import DataLoader
 
 from yolo_wnlb.data.coco import class_map, encode, ground_truth, image_files
 from yolo_wnlb.data.shapes import NAMES, generate
 from yolo_wnlb.detectors import fit as module
-from yolo_wnlb.detectors.fit import Pictures, collate, fit, make_optimizer, prepare, rate
+from yolo_wnlb.detectors.fit import Pictures, collate, fit, learning_rate, make_optimizer, set_training_mode
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, solov2
 from yolo_wnlb.detectors.torchvision import build, load, names, predict, save
@@ -44,7 +44,11 @@ def four(tmp_path_factory):
         truth["images"].append({"id": key, "file_name": files[key].name, "width": SIZE, "height": SIZE})
         for kind, code in zip(drawn.classes, encode(drawn.masks)):
             ids = {"id": len(truth["annotations"]) + 1, "image_id": key, "category_id": 2 * kind + 3, "iscrowd": 0}
-            shape = {"segmentation": code, "area": float(coder.area(code)), "bbox": coder.toBbox(code).tolist()}
+            shape = {
+                "segmentation": code,
+                "area": float(mask_utils.area(code)),
+                "bbox": mask_utils.toBbox(code).tolist(),
+            }
             truth["annotations"].append({**ids, **shape})
     return truth, files
 
@@ -82,7 +86,7 @@ def test_items_are_the_pictures_and_objects_of_the_truth(four):
     assert target["labels"].tolist() == [(a["category_id"] - 1) // 2 for a in mine]
     assert target["labels"].dtype == torch.int64 and target["masks"].dtype == torch.uint8
     for mask, box, annotation in zip(target["masks"].numpy(), target["boxes"].tolist(), mine):
-        assert np.array_equal(mask, coder.decode(annotation["segmentation"]))
+        assert np.array_equal(mask, mask_utils.decode(annotation["segmentation"]))
         y, x = np.nonzero(mask)
         assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
@@ -168,23 +172,23 @@ def test_only_weights_decay_and_w_has_its_own_rate():
 )
 def test_the_learning_rate_rises_and_falls(schedule, shares, wanted):
     settings = {"lr": 2.0, "schedule": schedule, "warmup": 100}
-    got = [rate(int(share * 10000), 10000, settings) for share in shares]
+    got = [learning_rate(int(share * 10000), 10000, settings) for share in shares]
     assert got == pytest.approx([2 * value for value in wanted], rel=1e-2)
-    rising = [rate(step, 10000, settings) for step in range(100)]
+    rising = [learning_rate(step, 10000, settings) for step in range(100)]
     assert rising[0] == pytest.approx(2 / 101) and all(a < b < 2 for a, b in itertools.pairwise(rising))
-    assert rate(9999, 10000, settings) > 0
+    assert learning_rate(9999, 10000, settings) > 0
 
 
 def test_norms_hold_still_where_they_should():
     model = build("maskrcnn", ["disc"], stages=(4,), **FEW)
     body = model.backbone.body
-    prepare(model, learn_norms=False)
+    set_training_mode(model, learn_norms=False)
     assert model.training and not body.bn1.training and not body.layer3[0].bn1.training
     assert body.layer3.wnlb.W_z[1].training
-    prepare(model, learn_norms=True)
+    set_training_mode(model, learn_norms=True)
     assert body.bn1.training and body.layer3[0].bn1.training
     body.bn1.requires_grad_(False)
-    prepare(model, learn_norms=True)
+    set_training_mode(model, learn_norms=True)
     assert not body.bn1.training and body.layer3[0].bn1.training
 
 

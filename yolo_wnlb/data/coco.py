@@ -70,7 +70,7 @@ def ground_truth(source: str | Path, split: str = "val") -> Truth:
     notes = []
     for file in annotation_files(data, split):
         truth, name = read_coco(file), f"{file.parent.name}/{file.name}"
-        if reason := why_not(truth, files, set(numbers.values())):
+        if reason := why_labels_are_taken(truth, files, set(numbers.values())):
             notes.append(f"{name} lies beside the data YAML, but the labels are taken: {reason}")
             continue
         info = {**truth["info"]} if isinstance(truth.get("info"), dict) else {}
@@ -166,7 +166,7 @@ def read_coco(file: Path) -> Truth:
     return truth
 
 
-def why_not(truth: Truth, files: Sequence[Path], names: set[str]) -> str:
+def why_labels_are_taken(truth: Truth, files: Sequence[Path], names: set[str]) -> str:
     """Say why a COCO file cannot stand for the labels of these pictures; '' if it can."""
     from ultralytics.data.utils import img2label_paths
 
@@ -210,7 +210,7 @@ def from_labels(files: Sequence[Path], numbers: Mapping[int, str], source: str) 
                 continue
             ids = {"id": len(annotations) + 1, "image_id": number, "category_id": categories[kind]["id"], "iscrowd": 0}
             annotations.append({**ids, **found})
-            cut += leaves(shape, width, height)
+            cut += is_cut(shape, width, height)
     notes = [OUTLINES] if any("segmentation" in annotation for annotation in annotations) else []
     notes += [f"left out {count} {what}" for what, count in left_out.items()]
     notes += [f"labels that are cut at the border of their picture: {cut}"] if cut else []
@@ -237,7 +237,7 @@ def labels_without_picture(files: Sequence[Path], labels: Sequence[Path]) -> lis
     return lost
 
 
-def leaves(shape: Sequence[float], width: int, height: int) -> bool:
+def is_cut(shape: Sequence[float], width: int, height: int) -> bool:
     """Tell whether a label, a box x y w h or an outline x y x y ..., leaves its picture by half a pixel or more."""
     if len(shape) == 4:
         x, y, w, h = shape
@@ -457,7 +457,7 @@ def load_predictions(path: str | Path, truth: Truth) -> tuple[dict[str, Any], li
     if not path.is_file():
         raise FileNotFoundError(f"there is no predictions file {path}")
     header, rows = read_predictions(path)
-    check_header(truth, header)
+    check_header(truth, header, str(path))
     predictions, matched = identify(truth, rows, header, str(path))
     check_predictions(truth, predictions, str(path))
     return {**header, **matched}, predictions

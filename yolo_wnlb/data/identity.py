@@ -27,6 +27,7 @@ from yolo_wnlb.data.validation import (
     first,
     is_id,
     is_text,
+    shown,
     suspicion,
 )
 
@@ -43,25 +44,29 @@ def image_list(truth: Truth) -> str:
     return hashlib.sha256(json.dumps(sorted(images, key=str)).encode()).hexdigest()[:16]
 
 
-def check_header(truth: Truth, header: Mapping[str, Any]) -> None:
+def check_header(truth: Truth, header: Mapping[str, Any], name: str = "header") -> None:
     """Refuse predictions whose header speaks of other images or classes than those of the truth.
 
+    Args:
+        truth: A COCO truth.
+        header: Of a predictions file; its `image_list` and `categories` are compared.
+        name: Of the file, for messages.
     Raises: ValueError.
     """
     made_for, claimed = header.get("image_list"), header.get("categories", {})
     if made_for and made_for != image_list(truth):
         raise ValueError(
-            f"the predictions were made for other images than the {len(truth['images'])} of the truth: "
+            f"{name}: the predictions were made for other images than the {len(truth['images'])} of the truth: "
             "give the data and split that they were made for, or predict anew"
         )
     if not isinstance(claimed, dict):
-        raise ValueError(f"the header's categories are {claimed!r}; wanted the names of the classes by category id")
+        raise ValueError(f"{name}: categories is {shown(claimed)}; wanted the names of the classes by category id")
     names = {str(category["id"]): category["name"] for category in truth["categories"]}  # as the keys are in JSON
     claimed = {str(key): name for key, name in claimed.items()}
     if wrong := [f"{i} is {name!r}, not {names.get(i)!r}" for i, name in claimed.items() if names.get(i) != name]:
         raise ValueError(
-            f"the predictions say what their category ids mean, and the truth differs in {len(wrong)}: {first(wrong)}; "
-            "they were made for another truth: map the detector's classes by name (class_map)"
+            f"{name}: the predictions say what their category ids mean, and the truth differs in {len(wrong)}: "
+            f"{first(wrong)}; they were made for another truth: map the detector's classes by name (class_map)"
         )
 
 

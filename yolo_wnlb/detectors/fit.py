@@ -200,7 +200,7 @@ def fit(
         **{"weight_decay": weight_decay, "schedule": schedule, "warmup": warmup, "clip": clip, "flip": flip},
         **{"amp": amp, "learn_norms": learn_norms, "seed": seed},
     }
-    check(settings)
+    check_settings(settings)
     out = Path(out)
     last = out / "last.pt"
     if last.exists() and not resume:
@@ -217,23 +217,23 @@ def fit(
         settings["amp"] = place.type == "cuda"
     if learn_norms is None:
         settings["learn_norms"] = getattr(model, "recipe", {}).get("start") is None
-    told = {**settings, "truth": fingerprint(truth), "parameters": sum(p.requires_grad for p in model.parameters())}
-    trainer = make_optimizer(model, optimizer, lr, weight_decay)
+    recorded = {**settings, "truth": fingerprint(truth), "parameters": sum(p.requires_grad for p in model.parameters())}
+    stepper = make_optimizer(model, optimizer, lr, weight_decay)
     scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)(
         enabled=settings["amp"] and place.type == "cuda"
     )
     log: list[dict[str, Any]] = []
     if last.exists():
-        log = go_on(last, model, trainer, scaler, told)
+        log = resume_from(last, model, stepper, scaler, recorded)
     out.mkdir(parents=True, exist_ok=True)
 
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         for epoch in range(len(log), epochs):
             start = time.perf_counter()
             data.epoch = epoch
-            draw = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-            torch.manual_seed(draw)
-            generator = torch.Generator().manual_seed(draw)
+            epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+            torch.manual_seed(epoch_seed)
+            generator = torch.Generator().manual_seed(epoch_seed)
             loader = DataLoader(
                 data,
                 batch,
@@ -244,13 +244,13 @@ def fit(
                 pin_memory=place.type == "cuda",
             )
             bar = TQDM(loader, desc=f"epoch {epoch + 1}/{epochs}", disable=not progress)
-            prepare(model, settings["learn_norms"])
-            means = train_epoch(model, bar, trainer, scaler, place, settings, epoch * steps, epochs * steps)
-            log.append({"epoch": epoch + 1, "lr": trainer.param_groups[0]["lr"], **means, **weights_of_blocks(model)})
+            set_training_mode(model, settings["learn_norms"])
+            means = train_epoch(model, bar, stepper, scaler, place, settings, epoch * steps, epochs * steps)
+            log.append({"epoch": epoch + 1, "lr": stepper.param_groups[0]["lr"], **means, **weights_of_blocks(model)})
             log[-1]["seconds"] = round(time.perf_counter() - start, 1)
-            state = {"settings": told, "log": log}
+            state = {"settings": recorded, "log": log}
             if epoch + 1 < epochs:
-                state.update(optimizer=trainer.state_dict(), scaler=scaler.state_dict())
+                state.update(optimizer=stepper.state_dict(), scaler=scaler.state_dict())
             save(model, last, state)
             write_log(out / "log.csv", log)
     return last
@@ -259,7 +259,7 @@ def fit(
 # ---- parts -----------------------------------------------------------------------------------------
 
 
-def check(settings: Mapping[str, Any]) -> None:
+def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse arguments of `fit` that are out of range."""
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         if settings[name] not in choices:
@@ -321,7 +321,7 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) 
     return torch.optim.SGD(rows, lr, momentum=0.9) if name == "sgd" else torch.optim.AdamW(rows, lr)
 
 
-def prepare(model: nn.Module, learn_norms: bool) -> None:
+def set_training_mode(model: nn.Module, learn_norms: bool) -> None:
     """Put the model into training mode, but hold the statistics of norms; see `fit`."""
     model.train()
     for name, module in model.named_modules():
@@ -330,7 +330,7 @@ def prepare(model: nn.Module, learn_norms: bool) -> None:
             module.eval()
 
 
-def rate(step: int, total: int, settings: Mapping[str, Any]) -> float:
+def learning_rate(step: int, total: int, settings: Mapping[str, Any]) -> float:
     """Return the learning rate of a step, counted from 0."""
     share = step / total
     factor = 1.0
@@ -377,7 +377,7 @@ def train_epoch(
         if (number + 1) % accumulate and number + 1 < batches:
             continue
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, total, settings) * group["factor"]
+            group["lr"] = learning_rate(step, total, settings) * group["factor"]
         if settings["clip"] is not None:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(learning, settings["clip"])
@@ -394,7 +394,7 @@ def weights_of_blocks(model: nn.Module) -> dict[str, float]:
     return {f"w {name}": block.w.item() for name, block in blocks.items()}
 
 
-def go_on(
+def resume_from(
     last: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Load a checkpoint into model, optimizer and scaler. Returns the log of what is done.
@@ -407,8 +407,8 @@ def go_on(
     before = {**{k: v for k, v in meta.items() if k in getattr(model, "recipe", {})}, **meta["training"]["settings"]}
     now = {**getattr(model, "recipe", {}), **settings}
     if other := [key for key in now if now[key] != before.get(key)]:
-        told = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in other[:3])
-        raise ValueError(f"{last} cannot be resumed, for this is another run: {told}. Choose another folder")
+        differences = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in other[:3])
+        raise ValueError(f"{last} cannot be resumed, for this is another run: {differences}. Choose another folder")
     model.load_state_dict(state)
     if "optimizer" in meta["training"]:
         optimizer.load_state_dict(meta["training"]["optimizer"])
