@@ -31,8 +31,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from yolo_wnlb.cli import parse
+from yolo_wnlb.cli import COMMANDS
 from yolo_wnlb.imaging.camera import PRESETS, capture, clean, jpeg, picture_rng, settings
+from yolo_wnlb.terminal.arguments import parse
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 BLOCK, FLATTEST = 16, 0.1
@@ -228,7 +229,7 @@ def main() -> int:
         ):
             if value is not None and not least <= value <= most:
                 raise ValueError(f"--{name} is {value}; wanted {least} to {most}")
-        args.changes = parse(args.settings)[1]
+        args.changes = parse(args.settings, COMMANDS["preview"])[1]
         for preset in args.presets:
             settings(preset, **args.changes)
         bright, synthetic, real, paired = [], [], [], []

@@ -531,5 +531,5 @@ def test_the_command_enhances_and_answers(original, tmp_path, capsys):
     assert cli.main(words) == 0
     assert f"yolo-wnlb evaluate MODEL data={tmp_path / 'out/data.yaml'}" in capsys.readouterr().out
     assert cli.main([*words[:3], "with=clahee"]) == 2 and "did you mean 'clahe'" in capsys.readouterr().err
-    assert cli.main(words[:3]) == 2 and "wants a source, out= and with=" in capsys.readouterr().err
+    assert cli.main(words[:3]) == 2 and "wants SOURCE and out=FOLDER and with=ENHANCER" in capsys.readouterr().err
     assert cli.main([*words, "spec=3"]) == 2 and "no option spec; choose from out, with" in capsys.readouterr().err

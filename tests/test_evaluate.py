@@ -612,8 +612,8 @@ def test_the_command_evaluates_a_model_and_then_its_predictions(source, pictures
     shifted = {**coco.ground_truth(pictures), "categories": shifted}
     coco.save_predictions("shifted.jsonl", predictions, {}, shifted)
     for words, told in (
-        ([], "wants a model or a predictions file, and data="),
-        ([model], "wants a model or a predictions file, and data="),
+        ([], "wants MODEL|PREDICTIONS.jsonl and data="),
+        ([model], "wants MODEL|PREDICTIONS.jsonl and data="),
         ([model, data, "out=first"], "first holds an evaluation"),
         ([model, data, "split=test"], "has no split 'test'"),
         ([model, data, "imgsz=50", "device=cpu"], "multiple of the stride"),

@@ -330,7 +330,7 @@ def test_the_picture_in_docs_is_small():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "wants a checkpoint, found none: inspect best.pt images=photos"),
+        ([], r"wants BEST.pt \[IMAGE ...\], found no file; for example: yolo-wnlb inspect best.pt images="),
         (
             ["PLAIN", "images=PHOTOS"],
             r"has no wNLB block, so there is nothing to look into; give a model that has some",
@@ -345,10 +345,10 @@ def test_the_picture_in_docs_is_small():
         (["BEST", "images=PHOTOS/0.png,nowhere.png"], r"there is no nowhere\.png"),
         (["BEST", "images=PHOTOS", "at=64,3"], r"at=64,3 is outside 0\.png; wanted x below 64 and y below 64, both 0"),
         (["BEST", "images=PHOTOS", "at=3,-1"], r"at=3,-1 is outside 0\.png"),
-        (["BEST", "images=PHOTOS", "at=3"], r"at is 3; wanted x,y in pixels, such as at=80,60"),
-        (["BEST", "images=PHOTOS", "at=a,b"], r"at is \['a', 'b'\]; wanted x,y in pixels"),
-        (["BEST", "images=PHOTOS", "n=0"], "n is 0; wanted a whole number, 1 or more"),
-        (["BEST", "images=PHOTOS", "conf=2"], "conf is 2; wanted a confidence between 0 and 1"),
+        (["BEST", "images=PHOTOS", "at=3"], "at=3: wanted two numbers: x,y"),
+        (["BEST", "images=PHOTOS", "at=a,b"], "at=a,b: wanted two numbers: x,y"),
+        (["BEST", "images=PHOTOS", "n=0"], "n=0: wanted a whole number, 1 or more"),
+        (["BEST", "images=PHOTOS", "conf=2"], "conf=2: wanted a number from 0 to 1"),
         (["BEST", "images=PHOTOS", "imgsz=70"], "imgsz is 70; wanted a multiple of the stride, 32"),
         (["BEST", *["PHOTOS/0.png"] * 41], "41 images or more; wanted 40 at most: name fewer, or lower n"),
         (["BEST", "images=PHOTOS", "out=note.png"], r"out=.*note\.png cannot be made a folder \(File exists\); choose"),

@@ -17,6 +17,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     **{name: set() for name in GROUND},
     "folding": {"pairwise"},
     "wnlb": {"pairwise", "folding"},
+    "terminal": GROUND,
     "imaging": GROUND,
     "data": GROUND | {"imaging"},
     "transforms": GROUND | {"imaging"},

@@ -364,7 +364,7 @@ MISTAKES = [  # what was done, how, and what the message must say
     (
         "mistyped flag",
         lambda: command("darken", "bright", "out=dark", "--verfy"),
-        ["'--verfy'", "did you mean --verify"],
+        ["no option --verfy", "did you mean '--verify'"],
     ),
     ("shard 4/3", lambda: darken("out=dark", "shard=4/3"), ["'4/3'", "1/3, 2/3, 3/3"]),
     ("data set to darken missing", lambda: command("darken", "nowhere/data.yaml", "out=dark"), ["nowhere"]),

@@ -1,111 +1,129 @@
-"""The commands of `yolo-wnlb`, as USAGE lists them: parse, call, print; arguments as `yolo` takes them."""
+"""The commands of `yolo-wnlb`: each is a table of its options and a function that runs it.
+
+A command is added with the decorator `command`; its help, its checks and its completion follow from the table. The
+function is given the files, and the options that the user wrote; it prints its result and returns the exit status.
+Exit statuses: 0, or 1 for a check that failed; 2 for the user's mistake, answered with one line; 70 for a bug, shown
+with its traceback (`terminal.mistakes` tells the two apart); 130 after Ctrl-C; 141 if nobody reads the output any more.
+"""
 
 from __future__ import annotations
 
-import ast
-import difflib
+import math
 import re
+import shlex
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-USAGE = """\
-yolo-wnlb COMMAND [FILE ...] [key=value ...]
+from yolo_wnlb.terminal import completion, mistakes, streams
+from yolo_wnlb.terminal.arguments import (
+    Command,
+    Kind,
+    Option,
+    explain,
+    flag,
+    listed,
+    number,
+    one_of,
+    one_or_each,
+    optional,
+    overview,
+    parse,
+    path,
+    point,
+    span,
+    text,
+    truth,
+    whole,
+)
+from yolo_wnlb.version import __version__
+from yolo_wnlb.words import suggestion
 
-  graft MODEL.yaml [after=P3,P4,P5] [option=value ...] [out=FILE] [exist_ok=True]
-      Insert wNLB rows into a stock model YAML. Options are those of the block (operation,
-      sub_sample, weighted, ...): one value for all places, or one each: sub_sample=8,4,2,1
-  export-check BEST.pt BEST.onnx [images=FOLDER] [sizes=160,320] [tolerance=0.001]
-      Compare an exported model with its checkpoint; exit status 1 past the tolerance
-  darken SOURCE [SOURCE ...] out=FOLDER [preset=severe] [setting=value ...] [seed=0] [format=jpg]
-         [workers=N] [shard=1/3] [limit=N] [images=FOLDER] [--dry-run] [--verify]
-      Write the dark twin of a data set: a data YAML, COCO annotation files, or a folder of either.
-      Goes on where it was stopped; --verify compares what is in out= with its manifest
-  preview [IMAGE|FOLDER|DATA.yaml ...] [out=preview.png] [n=5] [presets=mild,severe] [seed=0]
-          [setting=value ...]
-      Pictures beside their dark versions, with what was drawn; settings as ev=-3 or crf=srgb go
-      on top of each preset. Without a source: generated scenes
-  enhance SOURCE out=FOLDER with=clahe [split=val] [images=FOLDER]
-      Write the enhanced twin of a data set, or of a folder of pictures, for two-stage baselines;
-      goes on where it was stopped. with= gamma:2.2, clahe, histeq, msr, dir:FOLDER of pictures
-      enhanced before, onnx:FILE, torch:MODULE:FACTORY, torchscript:FILE; networks have options:
-      with=onnx:FILE,pad=12,range=0-1,output=NAME. docs/enhancers.md has recipes for published ones
-  evaluate MODEL|PREDICTIONS.jsonl data=DATA.yaml|TRUTH.json [split=val] [imgsz=N] [conf=0.001] [iou=0.7]
-           [out=FOLDER] [images=FOLDER] [device=0] [allow_missing=True] [max_detections=100]
-      COCO's numbers for masks and boxes of a YOLO model, or of predictions made before. Writes
-      evaluation.json, per_class.csv, plot.png and predictions.jsonl; imgsz is as trained
-  inspect BEST.pt [IMAGE ...] [images=FOLDER|DATA.yaml] [out=inspect] [n=4] [imgsz=N] [at=x,y]
-          [with=OTHER.pt] [conf=0.25] [exist_ok=True]
-      What a model with blocks has learnt: w of each block, the features before and after it, what
-      one position attends to, the predictions beside the labels and those of another model
-  compare STUDY.yaml [out=FOLDER] [jobs=1] [device=0]
-      Train and evaluate the rows of a study with equal data, seeds and budget, and print their table
-      with intervals. Goes on where it was stopped. yolo_wnlb/study/plan.py shows what a study holds
-  doctor
-      Versions, devices, whether activation works, and what to do about each problem
+ISSUES = "https://github.com/yolo-wnlb/yolo-wnlb/issues"
+Run = Callable[[list[str], dict[str, Any]], int]
 
-Training, validation, prediction and export stay with the `yolo` command:
-  yolo segment train model=yolov8m-seg-wnlb.yaml pretrained=yolov8m-seg.pt data=shapes-dark.yaml"""
+COMMANDS: dict[str, Command] = {}
 
 
-PATHS = ("data", "images", "out", "with")  # options whose values are taken as they stand
-FLAGS = ("dry_run", "verify", "exist_ok")  # options that need no value
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    streams.make_usable()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = COMMANDS.get(words[0]) if words else None
+    name = f"yolo-wnlb {command.name}" if command else "yolo-wnlb"
+    lost: OSError | None = None
+    try:
+        with streams.without_library_warnings():
+            status = run(words)
+        if lost := streams.lost_output():
+            raise lost
+        return status
+    except KeyboardInterrupt:
+        resumes = "; nothing is lost, the same command goes on from here" if command and command.resumes else ""
+        streams.say(f"{name}: stopped{resumes}", fresh_line=True)
+        return mistakes.STOPPED
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and (error is lost or streams.lost_output()):
+            return mistakes.PIPE_CLOSED
+        if mistakes.is_mistake(error):
+            streams.say(f"{name}: {mistakes.message(error, shlex.join(['yolo-wnlb', *words]))}")
+            return mistakes.MISTAKE
+        streams.say(traceback.format_exc().rstrip())
+        streams.say(f"{name}: this is a bug in yolo_wnlb; report the lines above, and what doctor prints, at {ISSUES}")
+        return mistakes.BUG
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 for a check that failed, 2 for a mistake."""
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["help"]
-    if command == "help" or {"-h", "--help"} & {command, *rest}:
-        print(USAGE)
+def run(words: list[str]) -> int:
+    """Find the command and run it, or print the help that was asked for."""
+    if not words or words[0] == "--version":
+        print(f"yolo-wnlb {__version__}" if words else overview(COMMANDS))
         return 0
-    if command not in COMMANDS:
-        print(f"yolo-wnlb: no command {command!r}; choose from {', '.join(COMMANDS)}\n\n{USAGE}", file=sys.stderr)
-        return 2
-    try:
-        return COMMANDS[command](*parse(rest))
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"yolo-wnlb {command}: {error}", file=sys.stderr)
-        return 2
+    plain = words[: words.index("--")] if "--" in words else words
+    asks = {"-h", "--help"} & {*plain} or words[0] == "help"
+    names = [word for word in plain if word not in ("-h", "--help", "help")]
+    if asks and not names:
+        print(overview(COMMANDS))
+        return 0
+    name = names[0] if asks else words[0]
+    if name not in COMMANDS:
+        choices = ", ".join(COMMANDS)
+        raise ValueError(
+            f"no command {name!r}{suggestion(name, COMMANDS)}; choose from {choices}; yolo-wnlb --help explains them"
+        )
+    if asks:
+        print(explain(COMMANDS[name]))
+        return 0
+    return COMMANDS[name].run(*parse(words[1:], COMMANDS[name]))
 
 
-def parse(words: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Split into files and key=value pairs; values as `yolo` reads them, commas make lists.
+def command(
+    name: str,
+    summary: str,
+    *,
+    example: str,
+    files: str = "",
+    count: tuple[int, float] = (0, 0),
+    file_keys: tuple[str, ...] = (),
+    options: Sequence[Option] = (),
+    about: str = "",
+    resumes: bool = False,
+) -> Callable[[Run], Run]:
+    """Register the decorated function as a command; the arguments are the attributes of `Command`."""
 
-    --key=value and --key value say the same, and --dry-run or dry_run alone says dry_run=True.
-    """
-    files: list[str] = []
-    options: dict[str, Any] = {}
-    following = iter(words)
-    for word in following:
-        key, sign, value = word.partition("=")
-        if word.startswith("--"):
-            key, sign = key[2:].replace("-", "_"), "="
-            value = value or ("True" if key in FLAGS else next(following, ""))
-            if not value and (close := difflib.get_close_matches(key, FLAGS, 1)):
-                raise ValueError(f"no option {word!r}; did you mean --{close[0].replace('_', '-')}?")
-        elif word in FLAGS:
-            sign, value = "=", "True"
-        if not sign or not key.isidentifier():  # a path may hold a '=' too
-            files.append(word)
-        elif not value:
-            raise ValueError(f"{word!r} is no key=value pair; write {key}=value, without spaces around '='")
-        elif key in PATHS:
-            options[key] = value
-        else:
-            values = [scalar(part) for part in value.split(",")]
-            options[key] = values if len(values) > 1 else values[0]
-    return files, options
+    def register(run: Run) -> Run:
+        table = {option.name: option for option in options}
+        COMMANDS[name] = Command(name, run, summary, example, files, count, file_keys, table, about, resumes)
+        return run
+
+    return register
 
 
-def scalar(text: str) -> Any:
-    """Read None, a truth value, a number, or else the text itself."""
-    if text.lower() in ("none", "null", "true", "false"):
-        return {"t": True, "f": False}.get(text[0].lower())
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def show(result: Any) -> int:
+    """Print the result of a command; return 1 if it is a check that failed, else 0."""
+    print(result)
+    return 0 if getattr(result, "ok", True) else 1
 
 
 def take(options: dict[str, Any], known: dict[str, Any]) -> list[Any]:
@@ -115,28 +133,102 @@ def take(options: dict[str, Any], known: dict[str, Any]) -> list[Any]:
     return [options.get(key, default) for key, default in known.items()]
 
 
-def until_stopped(build: Callable[..., Any], *args: Any, **options: Any) -> int:
-    """Build what the same command goes on with after Ctrl-C, and print what was done; returns the exit status."""
-    try:
-        result = build(*args, **options)
-    except KeyboardInterrupt:
-        print("\nstopped; nothing is lost, the same command goes on from here", file=sys.stderr)
-        return 130
-    print(result)
-    return 0 if getattr(result, "ok", True) else 1
+# ---- options that several commands have --------------------------------------------------------------
+
+EXIST_OK = Option("exist_ok", flag(), "write over what is there", False)
+IMAGES_OF_COCO = Option("images", path("FOLDER"), "pictures of COCO files, where they are not beside them")
+DEVICE = Option(
+    "device", text("DEVICE", "cpu", "0"), "as Ultralytics takes it: cpu, 0 (default: a GPU if there is one)"
+)
+PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lin")
 
 
+def response(value: str) -> Any:
+    """Read crf=: a name with its argument as it stands, or the pair n,u."""
+    return value if value[:1].isalpha() else span(number()).read(value)
+
+
+CAMERA = [
+    Option(name, kind, help, group="Settings of the camera (default: those of the preset)")
+    for name, kind, help in (
+        ("alpha", span(number(0, 1)), "of the low-light curve beta (alpha x)^gamma"),
+        ("beta", span(number(0, 1)), "of the low-light curve"),
+        ("gamma", span(number()), "of the low-light curve: 2, or drawn from 2,3"),
+        ("ev", optional(span(number())), "exposure in stops, 0 or less, instead of the curve: -3"),
+        ("sigma_s", span(number()), "shot noise: a white pixel collects 1/sigma_s^2 photons"),
+        ("sigma_c", span(number()), "read noise, as a share of a white pixel's light"),
+        (
+            "crf",
+            Kind("RESPONSE", "a response or n,u", response, ("mixture", "digital", "srgb", "gamma:2.2", "identity")),
+            "camera response: mixture, digital, srgb, gamma:2.2, identity, n,u or dorf:FILE",
+        ),
+        ("bayer", one_of("random", "RGGB", "BGGR", "GRBG", "GBRG", "none"), "colour mosaic"),
+        ("shot_model", one_of("gaussian", "poisson"), "distribution of the shot noise"),
+        ("order", one_of("sensor", "paper"), "demosaic before the response (sensor) or after it"),
+        ("quantize", one_of("round", "truncate"), "how codes become whole numbers"),
+        ("jpeg_quality", optional(span(whole())), "quality of a last JPEG step, 1 to 100, or none"),
+    )
+]
+
+
+# ---- the commands -----------------------------------------------------------------------------------
+
+
+def place(value: str) -> int | str:
+    """Read a place in a model: a stage such as P4, or the number of a row."""
+    return int(value) if value.isdecimal() else value
+
+
+@command(
+    "graft",
+    "Insert wNLB rows into a stock model YAML.",
+    files="MODEL.yaml",
+    count=(1, 1),
+    file_keys=("model",),
+    example="yolo-wnlb graft yolo11-seg.yaml after=P4,P5 operation=dot_product out=yolo11-seg-mine.yaml",
+    about="Options of the block have one value for all places, or one for each: sub_sample=8,4,2,1",
+    options=[
+        Option(
+            "after",
+            listed(Kind("P4", "stages P1 to P6 or numbers of rows", place, ("P2", "P3", "P4", "P5"))),
+            "stages of the backbone, or rows, to insert a block after",
+            ("P3", "P4", "P5"),
+        ),
+        Option("out", path("FILE"), "YAML to write (default: the name of the model and -wnlb, here)"),
+        EXIST_OK,
+        *(
+            Option(name, one_or_each(kind), help, default, group="Options of the block")
+            for name, kind, help, default in (
+                ("embed_dim", whole(1), "channels of theta, phi and g (default: half of the input's)", None),
+                (
+                    "operation",
+                    text("NAME", "embedded_gaussian", "gaussian", "dot_product", "concatenation"),
+                    "pairwise function: embedded_gaussian, gaussian, dot_product, concatenation",
+                    "embedded_gaussian",
+                ),
+                ("sub_sample", whole(), "side of the max-pooling of the keys", 1),
+                ("weighted", truth(), "False: the plain non-local block, without w", True),
+                ("scale", optional(number()), "factor of the logits; none is 1/sqrt(d)", 1.0),
+                ("w_init", number(), "start of w; anything but 0 gives up the identity start", 0.0),
+                ("w_learnable", truth(), "False fixes w at w_init", True),
+                ("w_lr", number(), "learning rate of w as a multiple of the others'", 1.0),
+                (
+                    "init",
+                    text("NAME", "identity", "released"),
+                    "start: identity, or that of the authors' file",
+                    "identity",
+                ),
+            )
+        ),
+    ],
+)
 def run_graft(files: list[str], options: dict[str, Any]) -> int:
     """Write the grafted YAML next to where the user stands."""
     from yolo_wnlb.paths import find
     from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
-    files = [*files, *([str(options.pop("model"))] if "model" in options else [])]
-    if len(files) != 1:
-        raise ValueError(f"wants one model YAML, found {files}: yolo-wnlb graft yolo11-seg.yaml after=P3,P4,P5")
     stem = re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", Path(files[0]).stem)  # a YAML holds all scales
     after = options.pop("after", ["P3", "P4", "P5"])
-    after = after if isinstance(after, list) else [after]
     out = Path(options.pop("out", f"{stem}-wnlb.yaml"))
     if not options.pop("exist_ok", False) and out.exists():
         raise ValueError(f"{out} exists; choose another out=, or overwrite it with exist_ok=True")
@@ -148,8 +240,8 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
             raise ValueError(f"{key} has {len(value)} values for {len(after)} places; give one, or one for each")
     each = [{k: v[i] if isinstance(v, list) else v for k, v in options.items()} for i in range(len(after))]
     model, _ = graft(load_yaml(files[0]), after, each)
-    told = {"after": after, **options, "out": out.name}
-    words = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in told.items()]
+    shown = {"after": after, **options, "out": out.name}
+    words = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in shown.items()]
     title = f"{stem} with wNLB blocks. AGPL-3.0. Written by\nyolo-wnlb graft {stem}.yaml {' '.join(words)}"
     out.write_text(to_yaml(model, title), encoding="utf-8")
     print(f"wrote {out}: {len(after)} blocks after {', '.join(map(str, after))}")
@@ -160,60 +252,139 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
     return 0
 
 
+@command(
+    "export-check",
+    "Compare an exported model with its checkpoint; exit status 1 past the tolerance.",
+    files="BEST.pt BEST.onnx",
+    count=(2, 2),
+    example="yolo-wnlb export-check best.pt best.onnx images=night/",
+    about="Any format that `yolo export` writes will do.",
+    options=[
+        Option("images", path("FOLDER"), "pictures to compare on (default: three that are drawn)"),
+        Option(
+            "sizes", listed(whole(1)), "input sizes in pixels, for dynamic exports (default: the export's and three)"
+        ),
+        Option("tolerance", number(0), "largest difference of raw outputs (default: by precision, 1e-3 for float32)"),
+    ],
+)
 def run_export_check(files: list[str], options: dict[str, Any]) -> int:
     """Print how far an exported model is from its checkpoint."""
     from yolo_wnlb.yolo.parity import check_export
 
-    if len(files) != 2:
-        raise ValueError(f"wants a checkpoint and its export, found {files}: export-check best.pt best.onnx images=...")
-    images, sizes, tolerance = take(options, {"images": None, "sizes": None, "tolerance": None})
-    sizes = [sizes] if isinstance(sizes, int) else sizes
-    result = check_export(files[0], files[1], images, sizes, tolerance)
-    print(result)
-    return 0 if result.ok else 1
+    return show(check_export(files[0], files[1], **options))
 
 
+@command(
+    "darken",
+    "Write the dark twin of a data set.",
+    files="SOURCE [SOURCE ...]",
+    count=(0, math.inf),
+    file_keys=("source", "data"),
+    example="yolo-wnlb darken coco8-seg.yaml out=coco8-dark preset=severe",
+    about="A source is a data YAML, a COCO annotation file, or a folder of either. The command goes on where it was "
+    "stopped; --verify compares what is in out= with its manifest, and needs no source.",
+    resumes=True,
+    options=[
+        Option("out", path("FOLDER"), "the twin; needed, except for --verify of a folder named first"),
+        Option("preset", text("NAME", *PRESETS), f"how dark: {', '.join(PRESETS)}", "agllnet"),
+        Option("seed", whole(0), "each picture's darkness follows from it and from its path", 0),
+        Option("format", text("png|jpg", "png", "jpg"), "png is exact, jpg has quality 95", "png"),
+        Option("workers", whole(1), "processes (default: one for each processor)"),
+        Option("shard", text("I/N"), "1/3: this third of the pictures, others run elsewhere"),
+        Option("limit", whole(1), "take the first so many pictures of each split"),
+        IMAGES_OF_COCO,
+        Option("dry_run", flag(), "write nothing; estimate time and space", False),
+        Option(
+            "verify", flag(), "compare what is in out= with its manifest; exit status 1 if something differs", False
+        ),
+        *CAMERA,
+    ],
+)
 def run_darken(files: list[str], options: dict[str, Any]) -> int:
     """Write the dark twin of a data set, or compare one with its manifest."""
-    from dataclasses import fields
-
-    from yolo_wnlb.imaging.camera import Settings
     from yolo_wnlb.twins.darken import darken_dataset, verify
 
     out, check = options.pop("out", None), options.pop("verify", False)
     if check and (out or len(files) == 1):
-        result = verify(out or files[0])
-        print(result)
-        return 0 if result.ok else 1
+        return show(verify(out or files[0]))
     if not files or not out:
         raise ValueError(f"wants a source and out=, found {files}, out={out}: darken coco8-seg.yaml out=dark")
-    settings = [field.name for field in fields(Settings)]
-    take(options, dict.fromkeys([*(darken_dataset.__kwdefaults__ or {}), *settings]))
-    return until_stopped(darken_dataset, files, out, **options)
+    return show(darken_dataset(files, out, **options))
 
 
+@command(
+    "preview",
+    "Show pictures beside their dark versions, with what was drawn.",
+    files="[IMAGE|FOLDER|DATA.yaml ...]",
+    count=(0, math.inf),
+    file_keys=("source",),
+    example="yolo-wnlb preview night/ n=5 presets=mild,severe ev=-3",
+    about="Without a source it draws scenes.",
+    options=[
+        Option("out", path("FILE"), "a .png or .jpg", "preview.png"),
+        Option("n", whole(1), "pictures of each folder or data set", 5),
+        Option("presets", listed(text("NAME", *PRESETS)), "one column each (default: all)"),
+        Option("preset", listed(text("NAME", *PRESETS)), "the same as presets="),
+        Option("seed", whole(0), "another one draws other noise", 0),
+        *CAMERA,
+    ],
+)
 def run_preview(files: list[str], options: dict[str, Any]) -> int:
     """Write a picture of sources and their dark versions, and say where it is."""
-    from yolo_wnlb.imaging.camera import PRESETS
     from yolo_wnlb.visualize.preview import preview
 
-    files = [*files, *([str(options.pop("source"))] if "source" in options else [])]
-    presets = options.pop("presets", options.pop("preset", list(PRESETS)))
-    presets = presets if isinstance(presets, list) else [presets]
+    presets = [*options.pop("presets", []), *options.pop("preset", [])] or list(PRESETS)
     print(f"wrote {preview(files, presets=presets, **options).resolve()}")
     return 0
 
 
+@command(
+    "enhance",
+    "Write the enhanced twin of a data set, or of a folder of pictures, for two-stage baselines.",
+    files="SOURCE",
+    count=(1, 1),
+    file_keys=("source", "data"),
+    example="yolo-wnlb enhance dark/data.yaml out=bright with=clahe",
+    about="Enhancers: gamma:2.2, clahe, histeq, msr, dir:FOLDER of pictures enhanced before, onnx:FILE, "
+    "torch:MODULE:FACTORY, torchscript:FILE. Networks have options: with=onnx:FILE,pad=12,range=0-1,output=NAME. "
+    "docs/enhancers.md has recipes for published ones. The command goes on where it was stopped.",
+    resumes=True,
+    options=[
+        Option("out", path("FOLDER"), "folder to make", required=True),
+        Option("with", text("ENHANCER", "clahe", "histeq", "msr", "gamma:2.2"), "what enhances", required=True),
+        Option("split", listed(text("NAME", "train", "val", "test")), "splits to enhance (default: all)"),
+        IMAGES_OF_COCO,
+    ],
+)
 def run_enhance(files: list[str], options: dict[str, Any]) -> int:
     """Write the enhanced twin of a data set."""
     from yolo_wnlb.twins.enhance import enhance_dataset
 
-    out, spec, split, images = take(options, {"out": None, "with": None, "split": None, "images": None})
-    if len(files) != 1 or not out or not spec:
-        raise ValueError(f"wants a source, out= and with=, found {files}: enhance dark/data.yaml out=bright with=clahe")
-    return until_stopped(enhance_dataset, files[0], spec, out, split=split, images=images)
+    return show(enhance_dataset(files[0], options.pop("with"), options.pop("out"), **options))
 
 
+@command(
+    "evaluate",
+    "Print COCO's numbers for masks and boxes of a model, or of predictions made before.",
+    files="MODEL|PREDICTIONS.jsonl",
+    count=(1, 1),
+    file_keys=("model",),
+    example="yolo-wnlb evaluate best.pt data=dark/data.yaml",
+    about="Writes evaluation.json, per_class.csv, plot.png and predictions.jsonl.",
+    options=[
+        Option("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", required=True),
+        Option("split", text("NAME", "train", "val", "test"), "of a data YAML", "val"),
+        Option("out", path("FOLDER"), "folder to make (default: runs/evaluate, or the next free number)"),
+        Option("imgsz", whole(1), "image size of the model (default: as trained)"),
+        Option("conf", number(0, 1), "lowest score of a detection (default: 0.001; Mask R-CNN and SOLOv2: 0.05)"),
+        Option("iou", number(0, 1), "of non-maximum suppression of YOLO models (default: 0.7)"),
+        Option("max_detections", whole(1), "the best so many of each image", 100),
+        Option("allow_missing", flag(), "accept a model that lacks classes of the truth", False),
+        DEVICE,
+        EXIST_OK,
+        IMAGES_OF_COCO,
+    ],
+)
 def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     """Print what a model, or a predictions file, is worth, and write all of it to a folder."""
     from ultralytics.utils.files import increment_path
@@ -278,51 +449,94 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     return 0
 
 
+@command(
+    "inspect",
+    "Show what a model with blocks has learnt, as a table and pictures.",
+    files="BEST.pt [IMAGE ...]",
+    count=(1, math.inf),
+    file_keys=("model",),
+    example="yolo-wnlb inspect best.pt images=dark/data.yaml n=4",
+    about="Shows w of each block, the features before and after it, what one position attends to, and the predictions "
+    "beside the labels and those of another model.",
+    options=[
+        Option("images", path("FOLDER|DATA.yaml"), "pictures (default: those that the model was trained on)"),
+        Option("out", path("FOLDER"), "folder to make (default: inspect, or the next free number)"),
+        Option("n", whole(1), "images of each folder or data set", 4),
+        Option("imgsz", whole(1), "image size (default: as trained)"),
+        Option("at", point(), "pixel whose attention is drawn (default: the centre of the best detection)"),
+        Option("with", path("OTHER.pt"), "a second model, whose predictions stand beside"),
+        Option("conf", number(0, 1), "lowest score of a detection that is drawn", 0.25),
+        EXIST_OK,
+    ],
+)
 def run_inspect(files: list[str], options: dict[str, Any]) -> int:
     """Print what the blocks of a model have learnt, and write pictures of it."""
     from yolo_wnlb.visualize.inspection import inspect_model
 
-    if not files:
-        raise ValueError("wants a checkpoint, found none: inspect best.pt images=photos")
-    known = {"images": None, "out": None, "n": 4, "imgsz": None, "at": None, "with": None, "conf": 0.25}
-    images, out, n, imgsz, at, other, conf, exist_ok = take(options, {**known, "exist_ok": False})
+    weights, *sources = files
+    images = options.pop("images", None)
     if images is not None:
-        files += [images] if Path(images).exists() else images.split(",")
-    sources = files[1:] or None
-    print(inspect_model(files[0], sources, out, n=n, imgsz=imgsz, at=at, other=other, conf=conf, exist_ok=exist_ok))
+        sources += [images] if Path(images).exists() else images.split(",")
+    print(inspect_model(weights, sources or None, other=options.pop("with", None), **options))
     return 0
 
 
+@command(
+    "compare",
+    "Train and evaluate the rows of a study with equal data, seeds and budget, and print their table.",
+    files="STUDY.yaml",
+    count=(1, 1),
+    file_keys=("study",),
+    example="yolo-wnlb compare study.yaml out=runs/study jobs=2",
+    about="The table has intervals. yolo_wnlb/study/plan.py shows what a study holds. The command goes on where it was "
+    "stopped.",
+    resumes=True,
+    options=[
+        Option("out", path("FOLDER"), "folder of the runs and the table (default: runs/compare/ and the study's name)"),
+        Option("jobs", whole(1), "how many rows are trained at once", 1),
+        DEVICE,
+    ],
+)
 def run_compare(files: list[str], options: dict[str, Any]) -> int:
     """Run what is left of a study, and print its table."""
     from yolo_wnlb.study.compare import compare
 
-    if len(files) != 1:
-        raise ValueError(f"wants one study, found {files}: compare study.yaml out=runs/study")
-    out, jobs, device = take(options, {"out": f"runs/compare/{Path(files[0]).stem}", "jobs": 1, "device": None})
-    return until_stopped(compare, files[0], out, jobs=jobs, device=device if device is None else str(device))
+    out = options.pop("out", f"runs/compare/{Path(files[0]).stem}")
+    return show(compare(files[0], out, **options))
 
 
+@command(
+    "doctor",
+    "Report versions, devices, whether activation works, and what to do about each problem.",
+    example="yolo-wnlb doctor",
+    about="Exit status 1 if there is one.",
+)
 def run_doctor(files: list[str], options: dict[str, Any]) -> int:
     """Print the state of the installation; 1 if something needs mending."""
     from yolo_wnlb.doctor import examine
 
-    if files:
-        raise ValueError(f"takes no file, found {files[0]}")
-    take(options, {})
     findings = examine()
     print("\n".join(map(str, findings)))
     return int(any(finding.problem for finding in findings))
 
 
-COMMANDS: dict[str, Callable[[list[str], dict[str, Any]], int]] = {
-    "graft": run_graft,
-    "export-check": run_export_check,
-    "darken": run_darken,
-    "preview": run_preview,
-    "enhance": run_enhance,
-    "evaluate": run_evaluate,
-    "inspect": run_inspect,
-    "compare": run_compare,
-    "doctor": run_doctor,
-}
+@command(
+    "completion",
+    "Print the script that completes commands and options in a shell.",
+    files="bash|zsh|fish",
+    count=(0, 1),
+    example='eval "$(yolo-wnlb completion bash)"',
+    about='Put the example into ~/.bashrc, or: eval "$(yolo-wnlb completion zsh)" into ~/.zshrc, '
+    "yolo-wnlb completion fish | source into ~/.config/fish/config.fish.",
+    options=[Option("line", text("TEXT"), "print what the last word of a line may become; the scripts ask for it")],
+)
+def run_completion(files: list[str], options: dict[str, Any]) -> int:
+    """Print the script of a shell, or the candidates that such a script asks for."""
+    if "line" in options:
+        for word, meaning in completion.candidates(options["line"], COMMANDS):
+            print(f"{word}\t{meaning}".rstrip())
+        return 0
+    if not files or files[0] not in completion.SCRIPTS:
+        raise ValueError(f"wants a shell, found {files}; choose from {', '.join(completion.SCRIPTS)}")
+    print(completion.SCRIPTS[files[0]].strip())
+    return 0

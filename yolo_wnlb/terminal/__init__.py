@@ -1,0 +1,1 @@
+"""What stands between the commands and a shell: words in, help, completion, one line for a mistake, streams."""
