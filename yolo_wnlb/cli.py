@@ -53,20 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = COMMANDS.get(words[0]) if words else None
     name = f"yolo-wnlb {command.name}" if command else "yolo-wnlb"
-    lost: OSError | None = None
     try:
         with streams.without_library_warnings():
             status = run(words)
-        if lost := streams.lost_output():
-            raise lost
+        streams.finish_output()
         return status
     except KeyboardInterrupt:
         resumes = "; nothing is lost, the same command goes on from here" if command and command.resumes else ""
         streams.say(f"{name}: stopped{resumes}", fresh_line=True)
         return mistakes.STOPPED
+    except BrokenPipeError:  # `| head -1` has read enough
+        streams.drop_output()
+        return mistakes.PIPE_CLOSED
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and (error is lost or streams.lost_output()):
-            return mistakes.PIPE_CLOSED
         if mistakes.is_mistake(error):
             streams.say(f"{name}: {mistakes.message(error, shlex.join(['yolo-wnlb', *words]))}")
             return mistakes.MISTAKE

@@ -79,20 +79,30 @@ def say(text: str, fresh_line: bool = False) -> None:
 
     With `fresh_line` a terminal goes to a new line first: it has shown "^C", or a line of progress.
     """
-    with suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError:
+        drop_output()
     with suppress(OSError):
         print("\n" * (fresh_line and sys.stderr.isatty()) + text, file=sys.stderr, flush=True)
 
 
-def lost_output() -> OSError | None:
-    """Write what was printed to standard output; return the error if that fails, and drop what is printed later."""
+def finish_output() -> None:
+    """Write all that was printed to standard output.
+
+    Raises: OSError: it cannot be written, and is dropped.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:
-        with suppress(OSError, ValueError):  # io.UnsupportedOperation: a stream without a descriptor
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())  # or the interpreter fails at its end, when it tries again
-            os.close(null)
-        return error
-    return None
+        drop_output()
+        error.filename = "standard output"
+        raise
+
+
+def drop_output() -> None:
+    """Send to the null device what waits to be written, or the interpreter would try again at its end, and fail."""
+    with suppress(OSError, ValueError):  # io.UnsupportedOperation: a stream without a descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
