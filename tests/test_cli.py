@@ -436,6 +436,8 @@ SHELLS = [  # a line, exit status, standard output, standard error
     ("Y trian 2>&1 | true; exit ${PIPESTATUS[0]}", 2, b"", b""),
     ("Y --help >/dev/full", 2, b"", b"standard output: No space left on device"),
     ("Y trian 2>/dev/full", 2, b"", b""),
+    ("Y --version 2>/dev/full", 0, b"yolo-wnlb", b""),
+    ("Y --help >/dev/full 2>/dev/full", 2, b"", b""),
     ("PYTHONIOENCODING=ascii Y prévïew→±", 2, b"", rb"no command 'pr\xe9v\xefew->+-'"),
     ("PYTHONIOENCODING=cp1252 Y →", 2, b"", b"no command '->'"),
     ("LC_ALL=C Y → 2>&1 | cat", 0, b"yolo-wnlb: no command", b""),

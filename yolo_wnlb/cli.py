@@ -14,6 +14,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with streams.without_library_warnings():
             status = run(words)
-        streams.finish_output()
+        streams.finish(sys.stdout)
         return status
     except KeyboardInterrupt:
         resumes = "; nothing is lost, the same command goes on from here" if command and command.resumes else ""
         streams.say(f"{name}: stopped{resumes}", fresh_line=True)
         return mistakes.STOPPED
     except BrokenPipeError:  # `| head -1` has read enough
-        streams.drop_output()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                streams.finish(stream)
         return mistakes.PIPE_CLOSED
     except Exception as error:
         if mistakes.is_mistake(error):

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 PLAIN = {  # what stands for a character in an encoding that lacks it
     **{"±": "+-", "→": "->", "×": "x", "·": "*", "…": "...", "−": "-", "≥": ">=", "≤": "<="},  # noqa: RUF001
@@ -79,30 +80,25 @@ def say(text: str, fresh_line: bool = False) -> None:
 
     With `fresh_line` a terminal goes to a new line first: it has shown "^C", or a line of progress.
     """
-    try:
-        sys.stdout.flush()
-    except OSError:
-        drop_output()
     with suppress(OSError):
-        print("\n" * (fresh_line and sys.stderr.isatty()) + text, file=sys.stderr, flush=True)
+        finish(sys.stdout)
+    with suppress(OSError):
+        with suppress(OSError):
+            print("\n" * (fresh_line and sys.stderr.isatty()) + text, file=sys.stderr)
+        finish(sys.stderr)
 
 
-def finish_output() -> None:
-    """Write all that was printed to standard output.
+def finish(stream: TextIO) -> None:
+    """Write all that was printed to a stream.
 
-    Raises: OSError: it cannot be written, and is dropped.
+    Raises: OSError: it cannot be written. It is dropped, or the interpreter would try again at its end, and fail.
     """
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError as error:
-        drop_output()
+        with suppress(OSError, ValueError):  # io.UnsupportedOperation: a stream without a descriptor
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
         error.filename = "standard output"
         raise
-
-
-def drop_output() -> None:
-    """Send to the null device what waits to be written, or the interpreter would try again at its end, and fail."""
-    with suppress(OSError, ValueError):  # io.UnsupportedOperation: a stream without a descriptor
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
