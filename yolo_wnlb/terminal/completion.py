@@ -47,7 +47,7 @@ _yolo_wnlb() {
             *) finished+=("${word//:/\\:}:$meaning") ;;
         esac
     done < <("${words[1]}" completion line="${(j: :)words[1,CURRENT-1]} $PREFIX" 2>/dev/null)
-    (( $#unfinished )) && _describe -o option unfinished -S ''
+    (( $#unfinished )) && _describe argument unfinished -S ''
     (( $#finished )) && _describe argument finished
     if [[ -n $files ]]; then
         compset -P '*='
@@ -65,7 +65,7 @@ function __yolo_wnlb
         if test "$line" = :files
             set -l key (string match -r '^[^=]*=' -- $typed)
             for file in (__fish_complete_path (string replace -r '^[^=]*=' '' -- $typed))
-                echo -- $key$file
+                echo -- "$key$file"
             end
         else
             echo -- $line

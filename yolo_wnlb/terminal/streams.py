@@ -83,8 +83,8 @@ def say(text: str, fresh_line: bool = False) -> None:
     with suppress(OSError):
         finish(sys.stdout)
     with suppress(OSError):
-        with suppress(OSError):
-            print("\n" * (fresh_line and sys.stderr.isatty()) + text, file=sys.stderr)
+        print("\n" * (fresh_line and sys.stderr.isatty()) + text, file=sys.stderr)
+    with suppress(OSError):
         finish(sys.stderr)
 
 
