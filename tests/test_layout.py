@@ -30,6 +30,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "study": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "twins", "visualize"},
     "doctor": GROUND | {"activate"},
     "cli": {"*"},
+    "__main__": {"*"},
     "__init__": {"*"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
