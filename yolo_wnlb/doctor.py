@@ -119,37 +119,39 @@ def opencv() -> Finding:
     """Report OpenCV. Its distributions write into one folder: the last one wins, and leaves parts of the others."""
     names = providers("cv2")
     error = "not installed" if find_spec("cv2") is None else failure("cv2")
-    wanted = best_opencv(names)
+    no_screen = "libGL" in error or "libgthread" in error  # nor the libraries that draw on one
+    wanted = best_opencv(names, headless=no_screen)
     mend = f"pip uninstall -y {' '.join(names)} && " if names else ""
     mend += f"pip install --no-cache-dir {wanted}"
     if error:
-        if "libGL" in error or "libgthread" in error:  # no screen, no libraries to draw on one
-            mend = mend.replace(wanted, wanted if "headless" in wanted else f"{wanted}-headless")
-        return Finding("opencv", f"{described('cv2')}: {error}", mend)
+        return Finding("opencv", f"{described('cv2')}: {error}" if names else error, mend)
     if len({*names.values()}) > 1:
-        return Finding("opencv", f"{described('cv2')} share one folder; {mend.split()[-1]} is enough for all", mend)
+        return Finding("opencv", f"{described('cv2')} share one folder; {wanted} is enough for all", mend)
     several = "; they share one folder, which is harmless while their versions agree" if len(names) > 1 else ""
     return Finding("opencv", described("cv2") + several)
 
 
-def best_opencv(names: dict[str, str]) -> str:
-    """Return the one distribution to keep: with contrib if one of those here has it, headless as Ultralytics is."""
-    headless = "ultralytics-opencv-headless" in providers("ultralytics") or all("headless" in name for name in names)
+def best_opencv(names: dict[str, str], headless: bool = False) -> str:
+    """Return the one OpenCV to keep of those here: with contrib if one has it, headless if Ultralytics or all are."""
+    headless |= is_headless(names) or "ultralytics-opencv-headless" in providers("ultralytics")
     contrib = any("contrib" in name for name in names)
-    return f"opencv-{'contrib-' * contrib}python{'-headless' * bool(headless and names)}"
+    return f"opencv-{'contrib-' * contrib}python{'-headless' * headless}"
+
+
+def is_headless(names: dict[str, str]) -> bool:
+    """Tell whether there is an OpenCV, and none of those here draws on a screen."""
+    return bool(names) and all("headless" in name for name in names)
 
 
 def ultralytics() -> Finding:
     """Report Ultralytics, which must be recent enough and comes under two names."""
     oldest = ".".join(map(str, OLDEST))
+    wanted = "ultralytics-opencv-headless" if is_headless(providers("cv2")) else "ultralytics"
     if find_spec("ultralytics") is None:
-        twin = "headless" in best_opencv(providers("cv2"))
-        name = "ultralytics-opencv-headless" if twin else "ultralytics"
-        return Finding("ultralytics", "not installed", f"pip install '{name}>={oldest}'")
+        return Finding("ultralytics", "not installed", f"pip install '{wanted}>={oldest}'")
     names = providers("ultralytics")
     if len({*names.values()}) > 1:
-        keep = "ultralytics-opencv-headless" if "headless" in best_opencv(providers("cv2")) else "ultralytics"
-        mend = f"pip uninstall -y {' '.join(names)} && pip install '{keep}>={oldest}'"
+        mend = f"pip uninstall -y {' '.join(names)} && pip install '{wanted}>={oldest}'"
         return Finding("ultralytics", f"{described('ultralytics')} share one folder", mend)
     if not names and (error := failure("ultralytics")):
         return Finding("ultralytics", f"does not import: {error}", f"pip install -U 'ultralytics>={oldest}'")
@@ -163,7 +165,8 @@ def ultralytics() -> Finding:
 def activation() -> Finding:
     """Ask a fresh interpreter in an empty folder, which imports only ultralytics, for the block."""
     ask = (
-        "from importlib.util import find_spec; print('finds', find_spec('yolo_wnlb') is not None, flush=True); "
+        "from importlib.util import find_spec; "
+        "print('finds', bool(getattr(find_spec('yolo_wnlb'), 'origin', None)), flush=True); "
         "from ultralytics.nn import tasks; print('knows', getattr(getattr(tasks, 'wNLB', 0), '__module__', 'none'))"
     )
     with tempfile.TemporaryDirectory() as empty:  # what lies where the user stands must not be imported
