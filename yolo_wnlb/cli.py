@@ -335,8 +335,9 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
     """Write a picture of sources and their dark versions, and say where it is."""
     from yolo_wnlb.visualize.preview import preview
 
-    presets = [*options.pop("presets", []), *options.pop("preset", [])] or list(PRESETS)
-    print(f"wrote {preview(files, presets=presets, **options).resolve()}")
+    if presets := [*options.pop("presets", []), *options.pop("preset", [])]:
+        options["presets"] = presets
+    print(f"wrote {preview(files, **options).resolve()}")
     return 0
 
 
