@@ -73,7 +73,7 @@ READ = [  # words, files, options
     ("a.yaml --out x --seed=3 --limit 2", ["a.yaml"], {"out": "x", "seed": 3, "limit": 2}),
     ("--dry-run a.yaml dry_run=True", None, "dry_run= is given twice"),
     ("--dry-run a.yaml --verify=false", ["a.yaml"], {"dry_run": True, "verify": False}),
-    ("dry_run a.yaml", ["a.yaml"], {"dry_run": True}),
+    ("dry_run --gamma 2,3 a.yaml --crf gamma:2.2 --shard=1/3", ["a.yaml"], "spelt"),
     ("data=a.yaml source=b.yaml out=x", ["a.yaml", "b.yaml"], {"out": "x"}),
     ("gamma=2,3 ev=none crf=0.9,0.4 sigma_s=1e-2 bayer=none", [], "own"),
     ("--ev -3,-2 crf=dorf:a,b.txt", [], {"ev": [-3, -2], "crf": "dorf:a,b.txt"}),
@@ -114,8 +114,10 @@ def test_words_are_read_or_refused_with_what_was_wanted(words, files, options, t
             arguments.parse(shlex.split(words), cli.COMMANDS["darken"])
         assert options in str(caught.value)
         return
-    if options == "own":
-        options = {"gamma": [2, 3], "ev": None, "crf": [0.9, 0.4], "sigma_s": 0.01, "bayer": None}
+    options = {
+        "own": {"gamma": [2, 3], "ev": None, "crf": [0.9, 0.4], "sigma_s": 0.01, "bayer": None},
+        "spelt": {"dry_run": True, "gamma": [2, 3], "crf": "gamma:2.2", "shard": "1/3"},
+    }.get(str(options), options)
     assert arguments.parse(shlex.split(words), cli.COMMANDS["darken"]) == (files, options)
 
 

@@ -854,26 +854,6 @@ def test_verify_wants_a_finished_run(original, tmp_path):
 # --- the command
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["a.yaml", "out=x,y", "shard=1/3", "dry_run=True", "gamma=2,3", "crf=gamma:2.2"],
-        ["a.yaml", "--out", "x,y", "--shard", "1/3", "--dry-run", "--gamma", "2,3", "--crf=gamma:2.2"],
-        ["--dry_run", "a.yaml", "--out=x,y", "--shard=1/3", "--gamma=2,3", "crf=gamma:2.2"],
-        ["dry_run", "--gamma", "2,3", "a.yaml", "--out=x,y", "--shard=1/3", "--crf", "gamma:2.2"],
-    ],
-)
-def test_options_are_understood_in_every_usual_spelling(words):
-    files, options = cli.parse(words)
-    assert files == ["a.yaml"]
-    assert options == {"out": "x,y", "shard": "1/3", "dry_run": True, "gamma": [2, 3], "crf": "gamma:2.2"}
-
-
-def test_an_option_without_its_value_is_refused():
-    with pytest.raises(ValueError, match="'--out'"):
-        cli.parse(["a.yaml", "--out"])
-
-
 def test_the_command_darkens_verifies_and_says_so(original, dark, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["darken", str(original), "out=dark", "preset=severe", "seed=3", "--workers", "1"]

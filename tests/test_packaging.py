@@ -257,24 +257,9 @@ def test_the_packages_that_doctor_speaks_of_are_the_ones_that_it_finds_here():
 # ---- installed with pip ------------------------------------------------------------------------------
 
 
-def test_the_new_environment_holds_packages_of_its_own(home):
-    told = home.python(
-        "import yolo_wnlb, ultralytics, torch; print(yolo_wnlb.__file__, ultralytics.__file__, sep='\\n')"
-    )
-    assert told.returncode == 0, told.stderr
-    folders = [Path(line).resolve().parent.parent for line in told.stdout.splitlines()[-2:]]
-    assert folders == [home.site.resolve()] * 2
-
-
-def test_a_shipped_model_builds_from_the_wheel_also_after_ultralytics_is_reinstalled(home):
-    for step in "install", "reinstall":
-        if step == "reinstall":
-            home.pip("install", "--force-reinstall", "--no-deps", RELEASE)
-        told = home.python(BUILD)
-        assert told.stdout.splitlines()[-1:] == ["blocks 3"], f"{step}: {told.stderr}"
-
-
 def test_the_stock_yolo_command_builds_a_shipped_model(home):
+    script = (home.bin / ("yolo.exe" if os.name == "nt" else "yolo")).read_text(encoding="utf-8", errors="ignore")
+    assert "wnlb" not in script.lower().partition("\n")[2], "the stock script, not one of ours"
     picture = "import cv2, numpy; cv2.imwrite('grey.png', numpy.full((32, 32, 3), 114, 'uint8'))"
     assert home.python(picture).returncode == 0
     arguments = "segment predict model=yolov8n-seg-wnlb.yaml source=grey.png imgsz=32 save=False"
@@ -291,20 +276,31 @@ def test_doctor_finds_python_ultralytics_and_activation_in_order(home):
     assert told.returncode == int(any(line.startswith("!!") for line in lines))
 
 
-def test_beside_a_headless_installation_no_deps_changes_nothing_and_everything_works(home):
-    """`pip install --no-deps` is what the README says there; pip knows no "this package or its twin"."""
-    twin = f"ultralytics-opencv-headless=={RELEASE.partition('==')[2]}"
+def test_a_shipped_model_builds_beside_the_headless_twin_and_after_ultralytics_is_installed_again(home):
+    """`pip install --no-deps` is what the README says beside a twin; pip knows no "this package or that one"."""
+    version = RELEASE.partition("==")[2]
+    ask = (
+        "import yolo_wnlb, ultralytics; from pathlib import Path; from yolo_wnlb import doctor; "
+        "print(*{str(Path(m.__file__).parent.parent.resolve()) for m in (yolo_wnlb, ultralytics)}, sep=', '); "
+        f"print(doctor.ultralytics()); {BUILD}"
+    )
+
+    def answers(release):
+        done = home.python(ask)
+        assert done.returncode == 0, done.stderr
+        folder, found, *_, blocks = done.stdout.splitlines()
+        assert folder == str(home.site.resolve()), "not the packages of the environment itself"
+        assert (found, blocks) == (f"ok  ultralytics    {release}", "blocks 3")
+
     home.pip("uninstall", "-y", "ultralytics", "yolo-wnlb")
     try:
-        home.pip("install", "--no-deps", twin)
-        home.pip("install", "--no-deps", home.wheel)
+        home.pip("install", "--no-deps", f"ultralytics-opencv-headless=={version}", home.wheel)
         assert not [*home.site.glob("ultralytics-[0-9]*"), *home.site.glob("cv2"), *home.site.glob("opencv*")]
-        done = home.python(f"from yolo_wnlb import doctor; print(doctor.ultralytics()); {BUILD}")
-        assert done.stdout.splitlines()[0] == f"ok  ultralytics    {twin.replace('==', ' ')}", done.stderr
-        assert done.stdout.splitlines()[-1] == "blocks 3"
+        answers(f"ultralytics-opencv-headless {version}")
     finally:
         home.pip("uninstall", "-y", "ultralytics-opencv-headless")
-        home.pip("install", "--no-deps", "--force-reinstall", RELEASE)
+        home.pip("install", "--no-deps", RELEASE)
+    answers(version)
 
 
 def test_after_pip_target_doctor_prints_a_line_that_mends_it(wheel, tmp_path):

@@ -178,14 +178,14 @@ def activation() -> Finding:
     if activate.disabled():
         mend = "unset YOLO_WNLB_DISABLE (in a running interpreter call yolo_wnlb.activate.install() then)"
         return Finding("activation", "switched off by YOLO_WNLB_DISABLE", mend)
+    lines = run.stderr.strip().splitlines() or [f"the start-up file {START_FILE} was not run"]
+    reason = next((line for line in lines if "yolo_wnlb could not" in line), "")
     home = Path(__file__).resolve().parents[1]
-    if not any((Path(folder) / START_FILE).exists() for folder in site_folders()):
+    if not reason and not any((Path(folder) / START_FILE).exists() for folder in site_folders()):
         found = f"not working: {START_FILE} lies in {home}, from which Python runs no start-up files"
         return Finding("activation", found, for_target(home, "finds True" in run.stdout))
-    lines = run.stderr.strip().splitlines() or [f"the start-up file {START_FILE} was not run"]
-    reason = next((line for line in lines if "yolo_wnlb could not" in line), lines[-1])
     mend = "reinstall yolo-wnlb with --force-reinstall --no-deps; until then 'import yolo_wnlb' first"
-    return Finding("activation", f"not working: {reason}", mend)
+    return Finding("activation", f"not working: {reason or lines[-1]}", mend)
 
 
 def site_folders() -> list[str]:
