@@ -1,8 +1,8 @@
 """Dark and enhanced twins: after a run they are what a fresh run would write, and nothing else is ever touched."""
 
 import json
-import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[1]
 def draw(file, seed):
     """Write a picture of noise, 16 pixels wide; BMP files of this size are all equally long."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(file), np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8))
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+    file.write_bytes(cv2.imencode(file.suffix, noise)[1])  # imwrite crashes on names that are no text
 
 
 @pytest.fixture
@@ -209,8 +210,19 @@ def stopped(module, name, calls):
 
 
 @pytest.mark.parametrize("changed", CHANGES)
-@pytest.mark.parametrize("how", ["whole", "shards", "one of two shards", "limit", "enhanced", "enhanced in parts"])
-@pytest.mark.parametrize("before", ["complete", "interrupted"])
+@pytest.mark.parametrize(
+    ("how", "before"),
+    [
+        ("whole", "complete"),
+        ("whole", "interrupted"),
+        ("shards", "complete"),
+        ("one of two shards", ""),
+        ("limit", "interrupted"),
+        ("enhanced", "complete"),
+        ("enhanced in parts", ""),
+        ("enhanced in parts", "interrupted"),
+    ],
+)
 def test_after_a_change_of_the_source_the_twin_is_as_a_fresh_one(changed, how, before, source, tmp_path, monkeypatch):
     out, fresh = tmp_path / "out", tmp_path / "fresh"
     again = write = enhanced if how.startswith("enhanced") else darkened
@@ -436,7 +448,7 @@ def test_nothing_outside_is_written_or_removed(write, planted, source, tmp_path)
     try:
         assert write(source, out).ok
     except OSError as error:
-        assert "link" in str(error) or "cannot be written" in str(error), error
+        assert any(told in str(error) for told in ("a link", "cannot be written", "move it away")), error
     else:
         write(source, tmp_path / "fresh")
         assert tree(out) == tree(tmp_path / "fresh")
@@ -509,11 +521,13 @@ def test_failures_are_a_line_each_whatever_the_files_are_called(source, tmp_path
 @pytest.mark.parametrize("write", [darkened, enhanced])
 def test_a_picture_beyond_all_limits_is_named(write, source, tmp_path):
     Image.new("1", (20_000, 9_000)).save(source / "images/train/a.png")
-    told = "images/train/a.png: the picture has more than 178,956,970 pixels, too many for Ultralytics; cut it up"
+    told = (
+        "images/train/a.png: the picture has 20000 x 9000 pixels, more than Ultralytics takes (178,956,970); cut it up"
+    )
     if write is darkened:
         assert write(source, tmp_path / "out").failures == [told]
     else:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=re.escape(told)):
             write(source, tmp_path / "out")
 
 
@@ -575,8 +589,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_no_process_of_ours_imports_from_the_current_folder(method, source, tmp_path):
+def test_no_process_of_ours_imports_from_the_current_folder(source, tmp_path):
     """The script has no `if __name__ == "__main__"` either: workers do not run it again."""
     current = tmp_path / "current"
     current.mkdir()
@@ -598,13 +611,14 @@ def test_no_process_of_ours_imports_from_the_current_folder(method, source, tmp_
     (tmp_path / "scripts/mine.py").write_text(
         "import multiprocessing\n"
         "from yolo_wnlb import darken_dataset, enhance_dataset\n"
-        f"multiprocessing.set_start_method({method!r})\n"
-        f"print(darken_dataset({str(source)!r}, 'dark', preset='severe', workers=2))\n"
+        "for method in multiprocessing.get_all_start_methods():\n"
+        "    multiprocessing.set_start_method(method, force=True)\n"
+        f"    print(darken_dataset({str(source)!r}, f'dark-{{method}}', preset='severe', workers=2))\n"
         f"print(enhance_dataset({str(source)!r}, 'gamma', 'bright'))\n"
     )
     command = [sys.executable, str(tmp_path / "scripts/mine.py")]
     run = subprocess.run(command, cwd=current, env=environment(), capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0 and "7 dark images in dark" in run.stdout, run.stdout + run.stderr
+    assert run.returncode == 0 and "7 dark images in dark-spawn" in run.stdout, run.stdout + run.stderr
     assert not (tmp_path / "poisoned").exists(), (tmp_path / "poisoned").read_text()
 
 
@@ -612,8 +626,8 @@ def test_no_process_of_ours_imports_from_the_current_folder(method, source, tmp_
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_second_ctrl_c_ends_at_once(workers, tmp_path):
     (tmp_path / "set").mkdir()
-    stored = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8))[1].tobytes()
-    for number in range(60):
+    stored = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8))[1].tobytes()
+    for number in range(30):
         (tmp_path / f"set/{number:02d}.png").write_bytes(stored)
     words = ["darken", "set", "out=dark", f"workers={workers}"]
     code = f"import sys; from yolo_wnlb.cli import main; sys.exit(main({words}))"
@@ -632,5 +646,5 @@ def test_a_second_ctrl_c_ends_at_once(workers, tmp_path):
     assert time.monotonic() - begun < 3 and run.returncode in (130, -signal.SIGINT)
     assert not any(Path(f"/proc/{child}").exists() for child in workers_of_it)
     assert not list((tmp_path / "dark").rglob("*.tmp"))
-    assert "60 dark images" in str(darken_dataset(tmp_path / "set", tmp_path / "dark", workers=2))
+    assert "30 dark images" in str(darken_dataset(tmp_path / "set", tmp_path / "dark", workers=2))
     assert not (tmp_path / "dark/.darken").exists() and journal.header_of(tmp_path / "dark/manifest.jsonl")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from yolo_wnlb.imaging.camera import CAMERA_VERSION, DEFAULT, PRESETS, Settings,
 from yolo_wnlb.reading import read_json, read_text
 from yolo_wnlb.twins.pictures import ENCODINGS, decode, encode
 from yolo_wnlb.twins.twin import (
+    Plan,
     Report,
     Twin,
     bring_up_to_date,
@@ -141,13 +142,12 @@ def darken_dataset(
     header = json.loads(json.dumps(header))
     names = ("preset", "seed", "format", "camera", "settings")
     how = {"lowlight": {name: header[name] for name in names if header[name] is not None}}
-    twin = Twin(data.root, home, MANIFEST, header, how, f".{format}")
+    plan = Plan(Twin(data.root, home, MANIFEST, header, how, f".{format}"), data, pictures)
     exposure = Exposure(camera, seed, format, data.channels)
     if dry_run:
-        return estimate(twin, exposure, data, pictures, limit, workers)
+        return estimate(plan, exposure, limit, workers)
 
-    with one_thread():
-        run = bring_up_to_date(twin, data, pictures, exposure, workers=workers, shard=part)
+    run = bring_up_to_date(lambda: plan, exposure, workers=workers, shard=part)
     mine = pictures if run.complete or part is None else pictures[part[0] - 1 :: part[1]]
     found = [run.lines[picture.key] for picture in mine]
     failures = [f"{printable(line['source'])}: {line['error']}" for line in found if "error" in line]
@@ -241,22 +241,22 @@ def refuse(out: Path, data: DataSet) -> None:
         )
 
 
-def estimate(
-    twin: Twin, exposure: Exposure, data: DataSet, pictures: list[Picture], limit: int | None, workers: int
-) -> Report:
+def estimate(plan: Plan, exposure: Exposure, limit: int | None, workers: int) -> Report:
     """Darken a few pictures in memory and say what a run would take."""
-    total = len(pictures)
+    twin, data, pictures, total = plan.twin, plan.data, plan.pictures, len(plan.pictures)
     sample = [pictures[i] for i in sorted({round(i * (total - 1) / 7) for i in range(8)})]
-    failures, sizes, begun = [], [], time.perf_counter()
-    with one_thread():
-        for picture in sample:
-            line, contents, wrong = read_inputs(twin.root, picture)
-            try:
-                if wrong:
-                    raise ValueError(wrong)
-                sizes.append(len(exposure(contents["source_"], picture)[0]) + line.get("label_bytes", 0))
-            except ValueError as error:
-                failures.append(f"{picture}: {error}")
+    failures, sizes, threads = [], [], cv2.getNumThreads()
+    cv2.setNumThreads(1)  # as in a worker
+    begun = time.perf_counter()
+    for picture in sample:
+        line, contents, wrong = read_inputs(twin.root, picture)
+        try:
+            if wrong:
+                raise ValueError(wrong)
+            sizes.append(len(exposure(contents["source_"], picture)[0]) + line.get("label_bytes", 0))
+        except ValueError as error:
+            failures.append(f"{picture}: {error}")
+    cv2.setNumThreads(threads)
     seconds = (time.perf_counter() - begun) * total / len(sample) / workers
     volume = next(folder for folder in (twin.out, *twin.out.parents) if folder.exists())
     needed, free = sum(sizes) * total / max(1, len(sizes)) / 1e9, shutil.disk_usage(volume).free / 1e9
@@ -270,17 +270,6 @@ def estimate(
 
 
 # ---- helpers -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep OpenCV in this process to one thread for a while."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
 
 
 def portable(drawn: Settings | Shot) -> Line:

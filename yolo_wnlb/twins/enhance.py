@@ -28,7 +28,7 @@ from yolo_wnlb.data.journal import ENHANCED, Line, digest
 from yolo_wnlb.data.sources import DATA_YAML, SPLITS, DataSet, Picture, list_images, listed, read_sources
 from yolo_wnlb.twins import pictures
 from yolo_wnlb.twins.pictures import encode
-from yolo_wnlb.twins.twin import Report, Twin, bring_up_to_date, refuse_place
+from yolo_wnlb.twins.twin import Plan, Report, Twin, bring_up_to_date, refuse_place
 from yolo_wnlb.words import suggestion
 
 Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
@@ -441,42 +441,40 @@ def enhance_dataset(
         raise ValueError(f"{data.root} was enhanced before: it holds our {ENHANCED}; give what it was made from")
     refuse_place(home, data, ENHANCED)
     data.pictures(".png", None)  # all names must be free, also for splits that come later
-    chosen = choose(data, listed(split), home, source)
-    part = data.only(chosen)
-    found = part.pictures(".png", None)
-    listing = "\n".join([*(picture.key for picture in found), *part.document_names])
-    header = {
-        "enhancer": enhance.spec,
-        "sha256": enhance.sha256,
-        "splits": [portable(data, name) for name in chosen],
-        "source": f"{len(found)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
-    }
+    if unknown := [name for name in listed(split) if name not in data.splits]:
+        raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(data.splits)}")
     made_by = {"enhancer": enhance.spec, "sha256": enhance.sha256}
     how = {"lowlight": data.dark, "enhanced": made_by} if data.dark else {"enhanced": made_by}
-    twin = Twin(data.root, home, ENHANCED, header, how, ".png")
+
+    def make_plan() -> Plan:
+        chosen = choose(data, listed(split), home)
+        part = data.only(chosen)
+        found = part.pictures(".png", None)
+        listing = "\n".join([*(picture.key for picture in found), *part.document_names])
+        header = {
+            **made_by,
+            "splits": [portable(data, name) for name in chosen],
+            "source": f"{len(found)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
+        }
+        return Plan(Twin(data.root, home, ENHANCED, header, how, ".png"), part, found)
 
     def develop(stored: bytes, picture: Picture) -> tuple[bytes, Line]:
         image = enhance(decode(stored, "the picture"), picture.key)
         return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "png"), {}
 
-    run = bring_up_to_date(twin, part, found, develop, strict=True)
+    run = bring_up_to_date(make_plan, develop, strict=True)
+    total, notes = len(run.plan.pictures), [*data.notes, *run.notes]
     speed = run.speed if run.tried else "complete, nothing to do"
     report = Report(
-        f"{len(found)} pictures in {out} by {enhance.spec} ({speed})",
-        len(found),
-        run.tried,
-        run.seconds,
-        notes=[*data.notes, *run.notes],
+        f"{total} pictures in {out} by {enhance.spec} ({speed})", total, run.tried, run.seconds, notes=notes
     )
     if data.definition is not None:
         report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / DATA_YAML}")
     return report
 
 
-def choose(data: DataSet, wanted: list[str], out: Path, source: str | Path) -> list[str]:
+def choose(data: DataSet, wanted: list[str], out: Path) -> list[str]:
     """Return the splits to enhance: those that are wanted, or all, and those that are there already."""
-    if unknown := [name for name in wanted if name not in data.splits]:
-        raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(data.splits)}")
     begun = {name for lines in journal.records(out, ENHANCED) for name in lines[0].get("splits", ())}
     return [name for name in data.splits if not wanted or name in wanted or portable(data, name) in begun]
 

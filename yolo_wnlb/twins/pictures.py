@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import warnings
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -50,15 +50,23 @@ def encode(image: np.ndarray, kind: str) -> bytes:
 
 def refuse_too_large(stored: bytes, what: str) -> None:
     """Raise ValueError for a picture that Pillow, and with it Ultralytics, refuses: before memory is taken for it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            Image.open(io.BytesIO(stored)).close()
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ValueError(f"{what} has more than {limit:,} pixels, too many for Ultralytics; cut it up") from None
-    except Exception:  # a format that Pillow does not know, or a broken file: OpenCV says what is wrong
-        return
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
+    width, height = size_in_header(stored)
+    if width * height > limit:
+        raise ValueError(f"{what} has {width} x {height} pixels, more than Ultralytics takes ({limit:,}); cut it up")
+
+
+def size_in_header(stored: bytes) -> tuple[int, int]:
+    """Return width and height as the header of a file says, (0, 0) if Pillow does not know its format.
+
+    `Image.open` is not asked: Ultralytics replaces it, and the new one installs a package for what it does not know.
+    """
+    Image.init()
+    for factory, accepts in Image.OPEN.values():
+        with suppress(Exception):  # each format has its own for what is broken; OpenCV will say what is wrong
+            if accepts is None or accepts(stored[:16]) is True:
+                return factory(io.BytesIO(stored), "").size
+    return 0, 0
 
 
 def is_cut_off(jpeg: bytes) -> bool:

@@ -99,11 +99,21 @@ class Twin:
     suffix: str
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to make: a twin, of these pictures of a data set."""
+
+    twin: Twin
+    data: DataSet
+    pictures: list[Picture]
+
+
 @dataclass
 class Outcome:
     """What a run has done.
 
     Attributes:
+        plan: What it was to do.
         lines: The line of each picture that the run knows of, by key.
         tried: How many of them are new.
         complete: All pictures have a line, and the manifest is written.
@@ -112,6 +122,7 @@ class Outcome:
         notes: What the reader has to know.
     """
 
+    plan: Plan
     lines: dict[str, Line]
     tried: int = 0
     complete: bool = True
@@ -126,9 +137,7 @@ class Outcome:
 
 
 def bring_up_to_date(
-    twin: Twin,
-    data: DataSet,
-    pictures: list[Picture],
+    make_plan: Callable[[], Plan],
     develop: Develop,
     *,
     workers: int = 1,
@@ -138,37 +147,36 @@ def bring_up_to_date(
     """Make what is missing in a twin, and remove what its source no longer has.
 
     Args:
-        twin: What to make.
-        data: The source.
-        pictures: All of its pictures.
+        make_plan: Says what to make. It is asked again once the run has the folder to itself.
         develop: Makes one picture; raises ValueError if the picture is of no use.
         workers: Number of processes; more than one if `develop` can be pickled.
         shard: Which part of how many to make: (2, 5). The last one completes the twin. Default: all.
         strict: Stop at the first picture that fails, instead of leaving it out.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
-    refuse_other_pictures(twin, pictures)
-    if lines := complete_lines(twin, data, pictures):
-        return Outcome(lines, untouched=True, notes=foreign_notes(twin, lines.values(), data.document_names))
+    plan = make_plan()
+    refuse_other_pictures(plan)
+    if lines := complete_lines(plan):
+        return Outcome(plan, lines, untouched=True, notes=foreign_notes(plan, lines))
     begun = time.monotonic()
     part, parts = shard or (1, 1)
-    mine = pictures[part - 1 :: parts]
     name = f"{part}-of-{parts}" if shard else ALL
-    with journal.locked(twin.out, name if shard else None):
-        removed = remove_old_files(twin, data, pictures)
-        lines, tried = make_share(twin, data, mine, develop, workers, name, strict)
+    with journal.locked(plan.twin.out, name if shard else None):
+        plan = make_plan()
+        removed = remove_old_files(plan)
+        lines, tried = make_share(plan, plan.pictures[part - 1 :: parts], develop, workers, name, strict)
         if not shard:
-            finish(twin, data, pictures, lines)
+            finish(plan, lines)
     complete = not shard
     if shard:
-        with journal.locked_by_the_last(twin.out) as is_last:
-            if is_last and (every := all_lines(twin, pictures)):
+        with journal.locked_by_the_last(plan.twin.out) as is_last:
+            if is_last and (every := all_lines(plan.twin, plan.pictures)):
                 lines, complete = every, True
-                removed += remove_old_files(twin, data, pictures)
-                finish(twin, data, pictures, lines)
+                removed += remove_old_files(plan)
+                finish(plan, lines)
     notes = [f"{removed} files of an earlier run, which the source no longer has, were removed"] if removed else []
-    notes += foreign_notes(twin, lines.values(), data.document_names) if complete else []
-    return Outcome(lines, tried, complete, seconds=time.monotonic() - begun, notes=notes)
+    notes += foreign_notes(plan, lines) if complete else []
+    return Outcome(plan, lines, tried, complete, seconds=time.monotonic() - begun, notes=notes)
 
 
 # ---- at the door ---------------------------------------------------------------------------------
@@ -186,13 +194,13 @@ def refuse_place(out: Path, data: DataSet, manifest: str) -> None:
         raise FileExistsError(f"{out} holds something else; choose a folder that is new or empty")
 
 
-def refuse_other_pictures(twin: Twin, pictures: list[Picture]) -> None:
+def refuse_other_pictures(plan: Plan) -> None:
     """Raise ValueError where the twin was begun with other settings, or from a wholly different source."""
-    recorded = {key for key, lines in recorded_lines(twin).items() if any("error" not in line for line in lines)}
-    if recorded and recorded.isdisjoint(picture.key for picture in pictures):
+    recorded = {key for key, lines in recorded_lines(plan.twin).items() if any("error" not in line for line in lines)}
+    if recorded and recorded.isdisjoint(picture.key for picture in plan.pictures):
         raise ValueError(
-            f"{twin.out} was made from other pictures, such as {printable(min(recorded))}, and the source has none of "
-            "them; choose another out=, or delete this one"
+            f"{plan.twin.out} was made from other pictures, such as {printable(min(recorded))}, and the source has none "
+            "of them; choose another out=, or delete this one"
         )
 
 
@@ -256,20 +264,20 @@ def line_that_holds(twin: Twin, picture: Picture, lines: list[Line]) -> Line | N
     return None
 
 
-def complete_lines(twin: Twin, data: DataSet, pictures: list[Picture]) -> dict[str, Line]:
+def complete_lines(plan: Plan) -> dict[str, Line]:
     """Return the lines of all pictures if the twin is what a run would make, without a failure; else nothing."""
+    twin = plan.twin
     if (twin.out / STATE).exists() or not journal.header_of(twin.out / twin.manifest):
         return {}
-    lines = all_lines(twin, pictures)
+    lines = all_lines(twin, plan.pictures)
     if not lines or any("error" in line for line in lines.values()):
         return {}
     described = []
-    for content, line in documents(twin, data, pictures, lines):
+    for content, line in documents(plan, lines):
         if not has_content(twin.out / line["file"], content):
             return {}
         described.append(line)
-    content = journal.as_lines([twin.header, *described, *(lines[picture.key] for picture in pictures)])
-    return lines if has_content(twin.out / twin.manifest, content) else {}
+    return lines if has_content(twin.out / twin.manifest, manifest_of(plan, described, lines)) else {}
 
 
 def has_content(file: Path, content: bytes) -> bool:
@@ -286,27 +294,28 @@ def foreign_files(out: Path, names: set[str]) -> list[str]:
     return sorted({file.as_posix() for file in present if file.parts[0] != STATE} - names)
 
 
-def foreign_notes(twin: Twin, lines: Iterable[Line], document_names: list[str]) -> list[str]:
+def foreign_notes(plan: Plan, lines: dict[str, Line]) -> list[str]:
     """Return a note on the files in a twin that are none of its own, if there are any."""
-    foreign = foreign_files(twin.out, written_names(lines) | {*document_names, FAILURES})
+    foreign = foreign_files(plan.twin.out, written_names(lines.values()) | {*plan.data.document_names, FAILURES})
     return [f"{len(foreign)} files in it are none of ours (first: {printable(foreign[0])})"] if foreign else []
 
 
 # ---- all pictures --------------------------------------------------------------------------------
 
 
-def remove_old_files(twin: Twin, data: DataSet, pictures: list[Picture]) -> int:
+def remove_old_files(plan: Plan) -> int:
     """Remove what earlier runs wrote and no run would write now; return how many files that were.
 
     Raises: OSError: a file of somebody else stands where one is to be written, or a link leads out of the folder.
     """
+    twin, documents = plan.twin, {*plan.data.document_names, FAILURES, plan.twin.manifest}
+    wanted = documents.union(*(picture.targets for picture in plan.pictures))
+    present = {name for name in wanted if os.path.lexists(twin.out / name)}  # look first: other shards are at work
     before = written_names(line for lines in journal.records(twin.out, twin.manifest) for line in lines)
-    documents = {*data.document_names, FAILURES, twin.manifest}
-    wanted = documents.union(*(picture.targets for picture in pictures))
     for folder in {str(PurePosixPath(name).parent) for name in wanted | before}:
         inside(twin.out, f"{folder}/name")
     ours = before | ({twin.manifest} if journal.header_of(twin.out / twin.manifest) else set())
-    if foreign := sorted(name for name in wanted - ours if os.path.lexists(twin.out / name)):
+    if foreign := sorted(present - ours):
         raise FileExistsError(
             f"{twin.out / foreign[0]} was not written by this command, which would overwrite it "
             f"({len(foreign)} files in all); move it away"
@@ -320,13 +329,14 @@ def remove_old_files(twin: Twin, data: DataSet, pictures: list[Picture]) -> int:
 
 
 def make_share(
-    twin: Twin, data: DataSet, mine: list[Picture], develop: Develop, workers: int, part: str, strict: bool
+    plan: Plan, mine: list[Picture], develop: Develop, workers: int, part: str, strict: bool
 ) -> tuple[dict[str, Line], int]:
     """Make those of `mine` that have to be made. Returns: Their lines, by key; how many are new."""
+    twin = plan.twin
     journal.remove_drafts(twin.out, part)
     lines = known_lines(twin, mine)
     todo = [picture for picture in mine if "error" in lines.get(picture.key, {"error": "not made yet"})]
-    planned = [*(name for picture in todo for name in picture.targets), *data.document_names, FAILURES]
+    planned = [*(name for picture in todo for name in picture.targets), *plan.data.document_names, FAILURES]
     found = in_processes(functools.partial(make_one, twin, develop, part), todo, workers)
     try:
         with journal.appending(twin.out, part, twin.header, planned) as append, closing(found):
@@ -389,35 +399,38 @@ def array_of(image: str) -> str:
 # ---- when everything is done ---------------------------------------------------------------------
 
 
-def documents(
-    twin: Twin, data: DataSet, pictures: list[Picture], lines: dict[str, Line]
-) -> Iterator[tuple[bytes, Line]]:
+def documents(plan: Plan, lines: dict[str, Line]) -> Iterator[tuple[bytes, Line]]:
     """Make the files that speak of the pictures which did not fail, and the line of each."""
-    failed = [picture for picture in pictures if "error" in lines[picture.key]]
-    kept = {picture.key for picture in pictures} - {picture.key for picture in failed}
-    for name, content, more in data.documents(kept, twin.suffix, twin.provenance):
+    failed = [picture for picture in plan.pictures if "error" in lines[picture.key]]
+    kept = {picture.key for picture in plan.pictures} - {picture.key for picture in failed}
+    for name, content, more in plan.data.documents(kept, plan.twin.suffix, plan.twin.provenance):
         yield content, {"file": name, **digest(content), **more}
     if failed:
         content = "".join(f"{picture}: {lines[picture.key]['error']}\n" for picture in failed).encode()
         yield content, {"file": FAILURES, **digest(content)}
 
 
-def finish(twin: Twin, data: DataSet, pictures: list[Picture], lines: dict[str, Line]) -> None:
+def manifest_of(plan: Plan, described: list[Line], lines: dict[str, Line]) -> bytes:
+    """Make the manifest: the header, the line of each document, the line of each picture."""
+    return journal.as_lines([plan.twin.header, *described, *(lines[picture.key] for picture in plan.pictures)])
+
+
+def finish(plan: Plan, lines: dict[str, Line]) -> None:
     """Write what speaks of the pictures, then the manifest, which says that the twin is complete."""
-    failed = [picture for picture in pictures if "error" in lines[picture.key]]
+    twin, described = plan.twin, []
+    failed = [picture for picture in plan.pictures if "error" in lines[picture.key]]
     for name in [name for picture in failed for name in picture.targets]:  # they may be there from before it failed
         journal.remove(twin.out, name)
     if not failed:
         journal.remove(twin.out, FAILURES)
-    described = []
-    for content, line in documents(twin, data, pictures, lines):
+    for content, line in documents(plan, lines):
         if not has_content(twin.out / line["file"], content):
             journal.write(twin.out, line["file"], content)
         described.append(line)
-    manifest = journal.as_lines([twin.header, *described, *(lines[picture.key] for picture in pictures)])
+    manifest = manifest_of(plan, described, lines)
     if not has_content(twin.out / twin.manifest, manifest):
         journal.write(twin.out, twin.manifest, manifest)
-    remove_label_caches(twin, [picture.image for picture in pictures])
+    remove_label_caches(twin, [picture.image for picture in plan.pictures])
     for part in (twin.out / STATE).iterdir():
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
