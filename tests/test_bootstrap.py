@@ -126,7 +126,9 @@ def boxes(images=4):
     box = {"category_id": 1, "bbox": [1, 2, 30, 40]}
     truth = {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 90, "height": 80} for i in range(images, 0, -1)],
-        "annotations": [{**box, "id": i, "image_id": i, "area": 1200, "iscrowd": i == 1} for i in range(1, images + 1)],
+        "annotations": [
+            {**box, "id": i, "image_id": i, "area": 1200, "iscrowd": int(i == 1)} for i in range(1, images + 1)
+        ],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
     }
     found = [{**box, "image_id": i, "score": i / 10, "category_id": 1 + i % 2} for i in range(1, images + 1)]
