@@ -1,6 +1,8 @@
 """Intervals of differences where images come in groups, and how evaluations are kept to draw them again."""
 
+import base64
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -174,6 +176,23 @@ def test_file_names_are_kept_in_the_order_of_the_ids(tmp_path):
     assert hits == {"2.png", "4.png"}
 
 
+def test_the_file_can_be_read_without_this_package_as_its_description_says(tmp_path):
+    """docs/evaluation.md: AP50 of a class from the columns alone."""
+    rng = np.random.default_rng(1)
+    result, _ = equal_models(rng, 3, 4, 1.0)
+    packed = json.loads(json.dumps(pack(result.matches["segm"])))
+    hit, ignored = (
+        np.frombuffer(zlib.decompress(base64.b64decode(text)), kind)
+        for kind, text in (packed["hit"], packed["ignored"])
+    )
+    assert not ignored.any()
+    found = np.cumsum(hit & 1)
+    precision = np.append(np.maximum.accumulate((found / (np.arange(len(hit)) + 1))[::-1])[::-1], 0)
+    recall = found / (12 * OBJECTS)
+    ap50 = precision[np.searchsorted(recall, np.linspace(0, 1, 101))].mean()
+    assert ap50 == pytest.approx(result.masks["AP50"], abs=1e-12)
+
+
 def change(content, path, value):
     *parents, key = path
     for parent in parents:
@@ -238,9 +257,6 @@ def test_foreign_files_are_refused_by_name(tmp_path, content):
 
 
 def test_an_array_that_would_fill_the_memory_is_refused(monkeypatch):
-    import base64
-    import zlib
-
     from yolo_wnlb.metrics import matches
 
     packed = pack(boxes().matches["bbox"])
