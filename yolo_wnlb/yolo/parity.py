@@ -195,8 +195,8 @@ def check_export(
         options: dict[str, Any] = {"imgsz": list(size), "rect": False, "conf": CONF, "device": "cpu", "verbose": False}
         if end2end:
             options["nms"] = False  # selects the same head of the checkpoint
-        for result in zip(*(m.predict(pictures, **options) for m in finals), strict=True):
-            compare_final(parity, *result)
+        for picture in pictures:  # one at a time: 8.4.0 feeds all of them to a static export at once
+            compare_final(parity, *(result for m in finals for result in m.predict(picture, **options)))
     outputs = OUTPUTS if model.task == "segment" else OUTPUTS[:2]
     parity.missing = [name for name in outputs if name not in parity.difference]
     if not parity.detections:
@@ -227,7 +227,7 @@ def precision_of(backend: AutoBackend) -> str:
     args = backend.metadata.get("args", {})
     if args.get("int8") or str(args.get("quantize")) in ("8", "w8a16", "w8a32"):
         raise ValueError("an int8 export cannot match its checkpoint number by number; compare both with 'yolo val'")
-    compiled = getattr(backend, "ov_compiled_model", None) or getattr(backend.backend, "ov_compiled_model", None)
+    compiled = getattr(backend, "ov_compiled_model", None)
     if compiled is not None:
         hint = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
         return next(name for name, sign in (("bfloat16", "bf"), ("float16", "16"), ("float32", "")) if sign in hint)
