@@ -250,12 +250,12 @@ def study(**changes):
 
 
 def unlike_run():
-    """A cell is there that was trained for longer."""
+    """A run is there that was trained for longer."""
     import json
 
-    cell = Path("runs/compare/study/plain-0")
-    cell.mkdir(parents=True)
-    (cell / "cell.json").write_text(json.dumps({"spec": {"seed": 0, "train": {"epochs": 100}}, "files": {}}))
+    run = Path("runs/compare/study/plain-0")
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"spec": {"seed": 0, "train": {"epochs": 100}}, "files": {}}))
     study()
 
 
@@ -399,7 +399,11 @@ MISTAKES = [  # what was done, how, and what the message must say
         lambda: study(rows={"plain": {"model": "a.yaml", "train": {"epochs": 9}}}),
         ["a budget of its own"],
     ),
-    ("cells that were run differently", unlike_run, ["unlike runs have no place in one table", "choose another out="]),
+    (
+        "runs under other conditions",
+        unlike_run,
+        ["runs under different conditions have no place in one table", "choose another out="],
+    ),
     ("enhancer mistyped", lambda: enhance("with=claeh", "out=bright"), ["'claeh'", "did you mean 'clahe'"]),
     ("enhancer's network missing", lambda: enhance("with=onnx:dce.onnx", "out=bright"), ["dce.onnx", "onnx:FILE"]),
     ("enhanced into the source", lambda: enhance("with=clahe", "out=shapes/bright"), ["lie in each other"]),

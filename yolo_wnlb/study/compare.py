@@ -1,21 +1,23 @@
-"""Does it help? One study, many detectors, the same pictures, the same budget, one table: `yolo-wnlb compare`.
+"""Does it help? One study, many models, the same pictures, the same budget, one table: `yolo-wnlb compare`.
 
-    STUDY.yaml --study--> cells (row x seed) --cell, each in a process of its own--> cell.json
-    all cells --table--> paired differences against a baseline, with intervals --> table.md, .csv, .json, .png
+    STUDY.yaml --plan--> runs (row x seed) --check--> --run, each in a process of its own--> run.json
+    all runs --table--> paired differences against a baseline, with intervals --> table.md, .csv, .json, .png
 
-A cell that is done is never done again; one that was interrupted starts anew, so that the table is the
+A run that is finished is never repeated; one that was interrupted starts anew, so that the table is the
 same whatever happened on the way.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+import site
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,28 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import STATE, locked, write_json
-from yolo_wnlb.study.cell import arguments_of, enhanced_in, loaded, module_of, pictures, train_data, where
-from yolo_wnlb.study.plan import LOG, SPEC, YOLO, Cell, cells_of, read_study
-from yolo_wnlb.study.table import Table, tabulate
+from yolo_wnlb.metrics.average_precision import Evaluation
+from yolo_wnlb.reading import read_json
+from yolo_wnlb.study.check import check_data, check_models
+from yolo_wnlb.study.plan import LOG, RECORD, RESULT, SPEC, Run, groups_of, read_study, runs_of, with_hashes
+from yolo_wnlb.study.run import enhanced_folder, environment, load_model, pictures, train_data
+from yolo_wnlb.study.table import Result, Table, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
 
-TIMED = 30  # images for the latency, after 5 to warm up
+TIMED = 30  # pictures that the latency is measured on, after 5 to warm up
+CHILD = """
+import json, sys
+first, user, package = json.loads(sys.argv[1])
+sys.path[:0] = first
+if user:
+    import site
+    site.addsitedir(user)
+if package not in sys.path:
+    sys.path.append(package)
+from yolo_wnlb.study.run import main
+main(sys.argv[2])
+"""
 
 
 def compare(
@@ -38,184 +55,212 @@ def compare(
     """Run what is left of a study, and make its table.
 
     Args:
-        study: A YAML file or its content; see `study`.
-        out: Folder of the cells and the table. Run it again after whatever stopped it.
-        jobs: How many cells at once. Latency is measured afterwards, alone.
+        study: A YAML file or its content; see `yolo_wnlb.study.plan`.
+        out: Folder for the runs and the table. After an interruption the same call goes on from there.
+        jobs: How many runs at once, 1 or more. Latency is measured afterwards, alone.
         device: As Ultralytics takes it: "cpu", "0".
     Returns: The table; `str` of it is Markdown.
     Raises:
-        ValueError: the study is not sound, or `out` holds cells that were run differently.
-        ChildProcessError: a cell failed; its log says why. The others are kept.
+        ValueError, OSError, ImportError: something that a run needs is wrong or missing, or `out` holds runs
+            under other conditions. No run was started, and `out` was not made.
+        ChildProcessError: a run failed; its log says why. The others are kept.
     """
     if type(jobs) is not int or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}; wanted a whole number, 1 or more")
     plan, home = read_study(study), Path(out).resolve()
+    runs = runs_of(plan, home)
+    check_models([run for run in runs if not run.recorded], device)
     for folder, how in plan["darken"].items():
-        made = darken_dataset(how["source"], folder, **{key: value for key, value in how.items() if key != "source"})
-        print(made, flush=True)
-        if not made.ok:
-            raise ValueError(f"{folder}: pictures that one row lacks and another has make no table; mend the source")
+        report = darken_dataset(how["source"], folder, **{key: value for key, value in how.items() if key != "source"})
+        print(report, flush=True)
+        if not report.ok:
+            raise ValueError(
+                f"{folder}: some pictures could not be darkened, and rows on different pictures make no table; mend "
+                "the source"
+            )
     truth = coco.ground_truth(plan["data"], plan["split"])
-    cells = cells_of(plan, home, truth)
+    groups = groups_of(plan, truth)
+    runs = with_hashes(runs, truth)
+    check_data(unfinished(runs), truth, device)
     (home / STATE).mkdir(parents=True, exist_ok=True)
     with locked(home):
-        todo = unfinished(cells)
-        for cell in todo:
-            check_cell(cell)
-        for spec in {cell.row: cell.spec for cell in cells}.values():
-            if folder := enhanced_in(home, spec.get("enhance")):
+        todo = unfinished(runs)  # another process may have finished some since
+        for spec in {run.row: run.spec for run in runs}.values():
+            if enhanced := enhanced_folder(home, spec.get("enhance")):
                 splits = [plan["split"], *(["train"] if "train" in spec and train_data(spec, home)[1] else [])]
-                print(enhance_dataset(plan["data"], spec["enhance"], folder, split=splits), flush=True)
+                print(enhance_dataset(plan["data"], spec["enhance"], enhanced, split=splits), flush=True)
         run_all(todo, jobs, device)
-        table = tabulate(plan, cells, measure_latency(cells, plan, truth, device))
+        results = [
+            Result(run.row, run.seed, run.record or {}, Evaluation.from_json(run.folder / RESULT)) for run in runs
+        ]
+        table = tabulate(plan, results, measure_latency(runs, plan, truth, device), groups)
         table.save(home)
     print(f"\nwritten to {out}:\n", flush=True)
     return table
 
 
-def unfinished(cells: list[Cell]) -> list[Cell]:
-    """List the cells that are to be run.
+def unfinished(runs: Sequence[Run]) -> list[Run]:
+    """List the runs that are still to be done.
 
-    Raises: ValueError: some that are done were run under other conditions, or started from one that will be run anew.
+    Raises: ValueError: some that are finished were run under other conditions, or started from one that will
+        be run again.
     """
-    todo, unlike = list[Cell](), list[str]()
-    for cell in cells:
+    todo, refusals = list[Run](), list[str]()
+    for run in runs:
         try:
-            if cell.record is None:
-                todo.append(cell)
+            if run.record is None:
+                todo.append(run)
         except ValueError as error:
-            unlike.append(str(error))
-    anew = {(cell.row, cell.seed) for cell in todo}
-    stale = [cell.folder for cell in cells if cell not in todo and (cell.after, cell.seed) in anew]
-    if stale and not unlike:
+            refusals.append(str(error))
+    if refusals:
+        raise ValueError(refusals[0] + (f" (the same of {len(refusals) - 1} more)" if refusals[1:] else ""))
+    again = {(run.row, run.seed) for run in todo}
+    outdated = [run.folder for run in runs if run not in todo and (run.source_row, run.seed) in again]
+    if outdated:
         raise ValueError(
-            f"{', '.join(map(str, stale))} started from what will be run anew; delete them to run them too"
+            f"{', '.join(map(str, outdated))} started from weights that will be trained again; delete them to run them "
+            "again too"
         )
-    if unlike:
-        raise ValueError(unlike[0] + (f" (the same of {len(unlike) - 1} more)" if unlike[1:] else ""))
     return todo
 
 
-def check_cell(cell: Cell) -> None:
-    """Refuse a cell whose weights are not there, or whose model cannot be built, before hours are spent on others."""
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    weights, detector = cell.spec.get("weights") or cell.spec.get("start"), cell.spec["detector"]
-    fetched = GITHUB_ASSETS_NAMES if detector == YOLO else ["coco"] if detector in ("maskrcnn", "maskrcnn_v2") else []
-    if weights and cell.after is None and weights not in fetched and not Path(weights).exists():
-        raise FileNotFoundError(
-            f"{cell.name}: there are no weights {weights}; train them first (a study of their own?)"
-        )
-    if "train" in cell.spec and detector == YOLO:
-        from ultralytics.cfg import get_cfg
-
-        try:
-            get_cfg(overrides={**cell.spec["train"], **cell.spec.get("options", {})})
-        except (SyntaxError, ValueError, TypeError) as error:
-            raise ValueError(f"{cell.name}: {error}") from error
-    elif "train" in cell.spec:
-        import torch
-
-        built = {
-            key: value for key, value in arguments_of(cell.spec)[0].items() if key not in ("freeze", "trainable_layers")
-        }
-        try:
-            with torch.device("meta"):
-                module_of(detector).build(detector, ["thing"], **built)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{cell.name}: {error}") from error
+# ---- running -------------------------------------------------------------------------------------
 
 
-def run_all(cells: list[Cell], jobs: int, device: str | None) -> None:
-    """Run cells, each in its own process, in an order that their starts allow."""
-    waiting, running = list(cells), dict[Future[None], Cell]()
-    failed, processes = list[str](), list[subprocess.Popen[bytes]]()
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            while waiting or running:
-                blocked = {(cell.row, cell.seed) for cell in [*waiting, *running.values()]}
-                for cell in [cell for cell in waiting if (cell.after, cell.seed) not in blocked]:
-                    if len(running) < jobs and not failed:
-                        waiting.remove(cell)
-                        running[pool.submit(run_apart, cell, device, processes)] = cell
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    cell = running.pop(future)
-                    if error := future.exception():
-                        failed.append(f"{cell.name}: {error}")
-        except BaseException:  # Ctrl-C: do not wait hours for the cells
-            for process in processes:
-                process.kill()
-            raise
-    if failed:
+def run_all(runs: Sequence[Run], jobs: int, device: str | None) -> None:
+    """Do runs, each in a process of its own, in an order that their weights allow.
+
+    After a failure those that are running may end, and no others start. An interruption ends them all.
+
+    Raises: ChildProcessError: names the runs that failed, with the last line of each log.
+    """
+    waiting, failures = list(runs), list[str]()
+    running: list[tuple[Run, subprocess.Popen[bytes]]] = []
+    try:
+        while waiting or running:
+            missing = {(run.row, run.seed) for run in (*waiting, *(run for run, _ in running))}
+            for run in [run for run in waiting if (run.source_row, run.seed) not in missing]:
+                if len(running) < jobs and not failures:
+                    waiting.remove(run)
+                    print(f"{time.strftime('%H:%M:%S')} {run.name} ...", flush=True)
+                    running.append((run, start(run, device)))
+            if not running:
+                break
+            time.sleep(0.05)
+            for run, process in [pair for pair in running if pair[1].poll() is not None]:
+                running.remove((run, process))
+                if process.returncode:
+                    failures.append(f"{run.name}: {failure(run, process.returncode)}")
+                else:
+                    print(f"{time.strftime('%H:%M:%S')} {run.name}: {result_line(run)}", flush=True)
+    finally:  # an interruption does not wait hours for the runs
+        for _, process in running:
+            process.kill()
+        for _, process in running:
+            process.wait()
+    if failures:
         raise ChildProcessError(
-            "; ".join(failed) + ". What is done is kept: run the same command again when it is mended"
+            "; ".join(failures) + ". What is finished is kept: run the same command again when this is mended"
         )
 
 
-def run_apart(cell: Cell, device: str | None, processes: list[subprocess.Popen[bytes]]) -> None:
-    """Run one cell in a process of its own, for its memory and its peace; `processes` gets to know it."""
-    print(f"{time.strftime('%H:%M:%S')} {cell.name} ...", flush=True)
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    write_json(cell.folder / SPEC, {**cell.spec, "device": device})
-    command = [sys.executable, "-m", "yolo_wnlb.study.cell", str(cell.folder)]
-    with (
-        (cell.folder / LOG).open("w", encoding="utf-8") as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT) as process,
-    ):
-        processes.append(process)
-        status = process.wait()
-    if status:
-        last = (cell.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise RuntimeError(f"ended with status {status}: {''.join(last)[:300]} (all of it in {cell.folder / LOG})")
-    print(f"{time.strftime('%H:%M:%S')} {cell.name}: mask AP {(cell.record or {})['AP']:.4f}", flush=True)
+def start(run: Run, device: str | None) -> subprocess.Popen[bytes]:
+    """Start the process of a run; it ends with this one, for it reads from our end of its standard input."""
+    prepare(run, device)
+    environ = {**os.environ, "PYTHONSAFEPATH": "1"}  # for the processes that it starts, from Python 3.11 on
+    with (run.folder / LOG).open("w", encoding="utf-8") as log:
+        return subprocess.Popen(
+            child_command(run.folder), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environ
+        )
+
+
+def prepare(run: Run, device: str | None) -> None:
+    """Empty the folder of a run of what an interrupted one left, and write down what is to be run."""
+    if run.folder.exists():
+        shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True)
+    write_json(run.folder / SPEC, {**run.spec, "device": device})
+
+
+def child_command(folder: Path) -> list[str]:
+    """Return the command of a run's process, which does not import from the working directory.
+
+    With -P (Python 3.11) or -I (3.10) neither that process nor the workers of its data loaders put the
+    working directory on `sys.path`. -I drops PYTHONPATH and the user's site-packages too, so they are handed over.
+    """
+    first, user = list[str](), ""
+    if sys.version_info < (3, 11):
+        first = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
+    package = str(Path(__file__).resolve().parents[2])
+    flag = "-P" if sys.version_info >= (3, 11) else "-I"
+    return [sys.executable, flag, "-c", CHILD, json.dumps([first, user, package]), str(folder)]
+
+
+def failure(run: Run, status: int) -> str:
+    """Say how a run ended, with the last line of its log."""
+    log = run.folder / LOG
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    return f"ended with status {status}: {''.join(last)[:300]} (all of it in {log})"
+
+
+def result_line(run: Run) -> str:
+    """Say in a few words what a finished run measured."""
+    record = read_json(run.folder / RECORD)
+    found = {"mask AP": record["masks"], "box AP": record["boxes"]}
+    return ", ".join(f"{name} {numbers['AP']:.4f}" for name, numbers in found.items() if numbers)
+
+
+# ---- latency -------------------------------------------------------------------------------------
 
 
 def measure_latency(
-    cells: Iterable[Cell], plan: Mapping[str, Any], truth: coco.Truth, device: str | None
+    runs: Sequence[Run], plan: Mapping[str, Any], truth: coco.Truth, device: str | None
 ) -> dict[str, list[float] | None]:
-    """Time one image from file to finished masks: {row: [median, lower quartile, upper quartile] in ms}.
+    """Time one picture from file to finished detections: {row: [median, lower quartile, upper quartile] in ms}.
 
-    All rows in one process, in an order drawn anew for each image. None for pictures that were enhanced
-    elsewhere. Kept in latency.json, as long as models and device are the same.
+    All rows are timed in one process, in an order drawn anew for each picture. None stands for pictures that
+    another program enhanced. The result is kept in latency.json, and measured again for other models or
+    another environment.
     """
-    firsts: dict[str, Cell] = {}
-    for cell in cells:
-        firsts.setdefault(cell.row, cell)
-    home = next(iter(firsts.values())).home
-    file, records = home / "latency.json", {row: cell.record or {} for row, cell in firsts.items()}
-    of = {row: [record["protocol"]["sha256"], record["spec"].get("enhance")] for row, record in records.items()}
-    asked = {"where": where(device), "of": of}
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    if known.get("asked") == asked:
+    firsts: dict[str, Run] = {}
+    for run in runs:
+        firsts.setdefault(run.row, run)
+    home = next(iter(firsts.values())).out
+    file, records = home / "latency.json", {row: run.record or {} for row, run in firsts.items()}
+    models = {row: [record["protocol"]["sha256"], record["spec"].get("enhance")] for row, record in records.items()}
+    conditions = {"environment": environment(device), "models": models}
+    known = read_json(file) if file.exists() else {}
+    if known.get("conditions") == conditions:
         return known["ms"]
-    models = {}
-    for row, cell in firsts.items():
-        detector, model = loaded(cell.spec, cell.folder, device)
+    loaded = {}
+    for row, run in firsts.items():
+        detector, model = load_model(run.spec, run.folder, device)
         classes = coco.class_map(detector.names(model), truth)
-        enhance = enhancer(cell.spec["enhance"]) if "enhance" in cell.spec else None
-        files = list(pictures(truth, plan["data"], plan["split"], enhanced_in(home, cell.spec.get("enhance"))).items())
-        predict = {"imgsz": cell.spec["imgsz"]} if "imgsz" in cell.spec else {}
-        models[row] = (detector, model, classes, enhance, files, predict)
+        enhance = enhancer(run.spec["enhance"]) if "enhance" in run.spec else None
+        enhanced = enhanced_folder(home, run.spec.get("enhance"))
+        files = list(pictures(truth, plan["data"], plan["split"], enhanced).items())
+        size = {"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}
+        loaded[row] = (detector, model, classes, enhance, files, size)
     originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
-    times: dict[str, list[float]] = {row: [] for row in models}
+    times: dict[str, list[float]] = {row: [] for row in loaded}
     order = random.Random(0)
     for i in range(TIMED + 5):
-        dark = decode(originals[i % len(originals)].read_bytes(), "the picture")
-        for row in order.sample(list(models), len(models)):
-            detector, model, classes, enhance, files, predict = models[row]
+        original = originals[i % len(originals)]
+        picture = decode(original.read_bytes(), str(original))
+        for row in order.sample(list(loaded), len(loaded)):
+            detector, model, classes, enhance, files, size = loaded[row]
             if enhance and enhance.spec.startswith("dir:"):
                 continue
             begun = time.perf_counter()
-            if enhance:  # what it costs, beside the file it wrote before
-                enhance(dark)
-            detector.predict(model, dict([files[i % len(files)]]), classes, **predict)
+            if enhance:  # its cost, beside the file that it wrote before
+                enhance(picture)
+            detector.predict(model, dict([files[i % len(files)]]), classes, **size)
             if i >= 5:
                 times[row].append(1000 * (time.perf_counter() - begun))
-    found = {
+    quartiles = {
         row: [round(float(ms), 2) for ms in np.quantile(took, [0.5, 0.25, 0.75])] if took else None
         for row, took in times.items()
     }
-    write_json(file, {"asked": asked, "ms": found})
-    return found
+    write_json(file, {"conditions": conditions, "ms": quartiles})
+    return quartiles

@@ -1,12 +1,13 @@
-"""What a study asks for: its YAML, checked, and the cells (row x seed) that its table consists of.
+"""What a study asks for: its YAML, checked, and the runs (one row with one seed) that its table consists of.
 
 A study names the data, the seeds and the training of each kind of detector once, so that no two rows
 of a table can differ in them. Example:
 
-    darken:                # data sets made first, where they are not there: settings of `yolo-wnlb darken`
+    darken:                # data sets that are made first, if they are missing: settings of `yolo-wnlb darken`
       dark: {source: bright/data.yaml, preset: severe}
     data: dark/data.yaml
     split: val
+    groups: place          # pictures that are not independent: see below
     seeds: [0, 1, 2]
     train:                 # arguments of `yolo train`, or of `detectors.fit.fit` and `detectors.torchvision.build`
       yolo: {epochs: 10, imgsz: 256, batch: 8, optimizer: AdamW, lr0: 0.0005}
@@ -15,21 +16,29 @@ of a table can differ in them. Example:
       brightened: {weights: clean, enhance: clahe}
       fine-tuned: {model: yolov8n-seg.yaml, start: clean}
       wNLB: {model: yolov8n-seg.yaml, start: clean, after: [P3, P4, P5], block: {sub_sample: 2}}
-    baseline: fine-tuned   # or a list, one row of each detector: detectors are not compared with each other
+    baseline: fine-tuned   # or a list, one row for each detector: detectors are not compared with each other
 
-What a row can say:
+The keys of a row:
 
     detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light
-    model      a model YAML to train (yolo)
-    weights    what to evaluate as it is, or the row that trained it; as others publish it: yolov8m-seg.pt,
-               coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection
-    start      weights to start from, or the row that trained them; of another study: FOLDER/clean-{seed}/last.pt
-    data       a data YAML to train on, if not the study's
+    model      a model YAML to train (yolo), for segmentation or detection
+    weights    what to evaluate as it is: a file, or the row that trains it; or published weights:
+               yolov8m-seg.pt, coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection
+    start      weights to start from: a file, or the row that trains them; of another study:
+               FOLDER/clean-{seed}/last.pt
+    data       a data YAML to train on, if it is not the study's
     train      a budget of its own, for rows that others start from
-    options    more arguments of the training, for this row alone; none that make the budgets unlike
+    options    more arguments of the training, for this row alone; none that make the budgets differ
     after      stages P2 ... P5 that a block is inserted after
     block      options of `WNLB`: one mapping for all stages, or one for each
     enhance    an enhancer (docs/enhancers.md) in front: of the study's pictures, in training and evaluation
+
+`groups:` names the pictures that belong together, such as crops of one photo or photos of one place. The
+intervals of the table then draw whole groups. It is either a key that the images of the COCO JSON have
+(`groups: place`), or a regular expression with one group in brackets that is searched in each file name
+(`groups: '^(\\d+)_'`).
+
+A table reports masks if the truth and all of its rows have them, and boxes otherwise.
 """
 
 from __future__ import annotations
@@ -37,103 +46,142 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed
+from yolo_wnlb.imaging.camera import DEFAULT, Settings, settings
+from yolo_wnlb.reading import read_json, read_yaml
+from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import enhancer, sha256_of
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo.grafting import graft, load_yaml
 
-KEYS: dict[str, Any] = {
+KEYS: dict[str, Any] = {  # of a study, with their defaults
     "darken": {},
     "data": None,
     "split": "val",
+    "groups": None,
     "seeds": (0,),
     "train": {},
     "rows": None,
     "baseline": None,
 }
-ROW = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
+ROW_KEYS = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
 DETECTORS = ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light")
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
-OWN = "{out}/"  # in front of weights that a row of the study trains
-RECORD, SPEC, LOG, RESULT = "cell.json", "spec.json", "log.txt", "evaluation.json"  # files of a cell
-ENHANCED = "enhanced"  # folder of enhanced pictures, beside the cells
-FILES = ("table.md", "table.csv", "table.json", "table.png", "latency.json")  # beside the cells
+OUT = "{out}/"  # stands in front of weights that a row of the study trains
+RECORD, SPEC, LOG, RESULT = "run.json", "spec.json", "log.txt", "evaluation.json"  # files of a run
+ENHANCED = "enhanced"  # folder of enhanced pictures, beside the runs
+TABLE = ("table.md", "table.csv", "table.json", "table.png", "matches.npz", "latency.json")  # beside the runs
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-OURS = (  # arguments of a training that are the study's to give
+GIVEN = (  # arguments of a training that the study gives
     *("data", "seed", "device", "model", "weights", "start", "pretrained", "resume", "stages", "block"),
-    *("cfg", "project", "name", "exist_ok", "val", "plots", "verbose", "progress"),
+    *("cfg", "project", "name", "exist_ok", "val", "plots", "verbose", "progress", "task", "mode", "save", "save_dir"),
+    "single_cls",  # a model that it trains knows no class of the truth
 )
-BUDGET = (  # equal in all rows
+BUDGET = (  # arguments that are equal in all rows
     *("epochs", "time", "patience", "batch", "nbs", "accumulate", "fraction"),
     *("imgsz", "min_size", "max_size"),
+)
+WHOLE = {"epochs": 1, "batch": 1, "nbs": 1, "accumulate": 1, "imgsz": 32, "max_size": 1, "workers": 0}  # smallest value
+DARKEN = (  # arguments of `darken` that a study can give
+    *(name for name in darken_dataset.__kwdefaults__ or {} if name not in ("shard", "dry_run")),
+    *(field.name for field in fields(Settings)),
 )
 
 
 @dataclass(frozen=True)
-class Cell:
+class Run:
     """One row of the table with one seed.
 
-    `spec` is what the study asks for, with hashes of the model YAML, labels and names and sizes of the
-    pictures; the hash of the weights that it read is in its record. Versions and device are recorded too,
-    and not compared: the table names them.
+    Attributes:
+        row: Name of the row.
+        seed: None for weights that are evaluated as they are.
+        folder: Where the run keeps what it makes.
+        spec: What the study asks for, with hashes of the model YAML, the labels, and the names and sizes
+            of the pictures. (The hash of the weights that it read, the versions and the device are in its
+            record; versions and device are not compared, the table names them.)
+        source_row: The row whose run of this seed has to be finished first.
     """
 
     row: str
     seed: int | None
     folder: Path
     spec: dict[str, Any]
-    after: str | None = None  # the row whose cell of this seed has to be there
+    source_row: str | None = None
 
     @property
     def name(self) -> str:
-        """Row and seed, as the user says them."""
+        """Row and seed, for messages."""
         return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
 
     @property
-    def home(self) -> Path:
-        """The folder of all cells."""
+    def out(self) -> Path:
+        """The folder of all runs."""
         return self.folder.parent
 
     @property
-    def record(self) -> dict[str, Any] | None:
-        """What the cell left behind when it was done; None before.
+    def weights(self) -> str | None:
+        """The weights that it evaluates or starts from."""
+        return self.spec.get("weights") or self.spec.get("start")
 
-        Raises: ValueError: it was done under other conditions.
+    @property
+    def recorded(self) -> bool:
+        """Whether it was finished once, under whatever conditions."""
+        return (self.folder / RECORD).is_file()
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What the run wrote down when it was finished; None before.
+
+        Raises: ValueError: it was run under other conditions.
         """
-        try:
-            record: dict[str, Any] = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self.recorded:
             return None
+        record: dict[str, Any] = read_json(self.folder / RECORD)
         read = record.get("files", {})
-        files = {name: sha256_of(Path(file)) for name in read if Path(file := located(self.home, name)).is_file()}
+        files = {name: sha256_of(Path(file)) for name in read if Path(file := weights_path(self.out, name)).is_file()}
         if other := differences({**record["spec"], **read}, {**self.spec, **read, **files}):
             raise ValueError(
-                f"{self.folder} was run with another {other}; unlike runs have no place in one table: choose another "
-                "out=, or delete that folder to run it again"
+                f"{self.folder} was run with another {other}; runs under different conditions have no place in one "
+                "table: choose another out=, or delete that folder to run it again"
             )
         return record
 
 
-def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """Read and check a study.
+# ---- the YAML ------------------------------------------------------------------------------------
 
-    Raises: ValueError: a key is unknown or missing, a row comes from itself, or has a budget of its own
-        although no other starts from it.
+
+def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """Read and check a study, without a look at its data, models and weights.
+
+    Args:
+        study: A YAML file, or its content.
+    Returns: All of `KEYS`; `baseline` as {detector: row}, and `rows` with their detector.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a key is unknown or missing, a value is of a wrong type or out of range, a row starts
+            from itself, or has a budget of its own although no other row starts from it. The message
+            names the file and the row.
     """
     file = Path(study) if isinstance(study, (str, Path)) else Path("study")
+    if isinstance(study, (str, Path)) and not file.is_file():
+        raise FileNotFoundError(f"there is no study {file}; the head of yolo_wnlb/study/plan.py shows how to write one")
     content = read_yaml(file) if isinstance(study, (str, Path)) else dict(study)
     if not isinstance(content, dict) or (lack := [key for key in ("data", "rows") if not content.get(key)]):
         raise ValueError(f"{file} is no study: it lacks {', '.join(lack) if isinstance(content, dict) else 'all keys'}")
     if unknown := [key for key in content if key not in KEYS]:
         raise ValueError(f"{file}: no key {unknown[0]}{suggestion(unknown[0], KEYS)}; choose from {', '.join(KEYS)}")
     content = {**KEYS, **without_none(content)}
+    for key in ("data", "split"):
+        if not isinstance(content[key], (str, Path)):
+            raise ValueError(f"{file}: {key}: is {content[key]!r}; wanted one text")
     for key in ("darken", "train", "rows"):
         if not isinstance(content[key], dict):
             raise ValueError(f"{file}: {key}: is {content[key]}; wanted a mapping, name: {{...}}")
@@ -141,95 +189,150 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(how, dict):
                 raise ValueError(f"{file}, {key}: {name} is {how}; wanted a mapping, {name}: {{...}}")
     for folder, how in content["darken"].items():
-        if "source" not in how:
-            raise ValueError(f"{file}, darken: {folder} is {how}; wanted {{source: bright/data.yaml, preset: severe}}")
+        check_darken(f"{file}, darken: {folder}", how)
     if content["split"] == "train":
         raise ValueError(f"{file}: split: train would test on the pictures that were trained on; give val or test")
+    check_groups(f"{file}: groups:", content["groups"])
     rows = {str(name): {"detector": YOLO, **without_none(row)} for name, row in content["rows"].items()}
+    if len(rows) < len(content["rows"]):
+        raise ValueError(f"{file}: two rows have one name, as a text and as a number; rename one of them")
+    for name, row in rows.items():
+        check_types(f"{file}, row '{name}'", row)
     for name in rows:
-        check_chain(f"{file}, row '{name}'", name, rows)
-    for detector, settings in content["train"].items():
-        if ours := [key for key in settings if key in OURS]:
-            raise ValueError(f"{file}, train: {detector}: {ours[0]} is not for it to say; rows and seeds do")
+        check_sources(f"{file}, row '{name}'", name, rows)
+    for detector, arguments in content["train"].items():
+        if detector not in DETECTORS:
+            meant = suggestion(detector, DETECTORS)
+            raise ValueError(f"{file}, train: no detector {detector}{meant}; choose from {', '.join(DETECTORS)}")
+        check_arguments(f"{file}, train: {detector}", arguments, GIVEN)
     for name, row in rows.items():
         check_row(f"{file}, row '{name}'", row, rows, content)
-    baseline = content["baseline"] or []
-    baselines = [str(name) for name in (baseline if isinstance(baseline, list) else [baseline])]
+    baselines = [str(name) for name in listed(content["baseline"])]
     if unknown := [name for name in baselines if name not in rows]:
         raise ValueError(f"{file}: baseline: names '{unknown[0]}'; choose from {', '.join(rows)}")
     if len({rows[name]["detector"] for name in baselines}) < len(baselines):
         raise ValueError(f"{file}: baseline: names two rows of one detector, {', '.join(baselines)}; keep one")
     seeds = content["seeds"]
-    if not isinstance(seeds, (list, tuple)) or {*map(type, seeds)} != {int} or len({*seeds}) < len(seeds):
-        raise ValueError(f"{file}: seeds: is {seeds}; wanted a list of different whole numbers, such as [0, 1, 2]")
-    return {**content, "rows": rows, "baseline": {rows[name]["detector"]: name for name in baselines}}
+    if (
+        not isinstance(seeds, (list, tuple))
+        or {*map(type, seeds)} != {int}
+        or len({*seeds}) < len(seeds)
+        or not all(0 <= seed < 2**32 for seed in seeds)
+    ):
+        raise ValueError(
+            f"{file}: seeds: is {seeds}; wanted a list of different whole numbers from 0 to 2^32 - 1, such as [0, 1, 2]"
+        )
+    content |= {"rows": rows, "baseline": {rows[name]["detector"]: name for name in baselines}}
+    return json.loads(json.dumps(content, default=str))  # a copy of plain values, which table.json can hold
 
 
-def read_yaml(file: Path) -> Any:
-    """Read a YAML; a key that is there twice is a mistake, and would lose a row."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value]
-            if twice := [key for key in keys if keys.count(key) > 1]:
-                raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(file.read_text(encoding="utf-8"), Loader)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no study {file}; {__name__} shows how to write one") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no study, it cannot be read: {error}") from error
-
-
-def without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_none(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what a YAML leaves empty."""
-    return {key: value for key, value in settings.items() if value is not None}
+    return {key: value for key, value in mapping.items() if value is not None}
 
 
-def check_chain(place: str, name: str, rows: Mapping[str, Any]) -> None:
-    """Refuse a row that comes from itself, or from another detector."""
+def check_darken(place: str, how: Mapping[str, Any]) -> None:
+    """Check how a data set is darkened; `place` names it in messages."""
+    if not how.get("source"):
+        raise ValueError(f"{place} is {how}; wanted {{source: bright/data.yaml, preset: severe}}")
+    known = ("source", *DARKEN)
+    if unknown := [key for key in how if key not in known]:
+        raise ValueError(f"{place}: no key {unknown[0]}{suggestion(unknown[0], known)}; choose from {', '.join(known)}")
+    camera = {key: how[key] for key in how if key in {field.name for field in fields(Settings)}}
+    try:
+        settings(how.get("preset", DEFAULT), **camera)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def check_groups(place: str, rule: Any) -> None:
+    """Check that the rule of groups is the name of a key, or a regular expression with one group."""
+    wanted = (
+        "wanted a key that the images of the COCO JSON have (groups: place), or a regular expression for file names "
+        "with one group in brackets (groups: '^(\\d+)_')"
+    )
+    if rule is None:
+        return
+    if not isinstance(rule, str):
+        raise ValueError(f"{place} is {rule!r}; {wanted}")
+    try:
+        groups = re.compile(rule).groups if "(" in rule else 1
+    except re.error as error:
+        raise ValueError(f"{place} is {rule!r}, which is no regular expression ({error}); {wanted}") from error
+    if groups != 1:
+        raise ValueError(f"{place} is {rule!r} with {groups} groups in brackets; {wanted}")
+
+
+def check_types(place: str, row: Mapping[str, Any]) -> None:
+    """Check the keys of a row, and the types of their values."""
+    if unknown := [key for key in row if key not in ROW_KEYS]:
+        known = ", ".join(ROW_KEYS)
+        raise ValueError(f"{place}: no key {unknown[0]}{suggestion(unknown[0], ROW_KEYS)}; choose from {known}")
+    for key in ("detector", "model", "data", "enhance"):
+        if key in row and not isinstance(row[key], (str, Path)):
+            raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted one text")
+    for key in ("weights", "start"):
+        if key in row and (isinstance(row[key], bool) or not isinstance(row[key], (str, int, float, Path))):
+            raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted a file, or the name of a row")
+    for key in ("train", "options"):
+        if not isinstance(row.get(key, {}), dict):
+            raise ValueError(f"{place}: {key}: is {row[key]}; wanted arguments of the training, {{name: value}}")
+    if not all(isinstance(options, dict) for options in listed(row.get("block", {}))):
+        raise ValueError(
+            f"{place}: block: is {row['block']}; wanted options of WNLB, {{name: value}}, or a list of them"
+        )
+    if row["detector"] not in DETECTORS:
+        meant = suggestion(row["detector"], DETECTORS)
+        raise ValueError(f"{place}: no detector {row['detector']}{meant}; choose from {', '.join(DETECTORS)}")
+
+
+def check_sources(place: str, name: str, rows: Mapping[str, Any]) -> None:
+    """Refuse a row that starts from itself, over however many rows, or from another detector."""
     chain = [name]
     while (source := source_of(rows[chain[-1]])) in rows:
         if source in chain:
-            raise ValueError(f"{place} comes from itself; start from other weights")
+            raise ValueError(f"{place} starts from itself; give it other weights")
         if rows[source]["detector"] != rows[name]["detector"]:
             raise ValueError(f"{place} starts from '{source}', which is another detector")
         chain.append(source)
 
 
-def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
-    """Check one row of a study; `place` names it in what is raised."""
-    detector, after = row["detector"], listed(row.get("after"))
-    if unknown := [key for key in row if key not in ROW]:
-        raise ValueError(f"{place}: no key {unknown[0]}{suggestion(unknown[0], ROW)}; choose from {', '.join(ROW)}")
-    if detector not in DETECTORS:
+def check_arguments(place: str, arguments: Mapping[str, Any], refused: Sequence[str]) -> None:
+    """Check arguments of a training as far as a study can: whose they are, and the numbers of the budget."""
+    if ours := [name for name in arguments if name in refused]:
         raise ValueError(
-            f"{place}: no detector {detector}{suggestion(detector, DETECTORS)}; choose from {', '.join(DETECTORS)}"
+            f"{place}: {ours[0]} is for the study to give, so that all rows are alike in it; remove it here"
         )
+    for name, least in WHOLE.items():
+        if name in arguments and (type(arguments[name]) is not int or arguments[name] < least):
+            raise ValueError(f"{place}: {name} is {arguments[name]!r}; wanted a whole number, {least} or more")
+    sides = arguments.get("min_size", 1)
+    if not all(type(side) is int and side > 0 for side in (sides if isinstance(sides, (list, tuple)) else [sides])):
+        raise ValueError(f"{place}: min_size is {sides!r}; wanted a whole number of pixels, 1 or more")
+
+
+def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Check that the keys of a row go together, and with the study; `place` names it in messages."""
+    detector, after = row["detector"], listed(row.get("after"))
     if detector != YOLO and "model" in row:
-        raise ValueError(f"{place}: model: is for yolo; {detector} is built as train: and options: say")
+        raise ValueError(f"{place}: model: is for yolo; {detector} is built from train: and options:")
     if "weights" in row and (idle := [key for key in ("start", "data", "train", "options") if key in row]):
         raise ValueError(f"{place} evaluates weights: as they are; remove {idle[0]}:")
     if ("weights" in row and "model" in row) or (detector == YOLO and not {"weights", "model"} & row.keys()):
         raise ValueError(f"{place} wants weights: to evaluate, or model: to train, and not both")
     if detector == YOLO and "model" in row and not str(row["model"]).endswith((".yaml", ".yml")):
         raise ValueError(f"{place}: model: {row['model']} is no YAML; give its definition, and start: {row['model']}")
-    for key in ("train", "options"):
-        if not isinstance(row.get(key, {}), dict):
-            raise ValueError(f"{place}: {key}: is {row[key]}; wanted arguments of the training, {{name: value}}")
-        if ours := [name for name in row.get(key, {}) if name in (*OURS, *(BUDGET if key == "options" else ()))]:
-            raise ValueError(f"{place}: {key}: {ours[0]} is the study's to say, so that all rows are alike in it")
-    if row.get("train") and not any(row is rows.get(weights_of(rows, other.get("start"))) for other in rows.values()):
+    check_arguments(f"{place}: train:", row.get("train", {}), GIVEN)
+    check_arguments(f"{place}: options:", row.get("options", {}), (*GIVEN, *BUDGET))
+    origins = {origin_of(rows, other.get("start")) for other in rows.values() if "start" in other}
+    if row.get("train") and not any(rows.get(name) is row for name in origins):
         raise ValueError(
             f"{place} has a budget of its own, and would stand in one table with others; "
             "give train: for the detector, or write a second study"
         )
     if detector not in study["train"] and "weights" not in row:
         raise ValueError(f"{place}: train: of the study says nothing of {detector}, which this row trains")
-    if "weights" not in row and Path(str(row.get("data", study["data"]))).suffix == ".json":
+    if "weights" not in row and Path(str(row.get("data", study["data"]))).suffix.lower() == ".json":
         raise ValueError(f"{place} trains, and a JSON names the pictures of one split; give data: a data YAML")
     if ("after" in row and "weights" in row) or ("block" in row and not after):
         raise ValueError(f"{place}: after: says where a model: to train gets blocks, block: which ones")
@@ -242,10 +345,21 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(
             f"{place}: there is no row '{source}'{suggestion(source, [*rows])}, and a file of weights has a suffix"
         )
-    if "enhance" in row:
-        enhancer(row["enhance"])
-        if Path(study["data"]).suffix == ".json":
-            raise ValueError(f"{place}: enhance: wants data: to be a data YAML")
+    if "enhance" in row and Path(study["data"]).suffix.lower() == ".json":
+        raise ValueError(f"{place}: enhance: wants data: to be a data YAML")
+
+
+# ---- rows and their runs -------------------------------------------------------------------------
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put the place in front of what is raised inside; the kind of the error stays."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        kinds = (FileNotFoundError, OSError, ImportError, TypeError, ValueError)
+        raise next(kind for kind in kinds if isinstance(error, kind))(f"{place}: {error}") from error
 
 
 def source_of(row: Mapping[str, Any]) -> str:
@@ -253,51 +367,46 @@ def source_of(row: Mapping[str, Any]) -> str:
     return str(row.get("weights") or row.get("start") or "")
 
 
-def weights_of(rows: Mapping[str, Any], source: str | None) -> str:
-    """Return the row that trains the weights which a row's source means, or where they lie; "" for none."""
+def origin_of(rows: Mapping[str, Any], source: Any) -> str:
+    """Follow rows that only evaluate: return the row that trains the weights, or their file; "" for none."""
     source = str(source or "")
     while "weights" in rows.get(source, {}):
         source = str(rows[source]["weights"])
     return source
 
 
-def located(home: Path, weights: str) -> str:
-    """Return the path of weights: of a row of the study below its folder, others as the study says them."""
-    return str(home / weights.removeprefix(OWN)) if weights.startswith(OWN) else weights
+def weights_path(out: Path, weights: str) -> str:
+    """Return the path of weights: below `out` if a row of the study trains them, as the study gives it otherwise."""
+    return str(out / weights.removeprefix(OUT)) if weights.startswith(OUT) else weights
 
 
-def cells_of(study: Mapping[str, Any], out: Path, truth: coco.Truth) -> list[Cell]:
-    """List the cells of a study.
+def runs_of(study: Mapping[str, Any], out: Path) -> list[Run]:
+    """List the runs of a study that `read_study` returned, as far as they are known without its data.
 
-    Raises: ValueError, OSError: a model YAML is none, blocks do not fit it, or rows would share a folder.
+    Raises: ValueError, TypeError, OSError: a model YAML is none, blocks do not fit it, an enhancer is
+        unknown, or rows would share a folder. The message names the row.
     """
-    rows, cells = study["rows"], []
-    trained_on = {str(row.get("data", study["data"])) for row in rows.values() if "weights" not in row}
-    digests = {data: coco.digest(data, "train") for data in trained_on}
-    shared = {"data": str(study["data"]), "split": study["split"], "truth": coco.fingerprint(truth)}
-    shared |= {"pictures": coco.digest(study["data"], study["split"])}
+    rows, runs = study["rows"], []
     for name, row in rows.items():
-        try:
-            spec = {**shared, **spec_of(row, study, digests)}
-        except (ValueError, TypeError, OSError) as error:
-            raise type(error)(f"row '{name}': {error}") from error
-        source = weights_of(rows, source_of(row))
-        after, key = source if source in rows else None, "weights" if "weights" in row else "start"
-        for seed in study["seeds"] if "train" in spec or after or "{seed}" in source else [None]:
-            own = f"{OWN}{folder_of(out, source, seed).name}/last.pt"
-            weights = own if after else source.replace("{seed}", str(seed))
+        with naming(f"row '{name}'"):
+            spec = {"data": study["data"], "split": study["split"], **spec_of(row, study)}
+        source, key = origin_of(rows, source_of(row)), "weights" if "weights" in row else "start"
+        source_row = source if source in rows else None
+        for seed in study["seeds"] if "train" in spec or source_row or "{seed}" in source else [None]:
+            trained = f"{OUT}{folder_of(out, source, seed).name}/last.pt"
+            weights = trained if source_row else source.replace("{seed}", str(seed))
             seeded = {**spec, "seed": seed, **({key: weights} if weights else {})}
-            cells.append(Cell(name, seed, folder_of(out, name, seed), json.loads(json.dumps(seeded)), after))
-    taken = [*(out / name for name in (ENHANCED, *FILES, "")), *(cell.folder for cell in cells)]
+            runs.append(Run(name, seed, folder_of(out, name, seed), json.loads(json.dumps(seeded)), source_row))
+    taken = [*(out / name for name in (ENHANCED, *TABLE, "")), *(run.folder for run in runs)]
     names = [str(folder).lower() for folder in taken]
-    if twice := [cell.row for cell in cells if names.count(str(cell.folder).lower()) > 1]:
+    if twice := [run.row for run in runs if names.count(str(run.folder).lower()) > 1]:
         raise ValueError(f"rows {', '.join(dict.fromkeys(twice))} would share a folder; give them names further apart")
-    return cells
+    return runs
 
 
-def spec_of(row: Mapping[str, Any], study: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the cells of a row have in common; `digests` are those of the pictures to train on."""
-    settings = study["train"].get(row["detector"], {})
+def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the runs of a row have in common."""
+    arguments = study["train"].get(row["detector"], {})
     spec = {key: row[key] for key in ("detector", "model", "options", "after", "block", "enhance") if key in row}
     if "model" in row:
         definition = load_yaml(row["model"])
@@ -305,23 +414,38 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any], digests: Mapping[s
             graft(definition, row["after"], row.get("block"))
         spec["definition"] = hashlib.sha256(json.dumps(definition).encode()).hexdigest()[:16]
     if "weights" not in row:
-        spec["train"] = {**settings, **row.get("train", {})}
+        spec["train"] = {**arguments, **row.get("train", {})}
         spec["train_data"] = str(row.get("data", study["data"]))
-        spec["train_pictures"] = digests[spec["train_data"]]
     made = [folder for folder in study["darken"] if Path(spec.get("train_data", study["data"])).is_relative_to(folder)]
     if made:
         spec["darken"] = study["darken"][made[0]]
     if "enhance" in row and (sha := enhancer(row["enhance"]).sha256):
         spec["enhancer"] = sha
-    if "imgsz" in settings:
-        spec["imgsz"] = settings["imgsz"]
+    if "imgsz" in arguments:
+        spec["imgsz"] = arguments["imgsz"]
     if row["detector"] != YOLO and "weights" in row:
-        spec["sizes"] = {key: settings[key] for key in ("min_size", "max_size") if key in settings}
+        spec["sizes"] = {key: arguments[key] for key in ("min_size", "max_size") if key in arguments}
     return spec
 
 
+def with_hashes(runs: Sequence[Run], truth: coco.Truth) -> list[Run]:
+    """Add to the runs of one study what their pictures and labels are, by hashes.
+
+    Raises: ValueError, OSError: a data set cannot be read.
+    """
+    data, split = runs[0].spec["data"], runs[0].spec["split"]
+    shared = {"truth": coco.fingerprint(truth), "pictures": coco.digest(data, split)}
+    trained_on = {run.spec["train_data"] for run in runs if "train_data" in run.spec}
+    digests = {folder: coco.digest(folder, "train") for folder in trained_on}
+    hashed = []
+    for run in runs:
+        own = {"train_pictures": digests[run.spec["train_data"]]} if "train_data" in run.spec else {}
+        hashed.append(replace(run, spec={**run.spec, **shared, **own}))
+    return hashed
+
+
 def folder_of(out: Path, row: str, seed: int | None) -> Path:
-    """Where a cell keeps what it makes."""
+    """Return where a run keeps what it makes."""
     name = safe_name(row)
     return out / (name if seed is None else f"{name}-{seed}")
 
@@ -331,13 +455,43 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.]+", "-", text).strip("-.")
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say in which keys two specifications differ, and of mappings in which of theirs."""
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """List the keys in which two specifications differ, inside mappings too: "train (epochs (1, now 3))"."""
     found = []
-    for key in {**there, **here}:
-        then, now = there.get(key), here.get(key)
-        if isinstance(then, Mapping) and isinstance(now, Mapping):
-            found += [f"{key} ({inner})"] if (inner := differences(then, now)) else []
-        elif then != now:
-            found.append(f"{key} ({then}, now {now})")
+    for key in {**then, **now}:
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{key} ({inner})"] if (inner := differences(old, new)) else []
+        elif old != new:
+            found.append(f"{key} ({old}, now {new})")
     return ", ".join(found)
+
+
+# ---- the pictures that belong together -----------------------------------------------------------
+
+
+def groups_of(study: Mapping[str, Any], truth: coco.Truth) -> list[str] | None:
+    """Name the group of each picture, in the order of the picture ids; None where the study has no `groups:`.
+
+    Raises: ValueError: the rule does not hold for some picture, or puts all of them into one group.
+    """
+    rule = study["groups"]
+    if rule is None:
+        return None
+    images = sorted(truth["images"], key=lambda image: image["id"])
+    if "(" in rule:
+        found = [match and match[1] for match in (re.search(rule, image["file_name"]) for image in images)]
+        wanted = "a regular expression that finds its group in each file name"
+    else:
+        found = [image.get(rule) for image in images]
+        wanted = f"a key that each image of the truth has; the first one has {', '.join(map(str, images[0]))}"
+    if lacking := [image["file_name"] for image, group in zip(images, found) if group is None]:
+        raise ValueError(
+            f"groups: {rule} says nothing of {len(lacking)} of {len(images)} pictures (first: {lacking[0]}); "
+            f"wanted {wanted}"
+        )
+    if len(labels := [str(group) for group in found]) > 1 and len({*labels}) == 1:
+        raise ValueError(
+            f"groups: {rule} puts all {len(images)} pictures into one group, '{labels[0]}'; intervals need two or more"
+        )
+    return labels

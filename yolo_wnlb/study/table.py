@@ -1,27 +1,55 @@
-"""The table of a study: means over seeds, costs, and differences against a baseline with their intervals."""
+"""The table of a study: means over seeds, costs, and differences against a baseline with their intervals.
+
+results of all runs --tabulate--> Table --save--> table.md, table.csv, table.json, table.png, matches.npz
+table.json, matches.npz --remake--> the same Table, its intervals drawn anew: python -m yolo_wnlb.study.table FOLDER
+"""
 
 from __future__ import annotations
 
 import csv
 import math
 import statistics
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from yolo_wnlb.data.journal import write_json
-from yolo_wnlb.metrics.average_precision import Evaluation
+from yolo_wnlb.metrics.average_precision import Evaluation, Matches
 from yolo_wnlb.metrics.bootstrap import draws, resampled
-from yolo_wnlb.study.plan import METRICS, RESULT, Cell, differences
+from yolo_wnlb.reading import read_json
+from yolo_wnlb.study.plan import METRICS, differences, folder_of
 
-DRAWS = 1000  # of the images, for the intervals
-PROTOCOL = (  # in what all cells of a detector have to be alike
+DRAWS = 1000  # of the pictures, or of their groups, for the intervals
+PROTOCOL = (  # in which all runs of a detector have to be alike
     *("truth", "max_detections", "image_size", "confidence_floor", "nms", "nms_iou", "mask_threshold"),
     "detections_per_image",
 )
+NO_NMS = "none, end to end"  # the nms_iou of a model whose architecture needs no suppression
+KINDS = {"segm": "mask", "bbox": "box"}
+
+
+class Result(NamedTuple):
+    """What a table is made of: one run, its record (see `run.run`) and its evaluation."""
+
+    row: str
+    seed: int | None
+    record: dict[str, Any]
+    evaluation: Evaluation
+
+    @property
+    def name(self) -> str:
+        """Row and seed, for messages."""
+        return self.row if self.seed is None else f"{self.row}, seed {self.seed}"
+
+    @property
+    def file_name(self) -> str:
+        """What its matches are called in matches.npz: the name of its folder."""
+        return folder_of(Path(), self.row, self.seed).name
 
 
 @dataclass
@@ -29,173 +57,327 @@ class Table:
     """What a study found; print it, or look at `rows`.
 
     Attributes:
-        rows: One dict a row: name, detector, seeds, AP ... APl (means), sd of AP over the seeds, what it
-            costs, and against the baseline: delta (mean), deltas (by seed), over_seeds and over_images
-            (half the 95 % interval by each source of chance), interval (both together), clear (it
-            leaves out 0, and there is more than one seed).
-        baseline: The rows that the others are compared with, one of each detector.
-        notes: Data, budget, versions.
-        records: What each cell left behind: its specification, numbers, protocol, versions.
+        rows: A dict for each row: name, detector, seeds; AP ... APl of `kind` (means over the seeds, in [0, 1],
+            -1 where the truth has no such object); "by seed" and sd, both of AP; the AP of the other kind
+            as "mask AP" or "box AP", None where it was not measured; costs; and against the baseline:
+            delta (mean), deltas (by seed), over_seeds and over_images (half the 95 % interval from each
+            source of chance), interval (both together), clear (it leaves out 0, and there is more than one
+            seed).
+        kind: "segm" if all rows have masks, "bbox" otherwise.
+        baseline: The rows that the others are compared with, one for each detector.
+        notes: Data, budget, versions, and how to read the numbers.
+        records: The record of each run: row, seed, specification, numbers, protocol, environment.
+        study: What `read_study` returned.
+        latency: By row: median and quartiles in ms.
+        groups: The group of each picture, in the order of their ids; None where each is drawn by itself.
+        evaluations: By run, for matches.npz.
     """
 
     rows: list[dict[str, Any]]
+    kind: str
     baseline: list[str]
     notes: list[str]
     records: list[dict[str, Any]]
+    study: dict[str, Any]
+    latency: dict[str, Any]
+    groups: list[str] | None
+    evaluations: dict[str, Evaluation]
 
     def __str__(self) -> str:
         """Return the table as Markdown, its notes below."""
-        head = [
-            "row",
-            "AP",
-            "AP50",
-            "AP75",
-            "APs",
-            "APm",
-            "APl",
-            f"against {', '.join(self.baseline) or 'none'}",
-            "M",
-            "GFLOPs",
-            "ms",
-            "MB",
-        ]
+        other = other_column(self.kind)
+        other = other if any(row[other] is not None for row in self.rows) else ""
+        head = ["row", f"{KINDS[self.kind]} AP", *METRICS[1:], *filter(None, [other])]
+        head += [f"against {', '.join(self.baseline) or 'none'}", "M", "GFLOPs", "ms", "MB"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in self.rows:
             ap = f"{100 * row['AP']:.2f}" + (f" ± {100 * row['sd']:.2f}" if row["sd"] is not None else "")
-            numbers = [f"{100 * row[metric]:.2f}" if row[metric] > -1 else "-" for metric in METRICS[1:]]
+            numbers = [row[metric] for metric in METRICS[1:]] + ([row[other]] if other else [])
+            shown = ["-" if value is None or value < 0 else f"{100 * value:.2f}" for value in numbers]
             costs = [row.get("parameters M"), row.get("GFLOPs"), row.get("ms"), row.get("peak MB")]
             cost = ["-" if value is None else f"{value:g}" for value in costs]
             name = row["name"].replace("|", "\\|")
-            lines.append(f"| {' | '.join([name, ap, *numbers, told(row), *cost])} |")
+            lines.append(f"| {' | '.join([name, ap, *shown, difference_text(row), *cost])} |")
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
     def save(self, folder: Path) -> None:
-        """Write table.md, table.csv, table.json and table.png."""
+        """Write table.md, table.csv, table.json, table.png and matches.npz."""
         (folder / "table.md").write_text(f"{self}\n", encoding="utf-8")
-        write_json(folder / "table.json", vars(self))
+        write_json(folder / "table.json", {key: value for key, value in vars(self).items() if key != "evaluations"})
         keys = list(dict.fromkeys(key for row in self.rows for key in row))
         with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, keys)
             writer.writeheader()
             writer.writerows(self.rows)
         self.plot(folder / "table.png")
+        save_matches(folder / "matches.npz", self.evaluations, self.kind)
 
     def plot(self, path: Path) -> None:
         """Draw a bar for each row, a dot for each seed."""
-        import matplotlib
+        from matplotlib.figure import Figure
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        figure, axes = pyplot.subplots(figsize=(7, 0.45 * len(self.rows) + 1.2), layout="constrained")
+        figure = Figure(figsize=(7, 0.45 * len(self.rows) + 1.2), layout="constrained")
+        axes = figure.subplots()
         for place, row in enumerate(reversed(self.rows)):
-            axes.barh(
-                place, 100 * row["AP"], color="#9aa5b1" if row["name"] in self.baseline else "#4a6fa5", height=0.6
-            )
+            color = "#9aa5b1" if row["name"] in self.baseline else "#4a6fa5"
+            axes.barh(place, 100 * row["AP"], color=color, height=0.6)
             axes.plot([100 * ap for ap in row["by seed"]], [place] * len(row["by seed"]), "o", color="#1d1d1b", ms=3)
         axes.set_yticks(range(len(self.rows)), [row["name"] for row in reversed(self.rows)])
-        axes.set_xlabel("mask AP (bar: mean, dots: seeds)")
+        axes.set_xlabel(f"{KINDS[self.kind]} AP (bar: mean, dots: seeds)")
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150)
-        pyplot.close(figure)
 
 
-def told(row: Mapping[str, Any]) -> str:
-    """Say what a row has more than the baseline, and whether that is more than noise."""
+def other_column(kind: str) -> str:
+    """Return the name of the column that holds the AP of the other kind."""
+    return "box AP" if kind == "segm" else "mask AP"
+
+
+def difference_text(row: Mapping[str, Any]) -> str:
+    """Write the difference of a row to the baseline with its interval, and whether it is more than noise."""
     if row.get("delta") is None:
         return ""
     text = f"{100 * row['delta']:+.2f} [{100 * row['interval'][0]:+.2f}, {100 * row['interval'][1]:+.2f}]"
     if row["over_seeds"] is None:
-        return f"{text}: one seed, chance in training not known"
+        return f"{text}: one seed, chance in training is unknown"
     return text if row["clear"] else f"{text}: inside the noise"
 
 
-def tabulate(plan: Mapping[str, Any], cells: list[Cell], latency: Mapping[str, Any]) -> Table:
-    """Bring all cells, which are done, into one table."""
-    records = {cell.folder: cell.record or {} for cell in cells}
-    rows: dict[str, list[Cell]] = {name: [] for name in plan["rows"]}
-    for cell in cells:
-        rows[cell.row].append(cell)
-    results = {cell.folder: Evaluation.from_json(cell.folder / RESULT) for cell in cells}
-    for cell in cells:
-        model = next(other for other in cells if other.spec["detector"] == cell.spec["detector"])
-        there, here = ({key: records[c.folder]["protocol"].get(key) for key in PROTOCOL} for c in (model, cell))
-        if other := differences(there, here):
-            raise ValueError(
-                f"{cell.name} and {model.name} were evaluated unlike each other: {other}; say it in train:"
-            )
-    images = next(iter(results.values())).matches["segm"].images
-    weights = draws(images, DRAWS, 0)
-    drawn = {folder: resampled(result, weights) for folder, result in results.items()}
+# ---- from results to a table ---------------------------------------------------------------------
 
+
+def tabulate(
+    study: Mapping[str, Any],
+    results: Sequence[Result],
+    latency: Mapping[str, Any],
+    groups: Sequence[str] | None = None,
+) -> Table:
+    """Bring the results of all runs into one table.
+
+    Args:
+        study: What `read_study` returned.
+        results: Of all runs of the study.
+        latency: By row: median and quartiles in ms, or None.
+        groups: The group of each picture, in the order of their ids; intervals draw whole groups.
+    Raises: ValueError: runs of one detector were evaluated by different protocols.
+    """
+    for result in results:
+        model = next(
+            other for other in results if other.record["spec"]["detector"] == result.record["spec"]["detector"]
+        )
+        if other := protocol_differences(model.record["protocol"], result.record["protocol"]):
+            raise ValueError(
+                f"{result.name} and {model.name} were evaluated differently: {other}; give the same for both in train:"
+            )
+    kind = "segm" if all(result.record["masks"] for result in results) else "bbox"
+    images = results[0].evaluation.matches[kind].images
+    weights = draws(images, DRAWS, 0, groups)
+    drawn = {(result.row, result.seed): resampled(result.evaluation, weights, kind=kind) for result in results}
+    units = len({*groups}) if groups else images  # that are drawn independently
+
+    rows: dict[str, list[Result]] = {name: [] for name in study["rows"]}
+    for result in results:
+        rows[result.row].append(result)
+    aps = {(r.row, r.seed): r.record["masks" if kind == "segm" else "boxes"]["AP"] for r in results}
     table = []
     for name, group in rows.items():
-        found = [records[cell.folder] for cell in group]
-        by_seed = [record["AP"] for record in found]
-        row: dict[str, Any] = {"name": name, "detector": group[0].spec["detector"], "seeds": len(by_seed)}
-        row |= {metric: float(np.mean([record[metric] for record in found])) for metric in METRICS}
-        row |= {"sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None, "by seed": by_seed}
-        first = found[0]
-        row |= {key: first.get(key) for key in ("parameters M", "GFLOPs")}
-        row["ms"], row["ms quartiles"] = (latency[name][0], latency[name][1:]) if latency[name] else (None, None)
-        row["peak MB"] = (first["training"] or {}).get("peak MB")
-        row["w"] = [record["w"] for record in found if record["w"]]
-        base = plan["baseline"].get(row["detector"])
+        row = summary(name, group, kind, latency)
+        base = study["baseline"].get(row["detector"])
         if base not in (None, name):
-            row |= {"baseline": base, **against(group, rows[base], results, drawn)}
+            pairs = seed_pairs([result.seed for result in group], [result.seed for result in rows[base]])
+            deltas = [aps[name, a] - aps[base, b] for a, b in pairs]
+            gains = np.array([drawn[name, a] - drawn[base, b] for a, b in pairs])
+            row |= {"baseline": base, **difference(deltas, gains, units)}
         table.append(row)
-    truths = next(iter(results.values())).protocol
-    notes = [
-        f"{plan['data']}, {plan['split']}: {truths['images']} images, {truths['objects']} objects, "
-        f"truth {truths['truth']}; seeds {', '.join(map(str, plan['seeds']))}",
-        *(f"{name}: {settings}" for name, settings in plan["train"].items()),
+    records = [{"row": result.row, "seed": result.seed, **result.record} for result in results]
+    return Table(
+        rows=table,
+        kind=kind,
+        baseline=list(study["baseline"].values()),
+        notes=notes(study, table, records, kind, groups),
+        records=records,
+        study=dict(study),
+        latency=dict(latency),
+        groups=list(groups) if groups else None,
+        evaluations={result.file_name: result.evaluation for result in results},
+    )
+
+
+def protocol_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """List in what two runs of a detector were evaluated differently; needing no suppression is no difference."""
+    keys = [key for key in PROTOCOL if key != "nms_iou" or NO_NMS not in (then.get(key), now.get(key))]
+    return differences({key: then.get(key) for key in keys}, {key: now.get(key) for key in keys})
+
+
+def summary(name: str, group: Sequence[Result], kind: str, latency: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarise the runs of one row, without its difference to others."""
+    main, other = ("masks", "boxes") if kind == "segm" else ("boxes", "masks")
+    records = [result.record for result in group]
+    first = records[0]
+    by_seed = [record[main]["AP"] for record in records]
+    row: dict[str, Any] = {"name": name, "detector": first["spec"]["detector"], "seeds": len(group)}
+    row |= {metric: float(np.mean([record[main][metric] for record in records])) for metric in METRICS}
+    row |= {"sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None, "by seed": by_seed}
+    others = [record[other]["AP"] for record in records if record[other]]
+    row[other_column(kind)] = float(np.mean(others)) if others else None
+    row |= {key: first.get(key) for key in ("parameters M", "GFLOPs")}
+    row["ms"], row["ms quartiles"] = (latency[name][0], list(latency[name][1:])) if latency[name] else (None, None)
+    row["peak MB"] = (first["training"] or {}).get("peak MB")
+    row["w"] = [record["w"] for record in records if record["w"]]
+    return row
+
+
+def seed_pairs(row: Sequence[int | None], base: Sequence[int | None]) -> list[tuple[int | None, int | None]]:
+    """Pair the seeds of a row with those of the baseline; a side that has only one run meets all of the other."""
+    pairs = [(seed, seed if seed in base else base[0]) for seed in row if seed in base or len(base) == 1]
+    return pairs or [(row[0], seed) for seed in base]
+
+
+def difference(deltas: Sequence[float], gains: np.ndarray, units: int) -> dict[str, Any]:
+    """Compare the runs of a row with those of the baseline, seed by seed.
+
+    Half the interval is sqrt((t s / sqrt(n))^2 + (t' sqrt(V u / (u - 1)))^2): s is the spread of the n
+    differences by seed, t Student's for n - 1, V the variance over the draws of what all seeds have in common, and t'
+    Student's for the u units that are drawn, less one: the bootstrap of few units is too narrow without both.
+    (With 9 groups of 2 to 20 pictures, 95 % intervals cover 92 to 95 %; with 1.96 and V they cover 86 to 90 %.)
+    What each seed makes of a picture of its own is in s already: with V_1 the variance of one seed's
+    difference and V_n that of their mean, V = (n V_n - V_1) / (n - 1).
+
+    Args:
+        deltas: AP of the row less AP of the baseline, for each pair of runs.
+        gains: The same on drawn pictures, (pairs, draws).
+        units: How many pictures, or groups of them, were drawn from.
+    """
+    from scipy.stats import t
+
+    n, variance, over_seeds = len(deltas), float(gains.mean(0).var(ddof=1)), None
+    if n > 1:
+        variance = max(0.0, float(n * variance - gains.var(axis=1, ddof=1).mean()) / (n - 1))
+        over_seeds = float(t.ppf(0.975, n - 1)) * statistics.stdev(deltas) / n**0.5
+    over_images = float(t.ppf(0.975, units - 1)) * (variance * units / (units - 1)) ** 0.5
+    delta, half = statistics.mean(deltas), math.hypot(over_images, over_seeds or 0.0)
+    found = {"delta": delta, "deltas": list(deltas), "over_seeds": over_seeds, "over_images": over_images}
+    return {**found, "interval": [delta - half, delta + half], "clear": over_seeds is not None and abs(delta) > half}
+
+
+# ---- notes ---------------------------------------------------------------------------------------
+
+
+def notes(
+    study: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+    kind: str,
+    groups: Sequence[str] | None,
+) -> list[str]:
+    """Write what the reader of a table has to know."""
+    protocol, name = records[0]["protocol"], KINDS[kind]
+    why: dict[str, list[str]] = {}
+    for record in records:
+        if record["boxes only"]:
+            why.setdefault(record["boxes only"], []).append(record["row"])
+    drawn = "pictures"
+    if groups:
+        sizes = Counter(groups).values()
+        drawn = f"groups of pictures: {len(sizes)} by {study['groups']}, of {min(sizes)} to {max(sizes)} pictures"
+    return [
+        f"{study['data']}, {study['split']}: {protocol['images']} images, {protocol['objects']} objects, "
+        f"truth {protocol['truth']}; seeds {', '.join(map(str, study['seeds']))}",
+        *(f"{detector}: {arguments}" for detector, arguments in study["train"].items()),
         *(
             f"row {row['name']}: AP is 0, which says nothing but that it has learnt nothing"
-            for row in table
+            for row in rows
             if not any(row["by seed"])
         ),
-        *(f"row {name}: {own}" for name, row in plan["rows"].items() if (own := unlike(row))),
-        "mask AP by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation over seeds",
-        "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval: chance in training "
-        f"(Student's t over the seeds) and in the choice of images ({DRAWS} draws, the same for all) together; each "
-        "row by itself: of 20 that change nothing one is expected to look clear; weights without a seed count as given",
-        "M parameters; GFLOPs (two a multiply-add; without the heads of Mask R-CNN and SOLOv2, which depend on what "
-        "they find); ms for one image from file to masks, median; MB at most in training (of a GPU, its memory)",
-        f"run on {', '.join(sorted({str(record['where']) for record in records.values()}))}",
+        *(f"row {name}: {own}" for name, row in study["rows"].items() if (own := own_training(row))),
+        *(
+            f"measured by boxes: {reason} (row {', '.join(dict.fromkeys(which))})"
+            for reason, which in why.items()
+            if kind == "bbox"
+        ),
+        f"{name} AP by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation over "
+        "the seeds",
+        "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval of chance in training "
+        f"(Student's t over the seeds) and in the choice of pictures ({DRAWS} draws of {drawn}, the same for all) "
+        "together; each row by itself: of 20 that change nothing one is expected to look clear; weights without a seed "
+        "count as given",
+        "M: million parameters; GFLOPs: two for a multiply-add, without the heads of Mask R-CNN and SOLOv2, whose work "
+        "depends on what they find; ms: for one image from file to detections, median; MB: most memory in training (of "
+        "the GPU if one was used)",
+        f"run on {', '.join(sorted({str(record['environment']) for record in records}))}",
     ]
-    return Table(table, list(plan["baseline"].values()), notes, [*records.values()])
 
 
-def unlike(row: Mapping[str, Any]) -> str:
-    """Say in what the training of a row is its own."""
+def own_training(row: Mapping[str, Any]) -> str:
+    """Describe in what the training of a row is its own."""
     own = {**row.get("train", {}), **row.get("options", {})}
     trained_on = [f"on {row['data']}"] if "data" in row else []
     return ", ".join([*trained_on, *(f"{key}: {value}" for key, value in own.items())])
 
 
-def against(
-    group: list[Cell], base: list[Cell], results: Mapping[Path, Evaluation], drawn: Mapping[Path, np.ndarray]
-) -> dict[str, Any]:
-    """Compare the cells of a row with those of the baseline, seed by seed.
+# ---- drawn again from the files ------------------------------------------------------------------
 
-    Half the interval is sqrt((t s / sqrt(n))^2 + 1.96^2 V): s is the spread of the n differences by seed, t
-    Student's, and V the variance, over the draws of the images, of what all seeds have in common. What
-    each seed makes of an image of its own is in s already: with V_1 the variance of one seed's difference
-    and V_n that of their mean, V = (n V_n - V_1) / (n - 1).
+
+def save_matches(file: Path, evaluations: Mapping[str, Evaluation], kind: str) -> None:
+    """Write which detection of which picture hit an object, for all runs; `RUN/image`, `RUN/hit`, ... (see `Matches`).
+
+    Scores are left out: the rows are in their order, which is all that AP depends on.
     """
-    partner = {cell.seed: cell for cell in base}
-    pairs = [(cell, partner.get(cell.seed) or base[0]) for cell in group if cell.seed in partner or len(base) == 1]
-    if not pairs:  # a row without seeds, against one with seeds
-        pairs = [(group[0], cell) for cell in base]
-    deltas = [results[a.folder].masks["AP"] - results[b.folder].masks["AP"] for a, b in pairs]
-    gains = np.array([drawn[a.folder] - drawn[b.folder] for a, b in pairs])
-    n, variance, over_seeds = len(deltas), gains.mean(0).var(ddof=1), None
-    if n > 1:
-        from scipy.stats import t
+    arrays: dict[str, Any] = {}
+    for run, evaluation in evaluations.items():
+        for name, value in evaluation.matches[kind]._asdict().items():
+            if name != "score":
+                array = np.asarray(value)
+                arrays[f"{run}/{name}"] = array.astype(np.min_scalar_type(int(array.max(initial=0))))
+    np.savez_compressed(file, **arrays)
 
-        variance = max(0.0, (n * variance - gains.var(axis=1, ddof=1).mean()) / (n - 1))
-        over_seeds = float(t.ppf(0.975, n - 1)) * statistics.stdev(deltas) / n**0.5
-    over_images = 1.96 * float(variance) ** 0.5
-    delta, half = statistics.mean(deltas), math.hypot(over_images, over_seeds or 0.0)
-    found = {"delta": delta, "deltas": deltas, "over_seeds": over_seeds, "over_images": over_images}
-    return {**found, "interval": (delta - half, delta + half), "clear": over_seeds is not None and abs(delta) > half}
+
+def remake(folder: str | Path) -> Table:
+    """Make a table again from table.json and matches.npz alone, its intervals drawn anew.
+
+    Args:
+        folder: Such as docs/results/facades-night.
+    Raises: ValueError, OSError: a file is missing, or was written by an older version.
+    """
+    folder = Path(folder)
+    if not (folder / "matches.npz").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no matches.npz, without which intervals cannot be drawn again; tables of older versions "
+            "have none"
+        )
+    content = read_json(folder / "table.json")
+    results = []
+    with np.load(folder / "matches.npz", allow_pickle=False) as arrays:
+        for record in content["records"]:
+            record = dict(record)
+            row, seed = record.pop("row"), record.pop("seed")
+            result = Result(row, seed, record, Evaluation({}, {}, {}, {}, record["protocol"]))
+            prefix = f"{result.file_name}/"
+            values = {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
+            fields: dict[str, Any] = {
+                name: value.astype(np.int64) if value.ndim else int(value) for name, value in values.items()
+            }
+            matches = Matches(**fields, score=np.zeros(len(fields["image"])))
+            result.evaluation.matches[content["kind"]] = matches
+            results.append(result)
+    return tabulate(content["study"], results, content["latency"], content["groups"])
+
+
+def main(folder: str) -> int:
+    """Print the table of a folder, made again; returns 1 if it is not the one that lies there."""
+    table = remake(folder)
+    print(table)
+    stored = read_json(Path(folder) / "table.json")["rows"]
+    other = [row["name"] for row, old in zip(table.rows, stored) if not same_difference(row, old)]
+    print(f"\nnot as in table.json: {', '.join(other)}" if other else "\nas in table.json")
+    return int(bool(other))
+
+
+def same_difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two rows agree in their difference and its interval, but for rounding."""
+    numbers = [[each["delta"], *each["interval"]] if "delta" in each else [] for each in (row, other)]
+    return len(numbers[0]) == len(numbers[1]) and all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(*numbers))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,339 @@
+"""Refuse what would fail in a run before the first run starts.
+
+    check_models      as soon as the study is read: arguments, models, weights, device, folder, libraries
+    check_data        as soon as its data sets are there: classes, labels, pictures, room on the disk
+
+Both raise ValueError, OSError or ImportError, with the row in front of the message.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import Image
+
+from yolo_wnlb.data import coco
+from yolo_wnlb.study.plan import SPEC, YOLO, Run, naming
+from yolo_wnlb.study.run import load_model, model_yaml, training_arguments
+from yolo_wnlb.twins.enhance import enhancer
+
+LIBRARIES = ("scipy.stats", "matplotlib", "pycocotools.mask")  # what a table needs, beside what training needs
+TRAINING_BYTES = 24  # of each parameter while it is trained: last.pt and best.pt with the state of AdamW
+KEPT_BYTES = 8  # of each parameter afterwards
+PNG_BYTES = 2  # of each pixel of an enhanced picture
+OTHER_PARAMETERS = 45_000_000  # of Mask R-CNN and SOLOv2 on ResNet-50
+MARGIN = 100e6  # bytes for logs, tables and label caches
+
+
+# ---- without the data ----------------------------------------------------------------------------
+
+
+def check_models(runs: Sequence[Run], device: str | None) -> None:
+    """Check everything that runs need except their data.
+
+    Raises:
+        ImportError: a library is missing.
+        ValueError: the device is not there; a training takes no such argument; no model can be built; weights
+            cannot be read or are of another task; rows of one detector would be evaluated at different sizes.
+        OSError: the folder cannot be written; weights are not there.
+    """
+    from ultralytics.utils.torch_utils import select_device
+
+    if not runs:
+        return
+    for library in LIBRARIES:
+        try:
+            importlib.import_module(library)
+        except ImportError as error:
+            raise ImportError(
+                f"compare needs {library.split('.')[0]} ({error}); install it: pip install 'yolo-wnlb[evaluate]'"
+            ) from error
+    select_device(device or "", verbose=False)
+    check_out(runs[0].out)
+    sizes: dict[str, dict[str, Run]] = {}  # of each detector: the sizes that pictures are evaluated at
+    size_of_row: dict[tuple[str, int | None], str] = {}
+    readable = set[str]()  # checkpoints that were read
+    for run in sorted(runs, key=lambda run: "train" not in run.spec):  # those whose weights others evaluate come first
+        check_folder(run)
+        with naming(run.name):
+            if "enhance" in run.spec:
+                enhancer(run.spec["enhance"])
+            if "train" not in run.spec:
+                size = "" if run.source_row else check_given(run, device)
+            else:
+                if run.weights and not run.source_row:
+                    check_there(run)
+                size = check_yolo(run, readable) if run.spec["detector"] == YOLO else check_other(run)
+        size = size or size_of_row.get((run.source_row or "", run.seed), "")
+        size_of_row[run.row, run.seed] = size
+        if size:
+            sizes.setdefault(run.spec["detector"], {}).setdefault(size, run)
+    for detector, different in sizes.items():
+        if len(different) > 1:
+            (a, first), (b, second), *_ = different.items()
+            raise ValueError(
+                f"{first.name} would be evaluated at {a} and {second.name} at {b}, which makes no table: give one size "
+                f"for all in train: {detector}"
+            )
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be made or written."""
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file; choose another out=")
+    parent = existing_parent(out)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{out} cannot be written: {parent} is no folder that you may write into; choose another out="
+        )
+
+
+def check_folder(run: Run) -> None:
+    """Refuse a run whose folder belongs to something else: it is emptied before the run starts."""
+    if run.folder.is_symlink() or (run.folder.exists() and not run.folder.is_dir()):
+        raise FileExistsError(f"{run.folder} is a file or a link, where {run.name} wants a folder; choose another out=")
+    content = [file.name for file in run.folder.iterdir() if file.suffix != ".tmp"] if run.folder.is_dir() else []
+    if content and SPEC not in content:
+        raise FileExistsError(f"{run.folder} holds other files than those of {run.name}; choose another out=")
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path, or the closest folder above it that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def check_yolo(run: Run, readable: set[str]) -> str:
+    """Check the training of an Ultralytics model; returns the size that pictures are evaluated at."""
+    from yolo_wnlb.yolo.parity import load_checkpoint
+
+    spec = run.spec
+    arguments = {**spec["train"], **spec.get("options", {})}
+    check_yolo_arguments(arguments)
+    network = built_yolo(*yolo_definition(spec))
+    check_optimizer(network, arguments)
+    trained_at = spec["train"].get("imgsz", 640)
+    evaluated_at = spec.get("imgsz", trained_at)
+    for side in (trained_at, evaluated_at):
+        if side % (stride := int(network.stride.max())):
+            raise ValueError(f"imgsz is {side}; wanted a multiple of the model's stride, {stride}")
+    if run.weights and not run.source_row and run.weights not in readable:
+        load_checkpoint(Path(run.weights))
+        readable.add(run.weights)
+    return f"{evaluated_at}x{evaluated_at}"
+
+
+def check_yolo_arguments(arguments: Mapping[str, Any]) -> None:
+    """Let Ultralytics check the names and values of its arguments."""
+    from ultralytics.cfg import get_cfg
+
+    try:
+        get_cfg(overrides={**arguments})
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise ValueError(str(error).strip()) from error
+
+
+def yolo_definition(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Return what the network of a run is built from, as texts: model YAML, its hash, and JSON of after and block."""
+    return spec["model"], spec["definition"], json.dumps(spec.get("after")), json.dumps(spec.get("block"))
+
+
+@functools.lru_cache(32)
+def built_yolo(model: str, definition: str, after: str, block: str) -> Any:
+    """Build the network of `yolo_definition`.
+
+    Raises: ValueError: it cannot be built, or is neither for segmentation nor for detection.
+    """
+    from ultralytics import YOLO as Ultralytics
+
+    spec = {"model": model, **({"after": json.loads(after), "block": json.loads(block)} if after != "null" else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yolo = Ultralytics(model_yaml(spec, Path(folder)), verbose=False)
+        except Exception as error:  # a YAML that somebody wrote can fail anywhere in Ultralytics' parser
+            raise ValueError(f"no model can be built from {model}: {error}") from error
+    if yolo.task not in ("segment", "detect"):
+        raise ValueError(f"{model} is a model for '{yolo.task}'; wanted one for segmentation or detection")
+    return yolo.model
+
+
+def check_optimizer(network: Any, arguments: Mapping[str, Any]) -> None:
+    """Let Ultralytics build the optimizer, which it checks only when a training has begun."""
+    from ultralytics.engine.trainer import BaseTrainer
+    from ultralytics.utils import LOGGER
+
+    trainer, level = SimpleNamespace(args=SimpleNamespace(lr0=0.01, freeze=None), data={}), LOGGER.level
+    LOGGER.setLevel(logging.ERROR)  # it would describe an optimizer that nothing is trained with
+    try:
+        BaseTrainer.build_optimizer(trainer, network, arguments.get("optimizer", "auto"))
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        LOGGER.setLevel(level)
+
+
+def check_there(run: Run) -> None:
+    """Refuse weights that are neither there nor published under that name."""
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    detector = run.spec["detector"]
+    published = GITHUB_ASSETS_NAMES if detector == YOLO else ["coco"] if detector.startswith("maskrcnn") else []
+    if run.weights not in published and not Path(str(run.weights)).exists():
+        raise FileNotFoundError(f"there are no weights {run.weights}; train them first (in a study of their own?)")
+
+
+def check_other(run: Run) -> str:
+    """Check the training of Mask R-CNN or SOLOv2; returns the size that pictures are evaluated at."""
+    import torch
+
+    from yolo_wnlb.detectors import torchvision
+    from yolo_wnlb.detectors.fit import check, fit
+
+    spec = run.spec
+    of_build, of_fit = training_arguments(spec)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    check({**defaults, "epochs": None, **of_fit, "seed": spec["seed"]})
+    given = None if run.source_row else run.weights
+    _, known = torchvision.known_classes(spec["detector"], given)
+    if not given:  # what can be frozen is chosen among trained layers
+        of_build = {key: value for key, value in of_build.items() if key not in ("freeze", "trainable_layers")}
+    with torch.device("cpu" if given else "meta"):
+        names = [*known.values()] or ["object"]  # check_data compares the real classes
+        module: Any = torchvision.build(spec["detector"], names, weights=given, **of_build)
+    return torchvision.describe(torchvision.Model(None, module, dict(enumerate(names, 1))))["image_size"]
+
+
+def check_given(run: Run, device: str | None) -> str:
+    """Check weights that are evaluated as they are; returns the size that pictures are evaluated at."""
+    check_there(run)
+    detector, model = given_model(run, device)
+    return detector.describe(model, **({"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}))["image_size"]
+
+
+def given_model(run: Run, device: str | None) -> tuple[Any, Any]:
+    """Load the weights that a run evaluates as they are."""
+    return load_model(run.spec, run.folder, device)
+
+
+# ---- with the data -------------------------------------------------------------------------------
+
+
+def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> None:
+    """Check the data of runs, and their models against it.
+
+    Args:
+        runs: Those that are not done.
+        truth: Of the pictures that they are judged on.
+        device: As Ultralytics takes it.
+    Raises:
+        ValueError: there is nothing to measure; classes or sizes of pictures differ; labels do not fit the
+            task; pictures that are dark would be darkened again.
+        OSError: pictures are missing or cannot be read; there is too little room on the disk.
+    """
+    if not runs:
+        return
+    data, split = runs[0].spec["data"], runs[0].spec["split"]
+    if all(annotation.get("iscrowd") for annotation in truth["annotations"]):
+        raise ValueError(f"{data}, {split}: {len(truth['images'])} pictures without an object; nothing can be measured")
+    if len(truth["images"]) < 2:
+        raise ValueError(f"{data}, {split}: one picture; the intervals of a table need two or more")
+    check_pictures(truth, coco.image_files(truth, data, split))
+    learnt: dict[tuple[str, bool], coco.Truth] = {}  # what is trained on: data, and whether by its label files
+    for run in runs:
+        with naming(run.name):
+            if "train" not in run.spec:
+                if not run.source_row:
+                    detector, model = given_model(run, device)
+                    coco.class_map(detector.names(model), truth)
+                continue
+            key = (run.spec["train_data"], run.spec["detector"] == YOLO)
+            if key not in learnt:
+                learnt[key] = (labels_of if key[1] else masks_of)(key[0])
+                coco.class_map([category["name"] for category in learnt[key]["categories"]], truth)
+            if key[1]:
+                check_yolo_data(run, learnt[key])
+    check_room(runs, truth)
+
+
+def check_pictures(truth: coco.Truth, files: Mapping[int, Path]) -> None:
+    """Read the header of each picture, and compare its size with the truth's."""
+    from ultralytics.data.utils import exif_size
+
+    for image in truth["images"]:
+        file = files[image["id"]]
+        try:
+            with Image.open(file) as opened:
+                width, height = exif_size(opened)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise OSError(f"{file} cannot be read as an image ({error}); mend or remove it") from error
+        if (width, height) != (image["width"], image["height"]):
+            raise ValueError(
+                f"{file} is {width} x {height}, in the truth {image['width']} x {image['height']}; is it another "
+                "version of the picture?"
+            )
+
+
+def labels_of(source: str) -> coco.Truth:
+    """Read what Ultralytics trains on: the headers of the pictures and the label files."""
+    data = coco.data_set(source, "train")
+    numbers: Any = {number + 1: name for number, name in data["names"].items()}
+    truth = coco.from_labels(coco.split_files(data, source, "train"), numbers, f"{source}, train")
+    return {**truth, "categories": [{"id": number, "name": name} for number, name in numbers.items()]}
+
+
+def masks_of(source: str) -> coco.Truth:
+    """Read what Mask R-CNN and SOLOv2 train on: the headers of the pictures and their masks."""
+    from yolo_wnlb.detectors.fit import Pictures
+
+    truth = coco.ground_truth(source, "train")
+    files = coco.image_files(truth, source, "train")
+    Pictures(truth, files, {category["id"]: label for label, category in enumerate(truth["categories"], 1)})
+    check_pictures(truth, files)
+    return truth
+
+
+def check_yolo_data(run: Run, labels: coco.Truth) -> None:
+    """Check that the labels fit the task of a model, and that no picture is darkened twice."""
+    from ultralytics.nn.tasks import guess_model_task
+
+    from yolo_wnlb.yolo.darkness import darkness
+
+    source = run.spec["train_data"]
+    boxes = sum(not annotation.get("segmentation") for annotation in labels["annotations"])
+    if boxes and guess_model_task(built_yolo(*yolo_definition(run.spec))) == "segment":
+        raise ValueError(
+            f"{boxes} of {len(labels['annotations'])} labels of {source}, train, are boxes, and a model for "
+            "segmentation learns from outlines: give a model YAML for detection (yolov8n.yaml), or label outlines"
+        )
+    lowlight = {**run.spec["train"], **run.spec.get("options", {})}.get("lowlight")
+    if lowlight and (done := darkness(coco.data_set(source, "train"))):
+        raise ValueError(f"lowlight={lowlight}, but the pictures of {source} are dark already ({done}); leave it out")
+
+
+def check_room(runs: Sequence[Run], truth: coco.Truth) -> None:
+    """Estimate what runs write, and compare with the room on the disk."""
+    counts = [0]
+    for run in runs:
+        if "train" in run.spec and run.spec["detector"] == YOLO:
+            counts.append(sum(p.numel() for p in built_yolo(*yolo_definition(run.spec)).parameters()))
+        elif "train" in run.spec:
+            counts.append(OTHER_PARAMETERS)
+    enhanced = {run.spec["enhance"] for run in runs if "enhance" in run.spec}
+    pixels = sum(image["width"] * image["height"] for image in truth["images"])
+    needed = KEPT_BYTES * sum(counts) + TRAINING_BYTES * max(counts) + PNG_BYTES * pixels * len(enhanced) + MARGIN
+    place = existing_parent(runs[0].out)
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise OSError(
+            f"{len(runs)} runs will write about {needed / 1e9:.1f} GB into {runs[0].out}, and {free / 1e9:.1f} GB are "
+            "free there: make room, or choose another out="
+        )
