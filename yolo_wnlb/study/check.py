@@ -16,7 +16,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,10 +128,24 @@ def check_yolo(run: Run, readable: set[str]) -> str:
     for side in (trained_at, evaluated_at):
         if side % (stride := int(network.stride.max())):
             raise ValueError(f"imgsz is {side}; wanted a multiple of the model's stride, {stride}")
-    if run.weights and not run.source_row and run.weights not in readable:
-        load_checkpoint(Path(run.weights))
-        readable.add(run.weights)
+    given = [None if run.source_row else run.weights, arguments.get("distill_model")]
+    for weights in {str(weights) for weights in given if weights} - readable:
+        load_checkpoint(Path(weights))
+        readable.add(weights)
     return f"{evaluated_at}x{evaluated_at}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ultralytics from describing what is only built to be checked."""
+    from ultralytics.utils import LOGGER
+
+    level = LOGGER.level
+    LOGGER.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
 
 
 def check_yolo_arguments(arguments: Mapping[str, Any]) -> None:
@@ -138,9 +153,10 @@ def check_yolo_arguments(arguments: Mapping[str, Any]) -> None:
     from ultralytics.cfg import get_cfg
 
     try:
-        get_cfg(overrides={**arguments})
+        with quiet():
+            get_cfg(overrides={**arguments})
     except (SyntaxError, ValueError, TypeError) as error:
-        raise ValueError(str(error).strip()) from error
+        raise ValueError(str(error).strip().split("\n\n")[0]) from error  # without the help for the command line
 
 
 def yolo_definition(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -159,7 +175,8 @@ def built_yolo(model: str, definition: str, after: str, block: str) -> Any:
     spec = {"model": model, **({"after": json.loads(after), "block": json.loads(block)} if after != "null" else {})}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            yolo = Ultralytics(model_yaml(spec, Path(folder)), verbose=False)
+            with quiet():
+                yolo = Ultralytics(model_yaml(spec, Path(folder)), verbose=False)
         except Exception as error:  # a YAML that somebody wrote can fail anywhere in Ultralytics' parser
             raise ValueError(f"no model can be built from {model}: {error}") from error
     if yolo.task not in ("segment", "detect"):
@@ -170,16 +187,13 @@ def built_yolo(model: str, definition: str, after: str, block: str) -> Any:
 def check_optimizer(network: Any, arguments: Mapping[str, Any]) -> None:
     """Let Ultralytics build the optimizer, which it checks only when a training has begun."""
     from ultralytics.engine.trainer import BaseTrainer
-    from ultralytics.utils import LOGGER
 
-    trainer, level = SimpleNamespace(args=SimpleNamespace(lr0=0.01, freeze=None), data={}), LOGGER.level
-    LOGGER.setLevel(logging.ERROR)  # it would describe an optimizer that nothing is trained with
+    trainer = SimpleNamespace(args=SimpleNamespace(lr0=0.01, freeze=None), data={})
     try:
-        BaseTrainer.build_optimizer(trainer, network, arguments.get("optimizer", "auto"))
+        with quiet():
+            BaseTrainer.build_optimizer(trainer, network, arguments.get("optimizer", "auto"))
     except NotImplementedError as error:
         raise ValueError(str(error)) from error
-    finally:
-        LOGGER.setLevel(level)
 
 
 def check_there(run: Run) -> None:
@@ -195,22 +209,41 @@ def check_there(run: Run) -> None:
 def check_other(run: Run) -> str:
     """Check the training of Mask R-CNN or SOLOv2; returns the size that pictures are evaluated at."""
     import torch
+    from torchvision.models.detection import MaskRCNN
 
-    from yolo_wnlb.detectors import torchvision
+    from yolo_wnlb.detectors import maskrcnn, torchvision
     from yolo_wnlb.detectors.fit import check, fit
+    from yolo_wnlb.detectors.solov2 import SOLOv2
 
     spec = run.spec
     of_build, of_fit = training_arguments(spec)
+    check_like_defaults({**of_build, **of_fit}, fit, MaskRCNN if spec["detector"].startswith("maskrcnn") else SOLOv2)
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
     check({**defaults, "epochs": None, **of_fit, "seed": spec["seed"]})
     given = None if run.source_row else run.weights
     _, known = torchvision.known_classes(spec["detector"], given)
-    if not given:  # what can be frozen is chosen among trained layers
-        of_build = {key: value for key, value in of_build.items() if key not in ("freeze", "trainable_layers")}
-    with torch.device("cpu" if given else "meta"):
-        names = [*known.values()] or ["object"]  # check_data compares the real classes
-        module: Any = torchvision.build(spec["detector"], names, weights=given, **of_build)
+    names = [*known.values()] or ["object"]  # check_data compares the real classes
+    freeze = (of_build.pop("freeze", "none"), of_build.pop("trainable_layers", None))
+    try:
+        with torch.device("cpu" if given else "meta"):
+            module: Any = torchvision.build(spec["detector"], names, weights=given, **of_build)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"no model can be built from {of_build}: {error}") from error
+    maskrcnn.set_trainable(module, *freeze, bool(run.weights), True)  # weights of another row are not there yet
     return torchvision.describe(torchvision.Model(None, module, dict(enumerate(names, 1))))["image_size"]
+
+
+def check_like_defaults(arguments: Mapping[str, Any], *functions: Any) -> None:
+    """Refuse what is no number, or no list, where the default of a function's argument is one."""
+    for function in functions:
+        for name, parameter in inspect.signature(function).parameters.items():
+            value, default = arguments.get(name), parameter.default
+            if value is None or isinstance(default, bool) or name == "min_size":  # that one may be either
+                continue
+            if isinstance(default, (int, float)) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"{name} is {value!r}; wanted a number, such as {default}")
+            if isinstance(default, (list, tuple)) and not isinstance(value, (list, tuple)):
+                raise ValueError(f"{name} is {value!r}; wanted a list, such as {list(default)}")
 
 
 def check_given(run: Run, device: str | None) -> str:

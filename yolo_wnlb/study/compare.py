@@ -28,7 +28,7 @@ from yolo_wnlb.data.journal import STATE, locked, write_json
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.check import check_data, check_models
-from yolo_wnlb.study.plan import LOG, RECORD, RESULT, SPEC, Run, groups_of, read_study, runs_of, with_hashes
+from yolo_wnlb.study.plan import LOG, RECORD, RESULT, SPEC, Run, groups_of, naming, read_study, runs_of, with_hashes
 from yolo_wnlb.study.run import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.table import Result, Table, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
@@ -68,8 +68,10 @@ def compare(
     if type(jobs) is not int or jobs < 1:
         raise ValueError(f"jobs is {jobs!r}; wanted a whole number, 1 or more")
     plan, home = read_study(study), Path(out).resolve()
-    runs = runs_of(plan, home)
-    check_models([run for run in runs if not run.recorded], device)
+    file = str(study) if isinstance(study, (str, Path)) else "study"
+    with naming(file):
+        runs = runs_of(plan, home)
+        check_models([run for run in runs if not run.recorded], device)
     for folder, how in plan["darken"].items():
         report = darken_dataset(how["source"], folder, **{key: value for key, value in how.items() if key != "source"})
         print(report, flush=True)
@@ -78,10 +80,11 @@ def compare(
                 f"{folder}: some pictures could not be darkened, and rows on different pictures make no table; mend "
                 "the source"
             )
-    truth = coco.ground_truth(plan["data"], plan["split"])
-    groups = groups_of(plan, truth)
-    runs = with_hashes(runs, truth)
-    check_data(unfinished(runs), truth, device)
+    with naming(file):
+        truth = coco.ground_truth(plan["data"], plan["split"])
+        groups = groups_of(plan, truth)
+        runs = with_hashes(runs, truth)
+        check_data(unfinished(runs), truth, device)
     (home / STATE).mkdir(parents=True, exist_ok=True)
     with locked(home):
         todo = unfinished(runs)  # another process may have finished some since

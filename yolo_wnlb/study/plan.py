@@ -194,6 +194,8 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{file}: split: train would test on the pictures that were trained on; give val or test")
     check_groups(f"{file}: groups:", content["groups"])
     rows = {str(name): {"detector": YOLO, **without_none(row)} for name, row in content["rows"].items()}
+    if "" in rows:
+        raise ValueError(f"{file}: a row has no name; wanted rows: {{name: {{...}}}}")
     if len(rows) < len(content["rows"]):
         raise ValueError(f"{file}: two rows have one name, as a text and as a number; rename one of them")
     for name, row in rows.items():
@@ -309,6 +311,8 @@ def check_arguments(place: str, arguments: Mapping[str, Any], refused: Sequence[
     sides = arguments.get("min_size", 1)
     if not all(type(side) is int and side > 0 for side in (sides if isinstance(sides, (list, tuple)) else [sides])):
         raise ValueError(f"{place}: min_size is {sides!r}; wanted a whole number of pixels, 1 or more")
+    if isinstance(sides, int) and sides > arguments.get("max_size", sides):
+        raise ValueError(f"{place}: min_size is {sides}, above max_size, {arguments['max_size']}")
 
 
 def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
