@@ -31,6 +31,7 @@ PROTOCOL = (  # in which all runs of a detector have to be alike
 )
 NO_NMS = "none, end to end"  # the nms_iou of a model whose architecture needs no suppression
 KINDS = {"segm": "mask", "bbox": "box"}
+NOT_KEPT = ("score", "rank")  # columns of `Matches` that AP does not depend on
 
 
 class Result(NamedTuple):
@@ -321,12 +322,12 @@ def own_training(row: Mapping[str, Any]) -> str:
 def save_matches(file: Path, evaluations: Mapping[str, Evaluation], kind: str) -> None:
     """Write which detection of which picture hit an object, for all runs; `RUN/image`, `RUN/hit`, ... (see `Matches`).
 
-    Scores are left out: the rows are in their order, which is all that AP depends on.
+    Scores are left out: the rows are in the order of falling scores, which is all that AP depends on.
     """
     arrays: dict[str, Any] = {}
     for run, evaluation in evaluations.items():
         for name, value in evaluation.matches[kind]._asdict().items():
-            if name != "score":
+            if name not in NOT_KEPT:
                 array = np.asarray(value)
                 arrays[f"{run}/{name}"] = array.astype(np.min_scalar_type(int(array.max(initial=0))))
     np.savez_compressed(file, **arrays)
@@ -357,7 +358,8 @@ def remake(folder: str | Path) -> Table:
             fields: dict[str, Any] = {
                 name: value.astype(np.int64) if value.ndim else int(value) for name, value in values.items()
             }
-            matches = Matches(**fields, score=np.zeros(len(fields["image"])))
+            fields |= {name: np.zeros(len(fields["image"])) for name in Matches._fields if name not in fields}
+            matches = Matches(**fields)
             result.evaluation.matches[content["kind"]] = matches
             results.append(result)
     return tabulate(content["study"], results, content["latency"], content["groups"])
