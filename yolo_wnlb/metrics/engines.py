@@ -188,7 +188,7 @@ def hotcoco_evaluator(task: Task) -> Evaluator:
 
         def arrays() -> dict[str, Any]:
             evaluator.accumulate()
-            return evaluator.eval
+            return evaluator.eval or {}
 
         return Evaluated(arrays, lambda: evaluator.eval_imgs)
 

@@ -212,14 +212,14 @@ def check_other(run: Run) -> str:
     from torchvision.models.detection import MaskRCNN
 
     from yolo_wnlb.detectors import maskrcnn, torchvision
-    from yolo_wnlb.detectors.fit import check, fit
+    from yolo_wnlb.detectors.fit import check_settings, fit
     from yolo_wnlb.detectors.solov2 import SOLOv2
 
     spec = run.spec
     of_build, of_fit = training_arguments(spec)
     check_like_defaults({**of_build, **of_fit}, fit, MaskRCNN if spec["detector"].startswith("maskrcnn") else SOLOv2)
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
-    check({**defaults, "epochs": None, **of_fit, "seed": spec["seed"]})
+    check_settings({**defaults, "epochs": None, **of_fit, "seed": spec["seed"]})
     given = None if run.source_row else run.weights
     _, known = torchvision.known_classes(spec["detector"], given)
     names = [*known.values()] or ["object"]  # check_data compares the real classes
