@@ -246,7 +246,12 @@ def inside(out: Path, name: str) -> Path:
     """
     path = out / name
     folder, real_folder = path.parent, os.path.realpath(path.parent)
-    if os.path.normcase(folder) != os.path.normcase(real_folder) or not path.is_relative_to(out) or path == out:
+    if (
+        os.path.normcase(folder) != os.path.normcase(real_folder)
+        or not path.is_relative_to(out)
+        or path.name in ("", "..")
+        or path == out
+    ):
         raise OSError(
             f"{path} would be written to {real_folder}, because of a link or '..' in its path; nothing is written "
             f"outside {out}: remove the link, or choose another out="

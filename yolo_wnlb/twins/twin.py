@@ -199,8 +199,8 @@ def refuse_other_pictures(plan: Plan) -> None:
     recorded = {key for key, lines in recorded_lines(plan.twin).items() if any("error" not in line for line in lines)}
     if recorded and recorded.isdisjoint(picture.key for picture in plan.pictures):
         raise ValueError(
-            f"{plan.twin.out} was made from other pictures, such as {printable(min(recorded))}, and the source has "
-            "none of them; choose another out=, or delete this one"
+            f"{plan.twin.out} was made from other pictures, such as {printable(min(recorded))}; the source has none "
+            "of them; choose another out=, or delete this one"
         )
 
 
