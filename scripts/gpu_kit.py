@@ -37,20 +37,18 @@ ARCHIVE_EVERY, ENDING = 10.0, 10.0  # seconds between archives; seconds of LIMIT
 STAGE_LIMITS = {"tests": 120.0, "benchmark": 180.0}  # seconds; a study takes what is left
 LETTERS = {"a": "tests", "b": "benchmark", "c": "study"}
 
-# What a machine that is made for PyTorch has: never carried. Of two names of one package either will do.
+# What a machine that is made for PyTorch has; carried only when CARRY= names it
 ON_THE_MACHINE = (
     *("torch", "torchvision", "numpy", "scipy", "matplotlib", "pillow", "pyyaml", "requests", "psutil"),
-    *("opencv-python", "onnx", "onnxruntime", "pytest"),
+    *("opencv-python", "opencv-python-headless", "onnx", "onnxruntime"),
 )
 # Carried beside what pyproject.toml names; of Ultralytics' own needs, all that `import ultralytics` and a training need
-ALWAYS_CARRIED = ("ultralytics", "ultralytics-thop", "pytest", "pluggy", "iniconfig", "packaging", "pygments")
-IMPORTED = (  # what has to be importable before a stage starts, and the package that brings it
-    *(("torch", "torch"), ("torchvision", "torchvision"), ("numpy", "numpy"), ("cv2", "opencv-python-headless")),
-    *(("PIL", "pillow"), ("yaml", "pyyaml"), ("requests", "requests"), ("psutil", "psutil")),
-    *(("matplotlib", "matplotlib"), ("scipy", "scipy"), ("onnx", "onnx"), ("onnxruntime", "onnxruntime")),
-    *(("pytest", "pytest"), ("ultralytics", "ultralytics"), ("thop", "ultralytics-thop"), ("polars", "polars")),
-    *(("pycocotools", "pycocotools"), ("yolo_wnlb", "yolo-wnlb")),
-)
+ALWAYS_CARRIED = ("ultralytics", "ultralytics-thop", "pytest>=8", "pluggy", "iniconfig", "packaging", "pygments")
+IMPORTED = {  # what has to be importable before a stage starts, beside what was carried, and the package that brings it
+    **{name: name for name in ("torch", "torchvision", "numpy", "scipy", "matplotlib", "requests", "psutil", "onnx")},
+    **{"onnxruntime": "onnxruntime", "pytest": "pytest", "polars": "polars"},
+    **{"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml", "yolo_wnlb": "yolo-wnlb"},
+}
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux1")
 WEIGHTS_AND_PICTURES = (".pt", ".onnx", ".jpg", ".png", ".npy", ".cache")  # left out of the archive, but for tables
 
@@ -65,20 +63,22 @@ class Mistake(Exception):
 def pack(studies: list[str]) -> int:
     """Make the folder that travels, and say what everything in it weighs."""
     wheels = KIT / "wheels"
-    shutil.rmtree(KIT, ignore_errors=True)
+    clear(KIT, "kit.json")
     wheels.mkdir(parents=True)
+    (KIT / "kit.json").write_text(json.dumps({"code": "unfinished"}), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     target = ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp"]
     for name in PLATFORMS:
         target += ["--platform", f"{name}_x86_64"]
-    for requirement in carried():
+    requirements = carried()
+    for requirement in requirements.values():
         call([*pip, "download", "-q", "--no-deps", *target, "-d", str(wheels), requirement])
     call([*pip, "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)])
     files = sorted({file for study in studies for file in files_of(study_file(study))})
     with tarfile.open(KIT / "data.tar.gz", "w:gz", dereference=True) as tar:
         for file in files:
             tar.add(file, arcname=file.as_posix(), recursive=False)
-    kit = {"code": digest_of_code(), "studies": studies, "wheels": [wheel.name for wheel in sorted(wheels.iterdir())]}
+    kit = {"code": digest_of_code(), "studies": studies, "packages": list(requirements)}
     (KIT / "kit.json").write_text(json.dumps(kit, indent=1) + "\n", encoding="utf-8")
 
     sizes = {str(file.relative_to(KIT)): file.stat().st_size for file in sorted(KIT.rglob("*")) if file.is_file()}
@@ -92,17 +92,23 @@ def pack(studies: list[str]) -> int:
     return 0
 
 
-def carried() -> list[str]:
-    """List what to download: what this project needs and the other machine lacks, in the versions installed here."""
+def carried() -> dict[str, str]:
+    """Return what to download: what this project needs and the other machine lacks, {package: requirement}.
+
+    In the versions that are installed here, or, of what is not, as the project asks for it.
+    """
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras.get("export", []), *extras.get("evaluate", [])]
-    names = [normal(re.match(r"[\w.-]+", requirement)[0]) for requirement in asked]  # type: ignore[index]
-    names = [name for name in names if name not in ON_THE_MACHINE and name != "yolo-wnlb"]
-    wanted = dict.fromkeys([*ALWAYS_CARRIED, *names, *map(normal, os.environ.get("CARRY", "").split())])
-    return [f"{name}=={version}" if (version := installed(name)) else name for name in wanted]
+    asked = [*ALWAYS_CARRIED, *project["dependencies"], *extras["export"], *extras["evaluate"]]
+    requirements = {}
+    for requirement in [*asked, *os.environ.get("CARRY", "").split()]:
+        wanted = requirement.partition(";")[0].strip()
+        name = normal(re.split(r"[^\w.-]", wanted)[0])
+        if name not in ON_THE_MACHINE or requirement not in asked:
+            requirements[name] = f"{name}=={version}" if (version := installed(name)) else wanted
+    return requirements
 
 
 def files_of(study: Path) -> Iterator[Path]:
@@ -169,7 +175,7 @@ def install(environment: Path) -> int:
     done = environment / "kit.json"
     if done.is_file() and done.read_text(encoding="utf-8") == kit:
         return 0
-    shutil.rmtree(environment, ignore_errors=True)
+    clear(environment, "pyvenv.cfg")
     call([sys.executable, "-m", "venv", "--without-pip", str(environment)])
     paths = {"base": str(environment), "platbase": str(environment)}
     packages = Path(sysconfig.get_path("purelib", "venv", paths))
@@ -187,6 +193,13 @@ def install(environment: Path) -> int:
     done.write_text(kit, encoding="utf-8")
     print(f"{environment}: the packages of {sys.executable}, and {', '.join(Path(wheel).name for wheel in missing)}")
     return 0
+
+
+def clear(folder: Path, mark: str) -> None:
+    """Delete a folder of an earlier call, which the file `mark` tells; refuse to delete any other."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise Mistake(f"{folder} holds something else, no {mark}; choose another folder, or empty it")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def normal(name: str) -> str:
@@ -398,7 +411,9 @@ def surroundings() -> dict[str, Any]:
 
     Raises: Mistake: something that a stage imports is missing, or there is no such device.
     """
-    lacking = [package for module, package in IMPORTED if importlib.util.find_spec(module) is None]
+    kit = json.loads((KIT / "kit.json").read_text(encoding="utf-8"))
+    lacking = [package for module, package in IMPORTED.items() if importlib.util.find_spec(module) is None]
+    lacking += [package for package in kit["packages"] if not installed(package)]
     if lacking:
         raise Mistake(f"this machine lacks {', '.join(lacking)}; pack again with CARRY='{' '.join(lacking)}'")
     import onnxruntime

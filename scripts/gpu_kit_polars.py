@@ -1,7 +1,7 @@
 """Stands for polars on a machine without it: Ultralytics reads its results.csv with it once an epoch, and no more.
 
-polars is 55 MB, nearly all that `gpu_kit.sh` may carry. The kit copies this file into its own environment as polars.py
-if the machine has no polars. Anything else of polars raises an AttributeError.
+polars takes 52 MiB, nearly all that `gpu_kit.sh` may carry. The kit copies this file into its own environment as
+polars.py if the machine has no polars. Anything else of polars raises an AttributeError.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,25 @@ def test_what_is_not_here_or_lies_elsewhere_is_not_packed(kit):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="to pack takes tomllib")
-def test_what_is_carried_is_what_the_project_needs_and_a_machine_with_pytorch_lacks(kit):
-    names = {requirement.split("==")[0] for requirement in kit.carried()}
-    assert names >= {"ultralytics", "ultralytics-thop", "pycocotools", "pytest"}
-    assert not names & {"torch", "numpy", "opencv-python", "onnxruntime", "scipy", "yolo-wnlb", "albumentations"}
+def test_what_is_carried_is_what_the_project_needs_and_a_machine_with_pytorch_lacks(kit, monkeypatch):
+    found = kit.carried()
+    assert found.keys() >= {"ultralytics", "ultralytics-thop", "pycocotools", "pytest"}
+    assert not found.keys() & {"torch", "numpy", "opencv-python", "onnxruntime", "scipy", "yolo-wnlb", "albumentations"}
+    assert found["ultralytics"] == f"ultralytics=={metadata.version('ultralytics')}"
+    monkeypatch.setenv("CARRY", "scipy no_such.package")
+    monkeypatch.setattr(kit, "installed", lambda name: None)
+    found = kit.carried()
+    assert (found["scipy"], found["no-such-package"]) == ("scipy", "no_such.package")
+    assert found["pycocotools"].startswith("pycocotools>=")  # as pyproject.toml says
+
+
+def test_a_folder_of_something_else_is_not_deleted(kit):
+    kit.KIT.mkdir()
+    (kit.KIT / "mine").touch()
+    for work in (lambda: kit.pack([]), lambda: kit.clear(kit.KIT, "pyvenv.cfg")):
+        with pytest.raises(kit.Mistake, match="gpu_kit holds something else"):
+            work()
+    assert (kit.KIT / "mine").exists()
 
 
 # ---- install ---------------------------------------------------------------------------------------
@@ -104,6 +120,14 @@ def test_the_stand_in_for_polars_reads_what_polars_reads():
     assert [name.strip() for name in wanted] == list(stand_in)
     for found, column in zip(stand_in.values(), wanted.values()):
         assert [str(float(value)) for value in found] == [str(float(str(value).strip())) for value in column]
+
+
+def test_a_machine_that_lacks_something_is_told_what_to_pack(kit):
+    kit.KIT.mkdir()
+    (kit.KIT / "kit.json").write_text(json.dumps({"packages": ["ultralytics", "no-such-package"]}))
+    kit.IMPORTED["no_such_module"] = "another-package"
+    with pytest.raises(kit.Mistake, match="lacks another-package, no-such-package; pack again with CARRY='another"):
+        kit.surroundings()
 
 
 # ---- the stages ------------------------------------------------------------------------------------
