@@ -110,9 +110,9 @@ def test_a_checkpoint_on_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(OSError, match=r"best\.pt cannot be written.*make room"):
-            with replaced(tmp_path / "best.pt") as draft:
-                torch.save(torch.zeros(100_000), draft)
+        full = pytest.raises(OSError, match=r"best\.pt cannot be written.*make room")
+        with full, replaced(tmp_path / "best.pt") as draft:
+            torch.save(torch.zeros(100_000), draft)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names_in(tmp_path) == []
