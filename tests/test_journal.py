@@ -110,12 +110,29 @@ def test_a_checkpoint_on_a_full_disk_leaves_nothing_and_says_what_to_do(tmp_path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        full = pytest.raises(OSError, match=r"best\.pt cannot be written.*make room")
-        with full, replaced(tmp_path / "best.pt") as draft:
+        told = r"best\.pt cannot be written.*make room"
+        with pytest.raises(OSError, match=told), replaced(tmp_path / "best.pt") as draft:
             torch.save(torch.zeros(100_000), draft)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names_in(tmp_path) == []
+
+
+def test_a_folder_is_made_while_others_remove_it(tmp_path, monkeypatch):
+    mkdir, calls = Path.mkdir, iter([FileExistsError(17, "gone meanwhile"), FileNotFoundError(2, "gone meanwhile")])
+
+    def racing(path, *args, **options):
+        if path.name == ".darken" and (error := next(calls, None)):
+            raise error
+        return mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", racing)
+    with locked(tmp_path):
+        pass
+    monkeypatch.undo()
+    (tmp_path / ".darken").write_text("mine")
+    with pytest.raises(OSError, match=r"\.darken/lock cannot be written: File exists"), locked(tmp_path):
+        pass
 
 
 # --- inside

@@ -195,7 +195,7 @@ def held(file: Path, out: Path) -> Iterator[None]:
 def try_lock(file: Path) -> BinaryIO | None:
     """Open and lock a file; None if somebody else holds it, or removed it just now."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         stream = os.fdopen(os.open(file, flags, 0o666), "r+b")
     except FileNotFoundError:  # its folder went away
@@ -266,6 +266,16 @@ def write(out: Path, name: str, content: bytes, part: str = ALL) -> None:
         stream.write(content)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, also while another run removes them because they are empty."""
+    for _ in range(100):
+        with suppress(FileExistsError, FileNotFoundError):  # mkdir looks twice, and they may be gone the second time
+            return folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_file():
+            break
+    return folder.mkdir(parents=True, exist_ok=True)
+
+
 def remove(out: Path, name: str) -> bool:
     """Remove a file below a folder, and the folders that become empty; return whether it was there."""
     file = inside(out, name)
@@ -305,8 +315,8 @@ def replaced(target: Path, draft: Path | None = None) -> Iterator[Path]:
     name = hashlib.blake2b(os.fsencode(target.name), digest_size=6).hexdigest()
     draft = draft or target.with_name(f".{target.name[:32]}.{name}.tmp")  # any target.name that fits the disk
     try:
-        for folder in (target.parent, draft.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
+        make_folder(draft.parent)
         draft.unlink(missing_ok=True)
         yield draft
         draft.replace(target)
