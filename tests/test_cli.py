@@ -339,6 +339,7 @@ ENDINGS = [  # what our code does, exit status, what is said
     ("import no_such_package", 2, "No module named 'no_such_package'"),
     ("import torch; torch.load('gone.pt')", 2, "gone.pt: No such file"),
     ("from ultralytics.utils.torch_utils import select_device; select_device('7')", 2, "Invalid CUDA 'device=7'"),
+    ("from ultralytics.utils import YAML; YAML.load('night.jpg')", 2, "Not a YAML file: night.jpg"),  # an assert
     ("1 / 0", 70, "ZeroDivisionError"),
     ("[][0]", 70, "IndexError"),
     ("{}['key']", 70, "KeyError"),
@@ -346,6 +347,7 @@ ENDINGS = [  # what our code does, exit status, what is said
     ("raise KeyError('key')", 70, "KeyError"),
     ("raise NotImplementedError", 70, "NotImplementedError"),
     ("assert False", 70, "AssertionError"),
+    ("assert not 'a message of ours'[0], 'a message of ours'", 70, "AssertionError: a message of ours"),
     ("int('x')", 70, "ValueError: invalid literal"),
     ("b'\\xff'.decode()", 70, "UnicodeDecodeError"),
     ("def deeper(): deeper()\n deeper()", 70, "RecursionError"),

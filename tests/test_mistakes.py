@@ -23,17 +23,19 @@ def model_yaml(row):
 
 
 def command(*words):
-    """Run `yolo-wnlb`; a mistake must end with status 2 and one message."""
+    """Run `yolo-wnlb`; a mistake must end with status 2 and one line on standard error, the last that is printed."""
     import contextlib
     import io
 
     from yolo_wnlb.cli import main
 
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
         status = main([str(word) for word in words])
-    assert status == 2, said.getvalue()
-    raise SystemExit(said.getvalue())
+    assert status == 2, out.getvalue() + err.getvalue()
+    lines = err.getvalue().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("yolo-wnlb"), lines
+    raise SystemExit(lines[0].split(": ", 1)[1])
 
 
 def train(model, task="segment", **options):
@@ -271,6 +273,22 @@ def inspect_without_blocks():
     command("inspect", "plain.pt")
 
 
+def wrong_file(name, content, *words):
+    """Run a command on a file that holds something else; FILE in its words is that file."""
+    shapes()
+    Path(name).write_bytes(content) if content is not None else Path(name).mkdir()
+    command(*[word.replace("FILE", name) for word in words])
+
+
+def unwritable_output():
+    """A path below a file cannot be made, whoever the user is."""
+    Path("note.txt").write_text("precious")
+    command("graft", "yolov8-seg.yaml", "out=note.txt/mine.yaml")
+
+
+UTF_16 = "names: [a]".encode("utf-16")
+
+
 MISTAKES = [  # what was done, how, and what the message must say
     (
         "unknown operation in a YAML row",
@@ -318,6 +336,36 @@ MISTAKES = [  # what was done, how, and what the message must say
     ),
     ("wrong option of graft", lambda: command("graft", "yolov8.yaml", "mode=dot"), ["mode", "operation"]),
     ("unknown command", lambda: command("train", "yolov8n.pt"), ["'train'", "graft, export-check, darken"]),
+    ("command of yolo", lambda: command("val", "best.pt"), ["no command 'val'", "yolo val"]),
+    ("command mistyped", lambda: command("prevew"), ["no command 'prevew' (did you mean 'preview'?)"]),
+    ("option given twice", lambda: command("graft", "a.yaml", "out=a", "out=b"), ["out= is given twice"]),
+    ("half a pixel", lambda: command("evaluate", "best.pt", "data=a", "imgsz=64.5"), ["imgsz=64.5", "whole number"]),
+    ("data mistyped", lambda: command("evaluate", "best.pt", "dta=a.yaml"), ["no option dta (did you mean 'data'?)"]),
+    (
+        "data of inspect",
+        lambda: command("inspect", "best.pt", "data=a.yaml"),
+        ["no option data", "images=dark/data.yaml"],
+    ),
+    ("two models to graft", lambda: command("graft", "a.yaml", "b.yaml"), ["found ['a.yaml', 'b.yaml']"]),
+    ("folder that cannot be made", unwritable_output, ["note.txt"]),
+    ("YAML in UTF-16", lambda: wrong_file("a.yaml", UTF_16, "graft", "FILE"), ["a.yaml"]),
+    ("folder for a model YAML", lambda: wrong_file("a.yaml", None, "graft", "FILE"), ["a.yaml"]),
+    ("list for a model YAML", lambda: wrong_file("a.yaml", b"- a", "graft", "FILE"), ["a.yaml"]),
+    ("picture for a data YAML", lambda: wrong_file("a.jpg", b"x", "darken", "FILE", "out=dark"), ["a.jpg"]),
+    ("empty folder for a data set", lambda: wrong_file("none", None, "darken", "FILE", "out=dark"), ["none"]),
+    ("text to darken", lambda: wrong_file("a.txt", b"x", "enhance", "FILE", "out=o", "with=clahe"), ["a.txt"]),
+    ("empty data YAML", lambda: wrong_file("a.yaml", b"", "preview", "FILE"), ["a.yaml"]),
+    ("empty checkpoint", lambda: wrong_file("a.pt", b"", "inspect", "FILE", "images=shapes/images/val"), ["a.pt"]),
+    ("text for a checkpoint", lambda: wrong_file("a.pt", b"x", "export-check", "FILE", "b.onnx"), ["a.pt"]),
+    ("folder for a checkpoint", lambda: wrong_file("a.pt", None, "inspect", "FILE"), ["a.pt"]),
+    ("picture to preview broken", lambda: wrong_file("a.jpg", b"x", "preview", "FILE"), ["a.jpg"]),
+    ("study that is a list", lambda: wrong_file("s.yaml", b"- a", "compare", "FILE"), ["s.yaml"]),
+    ("study in UTF-16", lambda: wrong_file("s.yaml", UTF_16, "compare", "FILE"), ["s.yaml"]),
+    (
+        "device that is not there",
+        lambda: wrong_file("a.txt", b"x", "evaluate", "best.pt", "data=shapes/data.yaml", "device=7"),
+        ["device=7"],
+    ),
     ("space around =", lambda: command("graft", "yolov8.yaml", "after=", "P3"), ["after=", "without spaces"]),
     ("segmentation model for detection", wrong_task, ["'detect'", "yolo segment train", "yolov8n-wnlb.yaml"]),
     ("weights file missing", missing_weights, ["yolov8m-seg-mine.pt", "official names"]),

@@ -43,6 +43,7 @@ from yolo_wnlb.version import __version__
 from yolo_wnlb.words import suggestion
 
 ISSUES = "https://github.com/yolo-wnlb/yolo-wnlb/issues"
+OF_YOLO = ("train", "val", "predict", "track", "export", "benchmark")  # commands that stay with Ultralytics
 Run = Callable[[list[str], dict[str, Any]], int]
 
 COMMANDS: dict[str, Command] = {}
@@ -90,9 +91,10 @@ def run(words: list[str]) -> int:
         return 0
     name = names[0] if asks else words[0]
     if name not in COMMANDS:
-        choices = ", ".join(COMMANDS)
+        elsewhere = f"; that is a command of yolo: yolo {name}" if name in OF_YOLO else ""
         raise ValueError(
-            f"no command {name!r}{suggestion(name, COMMANDS)}; choose from {choices}; yolo-wnlb --help explains them"
+            f"no command {name!r}{elsewhere or suggestion(name, COMMANDS)}; choose from {', '.join(COMMANDS)}; "
+            "yolo-wnlb --help explains them"
         )
     if asks:
         print(explain(COMMANDS[name]))

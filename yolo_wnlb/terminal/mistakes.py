@@ -11,8 +11,9 @@ Three kinds of exceptions come from the world and not from a `raise` of ours, an
 - MemoryError: what was asked for does not fit;
 - ImportError: a package that is not installed or cannot be loaded, except for a module of our own.
 
-Ultralytics is given what the user wrote (a model, a device, a size of images) and checks it with `raise` statements of
-its own; they count like ours.
+Ultralytics is given what the user wrote (a data YAML, a model, a device, a size of images) and checks it with `raise`
+statements of its own, and with `assert` statements that have a message ("Not a YAML file: night.jpg"); they count like
+ours.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def is_mistake(error: BaseException) -> bool:
         return True
     if isinstance(error, ImportError):
         return not (error.name or "").startswith("yolo_wnlb") or raised_in(error, CHECKS_IN)
+    if isinstance(error, AssertionError):
+        return bool(str(error)) and raised_in(error, ("ultralytics",))
     checks = isinstance(error, RAISED_BY_CHECKS) and not isinstance(error, NEVER_CHECKS)
     return checks and raised_in(error, CHECKS_IN)
 
