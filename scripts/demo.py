@@ -1,6 +1,6 @@
 """The main job on the built-in data set: train in the dark, evaluate, export, check the export.
 
-    python scripts/demo.py [folder]        # minutes on a CPU; results in runs/demo unless told otherwise
+    python scripts/demo.py [folder]        # minutes on a CPU; results in runs/demo unless a folder is given
 
 The same by hand, with the settings of TRAINING:
     yolo segment train model=yolov8n-seg-wnlb.yaml data=shapes-dark.yaml imgsz=160 epochs=20 batch=8 nbs=8 ...

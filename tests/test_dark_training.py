@@ -428,7 +428,7 @@ def test_a_dark_twin_is_known_by_its_manifest_under_any_yaml(bright, tmp_path):
 @pytest.mark.parametrize("said", [None, {}])
 def test_a_manifest_of_another_program_makes_nothing_dark(said, tmp_path):
     (tmp_path / "manifest.jsonl").write_text('{"file": "a.png"}\n')
-    assert dark_training.darkness({"path": tmp_path, "lowlight": said}) == ""
+    assert dark_training.darkened_by({"path": tmp_path, "lowlight": said}) == ""
 
 
 def test_a_data_yaml_that_asks_for_darkness_is_told_where_to_ask(tmp_path):

@@ -114,33 +114,33 @@ def maskrcnn(
         ValueError: an argument is out of range, or missing (eps); the file is of another model; a frozen
             part would keep a random start.
     """
-    state, ours = read_weights(weights, variant)
-    variant = variant or ours.get("variant", "v1")
-    backbone = backbone or ours.get("backbone", "resnet50")
-    published = weights is not None and not ours and is_published(weights)
+    state, recipe = read_weights(weights, variant)
+    variant = variant or recipe.get("variant", "v1")
+    backbone = backbone or recipe.get("backbone", "resnet50")
+    published = weights is not None and not recipe and is_published(weights)
     counted = not state or variant == "v2" or f"backbone.body.bn1.{COUNTER}" in state
-    norm = norm or ours.get("norm") or ("batch" if counted and not published else "frozen")
-    if eps is None and not (ours or published or counted):
+    norm = norm or recipe.get("norm") or ("batch" if counted and not published else "frozen")
+    if eps is None and not (recipe or published or counted):
         raise ValueError(
             f"{weights} has frozen norms, and no file of torchvision says with which eps: give eps=0.0 if it was "
             "trained from the COCO weights, eps=1e-5 if from a backbone alone. What save() writes afterwards says it"
         )
     if eps is None:
-        eps = ours.get("eps", 0.0 if published and norm == "frozen" else 1e-5)
-    options = {**ours.get("options", {}), **options}
+        eps = recipe.get("eps", 0.0 if published and norm == "frozen" else 1e-5)
+    options = {**recipe.get("options", {}), **options}
     check(options, variant=(variant, COCO), norm=(norm, NORMS), backbone=(backbone, BACKBONES))
     if variant == "v2" and (backbone, norm) != ("resnet50", "batch"):
         raise ValueError(f"variant 'v2' has backbone='resnet50' and norm='batch'; got {backbone!r} and {norm!r}")
-    had, added, block = plan_blocks(ours, stages, block)
+    old_stages, new_stages, block = plan_blocks(recipe, stages, block)
 
     outputs = state[CLASSIFIER].shape[0] if state else num_classes
     model: Any = start(
-        lambda: with_blocks(plain(outputs, variant, backbone, norm, eps, options), had, block),
+        lambda: with_blocks(plain(outputs, variant, backbone, norm, eps, options), old_stages, block),
         state,
         f"{weights}",
         f"Mask R-CNN {variant} on {backbone}",
     )
-    insert_blocks(model.backbone.body, added, **block)
+    insert_blocks(model.backbone.body, new_stages, **block)
     kept = outputs == num_classes and not new_heads
     if state and not kept:
         renew_heads(model, num_classes)
@@ -149,7 +149,7 @@ def maskrcnn(
         "detector": "maskrcnn",
         "num_classes": num_classes,
         "variant": variant,
-        "stages": tuple(sorted({*had, *added})),
+        "stages": tuple(sorted({*old_stages, *new_stages})),
         "block": block,
         "backbone": backbone,
         "norm": norm,
@@ -157,7 +157,7 @@ def maskrcnn(
         "options": {"min_size": model.transform.min_size, "max_size": model.transform.max_size, **options},
         "start": Path(weights).name if weights else None,
     }
-    if state and kept and (classes := known_classes(state, ours)):
+    if state and kept and (classes := known_classes(state, recipe)):
         model.recipe["classes"] = classes
     return model
 
@@ -178,19 +178,19 @@ def read_weights(weights: str | Path | None, variant: str | None) -> tuple[dict[
                 f"weights='coco' could not be fetched ({error}); download {source.url} where there is a network, and "
                 "give weights=FILE"
             ) from error
-    state, ours = read_recipe(weights)
+    state, recipe = read_recipe(weights)
     classifier = state.get(CLASSIFIER)
-    if ours.get("detector", "maskrcnn") != "maskrcnn" or not isinstance(classifier, Tensor) or classifier.ndim != 2:
-        found = ours.get("detector", f"tensors such as {first(list(state), 2)}")
+    if recipe.get("detector", "maskrcnn") != "maskrcnn" or not isinstance(classifier, Tensor) or classifier.ndim != 2:
+        found = recipe.get("detector", f"tensors such as {first(list(state), 2)}")
         raise ValueError(f"{weights} holds no Mask R-CNN but {found}; give one of torchvision, or one trained here")
-    if variant and ours.get("variant", variant) != variant:
-        raise ValueError(f"{weights} is Mask R-CNN {ours['variant']}, not {variant}")
-    return state, ours
+    if variant and recipe.get("variant", variant) != variant:
+        raise ValueError(f"{weights} is Mask R-CNN {recipe['variant']}, not {variant}")
+    return state, recipe
 
 
-def known_classes(state: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[int, str]:
+def known_classes(state: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[int, str]:
     """Return the classes of some weights by label, {} if the file does not tell."""
-    return ours.get("classes", COCO_CLASSES if state[CLASSIFIER].shape[0] == COCO_OUTPUTS else {})
+    return recipe.get("classes", COCO_CLASSES if state[CLASSIFIER].shape[0] == COCO_OUTPUTS else {})
 
 
 def read_recipe(weights: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -239,20 +239,20 @@ def check(options: Mapping[str, Any], **choices: tuple[str, Collection[str]]) ->
 
 
 def plan_blocks(
-    ours: Mapping[str, Any], stages: Sequence[int] | None, block: Mapping[str, Any] | None
+    recipe: Mapping[str, Any], stages: Sequence[int] | None, block: Mapping[str, Any] | None
 ) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
     """Return the stages whose blocks are in the weights, those of new ones, and the options of both.
 
     Raises: ValueError: the request would drop blocks of the weights, or change what they compute.
     """
-    had, old = tuple(ours.get("stages", ())), dict(ours.get("block", {}))
-    wanted = had if stages is None else tuple(dict.fromkeys(stages))
+    old_stages, old = tuple(recipe.get("stages", ())), dict(recipe.get("block", {}))
+    wanted = old_stages if stages is None else tuple(dict.fromkeys(stages))
     options = old if block is None else dict(block)
-    if lost := sorted(set(had) - set(wanted)):
+    if lost := sorted(set(old_stages) - set(wanted)):
         raise ValueError(f"the weights have blocks after res{lost}, which stages={wanted} would drop; add these stages")
-    if had and options != old:
+    if old_stages and options != old:
         raise ValueError(f"the blocks in the weights were trained with {old}; got {options}: leave block out")
-    return had, tuple(stage for stage in wanted if stage not in had), options
+    return old_stages, tuple(stage for stage in wanted if stage not in old_stages), options
 
 
 def plain(outputs: int, variant: str, backbone: str, norm: str, eps: float, options: Mapping[str, Any]) -> MaskRCNN:

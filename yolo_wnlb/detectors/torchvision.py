@@ -1,4 +1,4 @@
-"""Detectors with torchvision's contract, Mask R-CNN and SOLOv2: built by name, kept in a file, asked for COCO results.
+"""Detectors with torchvision's contract, Mask R-CNN and SOLOv2: built by name, saved, loaded, run for COCO results.
 
     build(name, classes, weights=...) -> model -> fit.fit -> checkpoint -> load -> predict -> COCO results
 
@@ -42,7 +42,7 @@ SOLOV2 = {"solov2": solov2, "solov2_light": solov2_light}
 
 
 class Model(NamedTuple):
-    """A detector that is ready to be asked.
+    """A loaded detector, to be used more than once.
 
     Attributes:
         weights: Its file, None if it never was in one.
@@ -134,7 +134,7 @@ def known_classes(detector: str, weights: str | Path | None) -> tuple[int, dict[
     if detector in SOLOV2:
         if weights == "coco":
             raise ValueError(
-                "nobody serves weights of SOLOv2 under a name; download solov2_r50_fpn_3x_coco_*.pth (or the light "
+                "weights of SOLOv2 have no name to fetch them by; download solov2_r50_fpn_3x_coco_*.pth (or the light "
                 "one) from mmdetection's model zoo, and give weights=FILE"
             )
         state, meta = read_checkpoint(weights)
@@ -150,9 +150,9 @@ def known_classes(detector: str, weights: str | Path | None) -> tuple[int, dict[
         return outputs, public
     if weights == "coco":
         return rcnn.COCO_OUTPUTS, rcnn.COCO_CLASSES
-    state, ours = rcnn.read_weights(weights, None)
-    known = rcnn.known_classes(state, ours)
-    if known and not ours and not rcnn.is_published(weights):
+    state, recipe = rcnn.read_weights(weights, None)
+    known = rcnn.known_classes(state, recipe)
+    if known and not recipe and not rcnn.is_published(weights):
         LOGGER.warning("%s has %d outputs and no names: they are taken for COCO's classes", weights, rcnn.COCO_OUTPUTS)
     return state[rcnn.CLASSIFIER].shape[0], known
 
@@ -172,24 +172,26 @@ def start_solov2(
     **options: Any,
 ) -> SOLOv2:
     """Build SOLOv2, load its weights, then insert the blocks; the arguments are those of `maskrcnn`."""
-    state, ours = ({}, {}) if weights is None else rcnn.read_recipe(weights)
-    if ours and (ours["detector"], ours["variant"]) != ("solov2", variant):
-        raise ValueError(f"{weights} holds {ours['detector']} {ours['variant']}, not {variant}; give its own weights")
-    backbone = backbone or ours.get("backbone", "resnet50")
-    norm = norm or ours.get("norm", "frozen" if state else "batch")
-    options = {**ours.get("options", {}), **options}
+    state, recipe = ({}, {}) if weights is None else rcnn.read_recipe(weights)
+    if recipe and (recipe["detector"], recipe["variant"]) != ("solov2", variant):
+        raise ValueError(
+            f"{weights} holds {recipe['detector']} {recipe['variant']}, not {variant}; give its own weights"
+        )
+    backbone = backbone or recipe.get("backbone", "resnet50")
+    norm = norm or recipe.get("norm", "frozen" if state else "batch")
+    options = {**recipe.get("options", {}), **options}
     rcnn.check(options, norm=(norm, rcnn.NORMS), backbone=(backbone, rcnn.BACKBONES))
-    had, added, block = rcnn.plan_blocks(ours, stages, block)
+    old_stages, new_stages, block = rcnn.plan_blocks(recipe, stages, block)
 
     arguments: dict[str, Any] = {"backbone": backbone, "norm_layer": rcnn.NORMS[norm], "trainable_layers": 5}
 
     def plain() -> Any:
-        return rcnn.with_blocks(SOLOV2[variant](num_classes, **arguments, **options), had, block)
+        return rcnn.with_blocks(SOLOV2[variant](num_classes, **arguments, **options), old_stages, block)
 
     kept = not new_heads
     model: Any
-    if ours:
-        kept = kept and ours["num_classes"] == num_classes
+    if recipe:
+        kept = kept and recipe["num_classes"] == num_classes
         anew = () if kept else CLASSIFIER
         model = rcnn.start(plain, state, f"{weights}", f"{variant} on {backbone}", anew)
     else:
@@ -199,13 +201,13 @@ def start_solov2(
             kept = not load_public(model, weights).other_classes and kept
         if not kept:
             model.load_state_dict(fresh, strict=False)
-    insert_blocks(model.backbone.body, added, **block)
+    insert_blocks(model.backbone.body, new_stages, **block)
     rcnn.set_trainable(model, freeze, trainable_layers, bool(state), kept)
     model.recipe = {
         "detector": "solov2",
         "num_classes": num_classes,
         "variant": variant,
-        "stages": tuple(sorted({*had, *added})),
+        "stages": tuple(sorted({*old_stages, *new_stages})),
         "block": block,
         "backbone": backbone,
         "norm": norm,
@@ -256,7 +258,7 @@ def reads(weights: str | Path) -> bool:
 def read(weights: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the state dict of a checkpoint, and its recipe.
 
-    Raises: FileNotFoundError; ValueError: it is none of ours.
+    Raises: FileNotFoundError; ValueError: `save` did not write it.
     """
     state, meta = read_checkpoint(weights)
     if meta.get("format") != FORMAT:
@@ -295,7 +297,7 @@ def load(weights: str | Path | nn.Module | Model, device: str | None = None) -> 
 
 
 def published(detector: str, weights: str | Path, device: str | None = None, **options: Any) -> Model:
-    """Build a detector with all its classes from weights as others publish them, ready to be asked.
+    """Build a detector with all its classes from weights as others publish them, in eval mode.
 
     Args:
         detector: One of DETECTORS.
@@ -351,12 +353,12 @@ def describe(
     """Return the protocol of `predict` with these arguments, for the header of a predictions file."""
     model = load(weights)
     recipe = getattr(model.module, "recipe", {})
-    with limits(model.module, imgsz, conf, max_det) as told:
+    with limits(model.module, imgsz, conf, max_det) as protocol:
         return {
             "detector": f"{recipe.get('detector', type(model.module).__name__)} {recipe.get('variant', '')}".strip(),
             "weights": model.weights.name if model.weights else "in memory",
             "sha256": hashlib.sha256(model.weights.read_bytes()).hexdigest() if model.weights else "in memory",
-            **told,
+            **protocol,
             "device": str(model.device),
             "torch": str(torch.__version__),
             "torchvision": torchvision.__version__,

@@ -127,7 +127,7 @@ def attach(dataset: Any, hyp: Any) -> None:
     from ultralytics.utils import LOGGER
 
     request = getattr(hyp, "lowlight", None)
-    if done := darkness(getattr(dataset, "data", None) or {}):
+    if done := darkened_by(getattr(dataset, "data", None) or {}):
         LOGGER.info(f"{dataset.prefix}low light: the pictures are dark already ({done})")
     if not request:
         return
@@ -148,29 +148,28 @@ def attach(dataset: Any, hyp: Any) -> None:
             f"lowlight= simulates a grey or a colour camera, and this data set has {dataset.channels} channels; train "
             "on it without lowlight="
         )
-    asked, seed = read_request(request)
-    dataset.load_image = DarkLoader(dataset, asked, seed)
+    camera, seed = read_request(request)
+    dataset.load_image = DarkLoader(dataset, camera, seed)
     when = "anew each time" if dataset.augment else f"always the same way (seed {seed})"
-    LOGGER.info(f"{dataset.prefix}low light ({request}): {dataset.ni} pictures darkened {when}: {asked}")
+    LOGGER.info(f"{dataset.prefix}low light ({request}): {dataset.ni} pictures darkened {when}: {camera}")
 
 
-def darkness(data: dict[str, Any]) -> str:
+def darkened_by(data: dict[str, Any]) -> str:
     """Say in a few words why the pictures of a data set are dark already; "" if nothing says that they are.
 
     Raises: ValueError: its YAML asks for a darkening, which is for the command line to do.
     """
-    said = data.get("lowlight")
-    if said is True or said in [*PRESETS, *ALIASES]:
+    entry = data.get("lowlight")
+    if entry is True or entry in [*PRESETS, *ALIASES]:
         raise ValueError(
-            f"'lowlight: {said}' in a data YAML says that its pictures are dark already; to darken them while they are "
-            f"loaded take it out, and give lowlight={said} to yolo train and val"
+            f"'lowlight: {entry}' in a data YAML says that its pictures are dark already; to darken them while they "
+            f"are loaded take it out, and give lowlight={entry} to yolo train and val"
         )
-    if not said and data.get("path"):
-        said = header_of(Path(data["path"]) / MANIFEST)
-    if said and isinstance(said, dict):
-        told = ", ".join(f"{name} {said[name]}" for name in ("preset", "seed") if name in said)
-        return f"by yolo-wnlb darken: {told}"
-    return str(said or "")
+    if not entry and data.get("path"):
+        entry = header_of(Path(data["path"]) / MANIFEST)
+    if entry and isinstance(entry, dict):
+        return "by yolo-wnlb darken: " + ", ".join(f"{key} {entry[key]}" for key in ("preset", "seed") if key in entry)
+    return str(entry or "")
 
 
 # ---- is it really there? -------------------------------------------------------------------------
@@ -203,8 +202,7 @@ def check_pipeline(trainer: Any) -> None:
             if loader is not None:
                 check_dataset(loader.dataset, request)
     if gain := getattr(args, "hsv_v", 0):
-        told = f"hsv_v={gain} then changes their brightness by up to {gain:.0%}; hsv_v=0 leaves it alone"
-        LOGGER.info(f"low light: {told}")
+        LOGGER.info(f"low light: hsv_v={gain} then changes their brightness by up to {gain:.0%}; hsv_v=0 keeps it")
 
 
 def check_validation(validator: Any) -> None:
@@ -217,7 +215,7 @@ def check_validation(validator: Any) -> None:
     request, trained = getattr(validator.args, "lowlight", None), getattr(validator, "trained_in", None)
     if request and request != AUGMENTATIONS:
         check_dataset(validator.dataloader.dataset, request)
-    elif trained and not darkness(validator.data or {}):
+    elif trained and not darkened_by(validator.data or {}):
         preset = "PRESET" if trained == AUGMENTATIONS else trained
         LOGGER.warning(
             f"low light: this model was trained with lowlight={trained}, and these pictures are as they are; to "
@@ -225,15 +223,15 @@ def check_validation(validator: Any) -> None:
         )
 
 
-def check_resumed(asked: Any, resumed: Any) -> None:
+def check_resumed(requested: Any, resumed: Any) -> None:
     """Refuse to resume a run in another darkness than it began in.
 
     Raises: ValueError: Ultralytics would go on as before, and say so in passing or not at all.
     """
-    if asked not in (None, False, resumed):
+    if requested not in (None, False, resumed):
         raise ValueError(
-            f"lowlight={asked} cannot be given on resume: the run began with lowlight={resumed}, and goes on so; leave "
-            "it out, or start a new run"
+            f"lowlight={requested} cannot be given on resume: the run began with lowlight={resumed}, and goes on so; "
+            "leave it out, or start a new run"
         )
 
 

@@ -158,7 +158,7 @@ def check_export(
     if tolerance is not None and not (is_number(tolerance) and 0 <= tolerance < math.inf):
         raise ValueError(f"tolerance is {tolerance!r}; wanted a number of 0 or more, in pixels for boxes")
     model, backend = load_checkpoint(Path(weights)), load_export(Path(exported))
-    refuse_strangers(model, backend, f"{weights} and {exported}")
+    check_same_model(model, backend, f"{weights} and {exported}")
     channels = channels_of(model)
     if images is None:
         pictures = draw_pictures(channels)
@@ -207,7 +207,7 @@ def check_export(
 # ---- the two files -------------------------------------------------------------------------------
 
 
-def refuse_strangers(model: YOLO, backend: AutoBackend, files: str) -> None:
+def check_same_model(model: YOLO, backend: AutoBackend, files: str) -> None:
     """Raise ValueError if the two files cannot be the same model."""
     channels = channels_of(model), channels_of(backend)
     facts: Any = (("task", model.task, backend.task), ("classes", model.names, backend.names), ("channels", *channels))

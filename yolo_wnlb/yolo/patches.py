@@ -68,10 +68,10 @@ def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) 
         return found
     except FileNotFoundError as error:
         known = [*paths.shipped("cfg"), *paths.shipped("datasets")]
-        if not (meant := difflib.get_close_matches(name, known, cutoff=0.8)):
+        if not (similar := difflib.get_close_matches(name, known, cutoff=0.8)):
             raise
         raise FileNotFoundError(
-            f"'{name}' does not exist (of any size). Did you mean {' or '.join(meant)}? A size n, s, m, l or x goes "
+            f"'{name}' does not exist (of any size). Did you mean {' or '.join(similar)}? A size n, s, m, l or x goes "
             "behind the version: yolov8m-seg-wnlb.yaml. Make other models with 'yolo-wnlb graft'."
         ) from error
 
@@ -222,7 +222,7 @@ def run_download(code: str, scope: dict[str, Any]) -> None:
 def patch_albumentations(albumentations: ModuleType) -> None:
     """Register LowLight, so that A.from_dict finds it in DDP workers and after resume.
 
-    A version too old for it is left in peace: who asks for LowLight there is told.
+    A version too old for LowLight is left as it is; there LowLight itself raises an error that says so.
     """
     with contextlib.suppress(ImportError):
         import yolo_wnlb.transforms  # noqa: F401
@@ -319,9 +319,9 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
         optimizer.add_param_group({**settings, "params": scalars})
         LOGGER.info(f"wNLB: {len(scalars)} weights w with learning rate {settings['lr']:.3g} and no decay")
     if frozen := [block for block in learnable if not block.w.requires_grad]:
-        told = ", ".join(f"{block.w.item():.4g}" for block in frozen)
+        values = ", ".join(f"{block.w.item():.4g}" for block in frozen)
         LOGGER.warning(
-            f"wNLB: freeze={trainer.args.freeze} freezes {len(frozen)} of {len(learnable)} w (at {told}): a block at "
+            f"wNLB: freeze={trainer.args.freeze} freezes {len(frozen)} of {len(learnable)} w (at {values}): a block at "
             "w = 0 does nothing. To freeze the backbone around the blocks, list its layers: freeze=[0,1,2,3,4,6,...]"
         )
     return optimizer
@@ -363,7 +363,7 @@ def init_tuner(stock: Callable[..., Any], tuner: Any, *args: Any, **kwargs: Any)
 
     Raises: ValueError: the tuner starts Ultralytics in a way that does not know the argument.
     """
-    asked = inspect.signature(stock).bind(tuner, *args, **kwargs).arguments.get("args")
-    if dict(asked or {}).get("lowlight"):
+    arguments = inspect.signature(stock).bind(tuner, *args, **kwargs).arguments.get("args")
+    if dict(arguments or {}).get("lowlight"):
         raise ValueError("tune does not know lowlight=; write a dark data set with 'yolo-wnlb darken', and tune on it")
     stock(tuner, *args, **kwargs)

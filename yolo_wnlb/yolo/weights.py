@@ -102,8 +102,8 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
         summary += f"; the first convolution is adapted to {ours[FIRST_CONV].shape[1]} channels"
     warnings = []
     if left_out:
-        told = ", ".join(f"w = {block.w.item():.4g}" if block.weighted else "no w" for block in left_out)
-        warnings.append(f"wNLB: no place here for {len(left_out)} of the source's blocks, left out ({told})")
+        values = ", ".join(f"w = {block.w.item():.4g}" if block.weighted else "no w" for block in left_out)
+        warnings.append(f"wNLB: no place here for {len(left_out)} of the source's blocks, left out ({values})")
     for number, (a, b) in enumerate(zip(layers_of(source), layers_of(target))):
         if isinstance(a, WNLB) and isinstance(b, WNLB):
             pairs = [(name, getattr(a, name), getattr(b, name)) for name in FORM]
