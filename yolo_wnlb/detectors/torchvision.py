@@ -223,9 +223,6 @@ def start_solov2(
 def save(model: nn.Module, path: str | Path, training: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint, complete or not at all.
 
-    It is written to a draft beside it first, .NAME.draft, which the next `save` to the same path replaces if this
-    one was killed.
-
     Args:
         model: What `build` returned. Of any other module the weights are kept, but not how to build it.
         path: File to write, .pt.

@@ -339,7 +339,7 @@ def check_yolo_data(run: Run, labels: coco.Truth) -> None:
     """Check that the labels fit the task of a model, and that no picture is darkened twice."""
     from ultralytics.nn.tasks import guess_model_task
 
-    from yolo_wnlb.yolo.darkness import darkness
+    from yolo_wnlb.yolo.darkness import darkened_by
 
     source = run.spec["train_data"]
     boxes = sum(not annotation.get("segmentation") for annotation in labels["annotations"])
@@ -349,7 +349,7 @@ def check_yolo_data(run: Run, labels: coco.Truth) -> None:
             "segmentation learns from outlines: give a model YAML for detection (yolov8n.yaml), or label outlines"
         )
     lowlight = {**run.spec["train"], **run.spec.get("options", {})}.get("lowlight")
-    if lowlight and (done := darkness(coco.data_set(source, "train"))):
+    if lowlight and (done := darkened_by(coco.data_set(source, "train"))):
         raise ValueError(f"lowlight={lowlight}, but the pictures of {source} are dark already ({done}); leave it out")
 
 
