@@ -211,6 +211,8 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, monkeypatch, content):
         ({"names": []}, "data.yaml is no data YAML"),
         ({"names": None}, "data.yaml is no data YAML"),
         ({"names": "cat"}, "data.yaml is no data YAML"),
+        ({"names": ["cat", "cat"]}, "data.yaml: several categories have the name cat; give each its own"),
+        ({"names": ["cat", ""]}, "data.yaml: category 2 has name ''; wanted a text"),
         ({"train": None, "val": None}, "has no split 'val'; choose from"),
         ({"val": 5}, "data.yaml is no data YAML"),
         ({"path": ["a"]}, "data.yaml is no data YAML"),

@@ -80,6 +80,7 @@ def ground_truth(source: str | Path, split: str = "val") -> Truth:
         truth = from_labels(files, numbers, f"{Path(source).name}, {split}")
     except ValueError as error:
         raise ValueError("; ".join([str(error), *notes])) from error
+    check_truth(truth, str(source))  # its classes come from the data YAML
     truth["info"]["notes"] = [*notes, *truth["info"]["notes"]]
     return {**truth, DATA_YAML: {"made_up_ids": True, "class_numbers": numbers}}
 
