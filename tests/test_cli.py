@@ -492,7 +492,7 @@ def test_every_command_ends_with_130_after_ctrl_c_and_says_whether_it_resumes(na
 @on_unix
 def test_a_real_ctrl_c_ends_preview_without_a_traceback(tmp_path):
     code = "import sys, yolo_wnlb.visualize.preview; print('here', flush=True); " + PROGRAM
-    words = ["preview", "n=500", "out=p.png"]
+    words = ["preview", "n=100", "out=p.png"]
     run = subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -144,7 +144,7 @@ IMAGES_OF_COCO = Option("images", path("FOLDER"), "pictures of COCO files, where
 DEVICE = Option(
     "device", text("DEVICE", "cpu", "0"), "as Ultralytics takes it: cpu, 0 (default: a GPU if there is one)"
 )
-PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lin")
+PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lv")
 
 
 def response(value: str) -> Any:
