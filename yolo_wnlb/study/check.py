@@ -22,11 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from PIL import Image
-
 from yolo_wnlb.data import coco
+from yolo_wnlb.study.models import load_model, model_yaml, split_arguments
 from yolo_wnlb.study.plan import SPEC, YOLO, Run, naming
-from yolo_wnlb.study.run import load_model, model_yaml, training_arguments
 from yolo_wnlb.twins.enhance import enhancer
 
 LIBRARIES = ("scipy.stats", "matplotlib", "pycocotools.mask")  # what a table needs, beside what training needs
@@ -216,7 +214,7 @@ def check_other(run: Run) -> str:
     from yolo_wnlb.detectors.solov2 import SOLOv2
 
     spec = run.spec
-    of_build, of_fit = training_arguments(spec)
+    of_build, of_fit = split_arguments(spec, fit)
     check_like_defaults({**of_build, **of_fit}, fit, MaskRCNN if spec["detector"].startswith("maskrcnn") else SOLOv2)
     defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
     check_settings({**defaults, "epochs": None, **of_fit, "seed": spec["seed"]})
@@ -280,7 +278,7 @@ def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> No
         raise ValueError(f"{data}, {split}: {len(truth['images'])} pictures without an object; nothing can be measured")
     if len(truth["images"]) < 2:
         raise ValueError(f"{data}, {split}: one picture; the intervals of a table need two or more")
-    check_pictures(truth, coco.image_files(truth, data, split))
+    coco.image_files(truth, data, split)  # which checks them
     learnt: dict[tuple[str, bool], coco.Truth] = {}  # what is trained on: data, and whether by its label files
     for run in runs:
         with naming(run.name):
@@ -298,30 +296,11 @@ def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> No
     check_room(runs, truth)
 
 
-def check_pictures(truth: coco.Truth, files: Mapping[int, Path]) -> None:
-    """Read the header of each picture, and compare its size with the truth's."""
-    from ultralytics.data.utils import exif_size
-
-    for image in truth["images"]:
-        file = files[image["id"]]
-        try:
-            with Image.open(file) as opened:
-                width, height = exif_size(opened)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise OSError(f"{file} cannot be read as an image ({error}); mend or remove it") from error
-        if (width, height) != (image["width"], image["height"]):
-            raise ValueError(
-                f"{file} is {width} x {height}, in the truth {image['width']} x {image['height']}; is it another "
-                "version of the picture?"
-            )
-
-
 def labels_of(source: str) -> coco.Truth:
     """Read what Ultralytics trains on: the headers of the pictures and the label files."""
     data = coco.data_set(source, "train")
-    numbers: Any = {number + 1: name for number, name in data["names"].items()}
-    truth = coco.from_labels(coco.split_files(data, source, "train"), numbers, f"{source}, train")
-    return {**truth, "categories": [{"id": number, "name": name} for number, name in numbers.items()]}
+    numbers = coco.class_numbers(data, "train")
+    return coco.from_labels(coco.split_files(data, source, "train"), numbers, f"{source}, train")
 
 
 def masks_of(source: str) -> coco.Truth:
@@ -331,7 +310,6 @@ def masks_of(source: str) -> coco.Truth:
     truth = coco.ground_truth(source, "train")
     files = coco.image_files(truth, source, "train")
     Pictures(truth, files, {category["id"]: label for label, category in enumerate(truth["categories"], 1)})
-    check_pictures(truth, files)
     return truth
 
 

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from yolo_wnlb.data import coco
-from yolo_wnlb.data.journal import STATE, locked, write_json
+from yolo_wnlb.data.journal import locked, write_json
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.check import check_data, check_models
+from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.plan import LOG, RECORD, RESULT, SPEC, Run, groups_of, naming, read_study, runs_of, with_hashes
-from yolo_wnlb.study.run import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.table import Result, Table, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
@@ -85,7 +85,6 @@ def compare(
         groups = groups_of(plan, truth)
         runs = with_hashes(runs, truth)
         check_data(unfinished(runs), truth, device)
-    (home / STATE).mkdir(parents=True, exist_ok=True)
     with locked(home):
         todo = unfinished(runs)  # another process may have finished some since
         for spec in {run.row: run.spec for run in runs}.values():

@@ -5,10 +5,7 @@ spec.json --run(FOLDER)--> last.pt, evaluation.json, run.json
 
 from __future__ import annotations
 
-import inspect
 import os
-import platform
-import re
 import sys
 import threading
 import time
@@ -18,13 +15,23 @@ from typing import Any
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import write_json
-from yolo_wnlb.data.sources import listed, renamed
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.reading import read_json
-from yolo_wnlb.study.plan import ENHANCED, METRICS, RECORD, RESULT, SPEC, YOLO, safe_name, weights_path
+from yolo_wnlb.study.models import (
+    enhanced_folder,
+    environment,
+    learned_w,
+    load_model,
+    model_size,
+    model_yaml,
+    pictures,
+    split_arguments,
+    task_of,
+    train_data,
+    why_boxes_only,
+)
+from yolo_wnlb.study.plan import METRICS, RECORD, RESULT, SPEC, YOLO, weights_path
 from yolo_wnlb.twins.enhance import sha256_of
-from yolo_wnlb.version import __version__
-from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
 
 def main(folder: str) -> None:
@@ -76,28 +83,6 @@ def run(folder: Path) -> None:
     )
 
 
-# ---- the pictures --------------------------------------------------------------------------------
-
-
-def enhanced_folder(out: Path, enhance: str | None) -> Path | None:
-    """Return the folder of the pictures that an enhancer makes; None without one."""
-    return out / ENHANCED / safe_name(enhance) if enhance else None
-
-
-def pictures(truth: coco.Truth, data: str, split: str, enhanced: Path | None) -> dict[int, Path]:
-    """Find the pictures of a truth, or their enhanced twins: {image id: file}."""
-    if not enhanced:
-        return coco.image_files(truth, data, split)
-    twins = [{**image, "file_name": renamed(image["file_name"], ".png")} for image in truth["images"]]
-    return coco.image_files({**truth, "images": twins}, enhanced / "data.yaml", split)
-
-
-def train_data(spec: Mapping[str, Any], out: Path) -> tuple[str, Path | None]:
-    """Return the data to train on, and the folder of its enhanced twin if it is the study's own data."""
-    same = Path(spec["train_data"]).resolve() == Path(spec["data"]).resolve()
-    return spec["train_data"], enhanced_folder(out, spec.get("enhance")) if same else None
-
-
 # ---- training ------------------------------------------------------------------------------------
 
 
@@ -117,16 +102,6 @@ def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> Non
     (folder / "train/weights/last.pt").replace(folder / "last.pt")
 
 
-def model_yaml(spec: Mapping[str, Any], folder: Path) -> str | Path:
-    """Return the model YAML of a run, written into the folder where blocks are inserted."""
-    if "after" not in spec:
-        return spec["model"]
-    grafted, _ = graft(load_yaml(spec["model"]), spec["after"], spec.get("block"))
-    file = folder / f"{Path(spec['model']).stem}-wnlb.yaml"  # the letter in its name is its scale
-    file.write_text(to_yaml(grafted, f"{spec['model']} with blocks"), encoding="utf-8")
-    return file
-
-
 def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
     """Train Mask R-CNN or SOLOv2 on the same pictures."""
     import torch
@@ -138,102 +113,11 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> No
     truth = coco.ground_truth(data, "train")
     torch.manual_seed(spec["seed"])
     names = [category["name"] for category in truth["categories"]]
-    of_build, of_fit = training_arguments(spec)
+    of_build, of_fit = split_arguments(spec, fit)
     weights = weights_path(folder.parent, spec["start"]) if "start" in spec else None
     model: Any = torchvision.build(spec["detector"], names, weights=weights, **of_build)
     files = pictures(truth, data, "train", enhanced)
     fit(model, truth, files, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
-
-
-def training_arguments(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the arguments of a run of Mask R-CNN or SOLOv2 into those of `build` and those of `fit`."""
-    from yolo_wnlb.detectors.fit import fit
-
-    of_build = {**spec["train"], **spec.get("options", {})}
-    of_fit = {key: of_build.pop(key) for key in [*of_build] if key in inspect.signature(fit).parameters}
-    of_build["block"] = spec.get("block")
-    if "after" in spec:
-        of_build["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
-    return of_build, of_fit
-
-
-# ---- the trained or given model ------------------------------------------------------------------
-
-
-def load_model(spec: Mapping[str, Any], folder: Path, device: str | None) -> tuple[Any, Any]:
-    """Return the module that serves the detector of a run, and the model: trained, given or as published."""
-    detector, source = detector_module(spec["detector"]), spec.get("weights")
-    weights = weights_path(folder.parent, source) if source else str(folder / "last.pt")
-    if spec["detector"] != YOLO and not (Path(weights).is_file() and detector.reads(weights)):
-        return detector, detector.published(spec["detector"], weights, device, **spec["sizes"])
-    return detector, detector.load(weights, device)
-
-
-def detector_module(detector: str) -> Any:
-    """Return the module of `yolo_wnlb.detectors` that serves a detector of `DETECTORS`."""
-    from yolo_wnlb.detectors import torchvision, ultralytics
-
-    return ultralytics if detector == YOLO else torchvision
-
-
-def network(model: Any) -> Any:
-    """Return the nn.Module of a loaded model; None if it is an export that has none."""
-    from torch import nn
-
-    module = getattr(model, "module", None)
-    module = module if module is not None else getattr(model.backend, "model", None)
-    return module if isinstance(module, nn.Module) else None
-
-
-def task_of(model: Any) -> str:
-    """Return "segment" or "detect", for a loaded model."""
-    from ultralytics.nn.tasks import guess_model_task
-
-    if hasattr(model, "module"):  # Mask R-CNN, SOLOv2
-        return "segment"
-    return guess_model_task(network(model)) if network(model) is not None else model.backend.task
-
-
-def why_boxes_only(truth: coco.Truth, task: str) -> str | None:
-    """Say why masks cannot be measured, for a model of this task; None if they can."""
-    if lacking := sum(not annotation.get("segmentation") for annotation in truth["annotations"]):
-        return f"{lacking} of {len(truth['annotations'])} objects of the truth have no mask"
-    return None if task == "segment" else "the model finds boxes only"
-
-
-def learned_w(model: Any) -> list[float]:
-    """Return the learned w of the blocks, from the first on."""
-    from yolo_wnlb.wnlb import WNLB
-
-    module = network(model)
-    blocks = [m for m in module.modules() if isinstance(m, WNLB)] if module is not None else []
-    return [round(block.w.item(), 5) for block in blocks if block.weighted]
-
-
-def model_size(model: Any, image_size: str) -> dict[str, float]:
-    """Count parameters, and floating-point operations (a multiplication and its addition are two) for one image.
-
-    For Mask R-CNN and SOLOv2 these are the operations of the backbone and the pyramid: the work of the
-    heads depends on what they find.
-    """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    module = network(model)
-    if module is None:
-        return {}
-    sides = [int(side) for side in re.findall(r"\d+", str(image_size))][:2] or [640]
-    height, width = (sides * 2)[:2]
-    first = next(module.parameters())  # the weights of the first convolution
-    image = torch.zeros(1, first.shape[1], height, width, device=first.device, dtype=first.dtype)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        getattr(module, "backbone", module)(image)
-    parameters = sum(p.numel() for p in module.parameters())
-    return {"parameters M": round(parameters / 1e6, 3), "GFLOPs": round(counter.get_total_flops() / 1e9, 2)}
-
-
-# ---- the machine ---------------------------------------------------------------------------------
 
 
 def peak_memory() -> int:
@@ -247,18 +131,3 @@ def peak_memory() -> int:
     import resource
 
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3))
-
-
-def environment(device: str | None) -> dict[str, str]:
-    """Name the device and the versions that a run uses."""
-    import torch
-    import ultralytics
-
-    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() and device != "cpu" else ""
-    return {
-        "device": cuda or f"CPU, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "ultralytics": ultralytics.__version__,
-        "yolo_wnlb": __version__,
-    }
