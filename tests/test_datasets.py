@@ -400,7 +400,7 @@ def test_presets_are_compared_with_real_nights(tmp_path):
         (["--dark", "nowhere"], "there is no folder nowhere; give folders of images, or patterns in quotes"),
         (["--dark", "."], "holds no readable images"),
         (["--dark", ".", "--presets", "dusk"], "no low-light preset 'dusk'"),
-        (["--dark", ".", "--settings", "gama=2"], "no low-light setting 'gama' (did you mean 'gamma'?)"),
+        (["--dark", ".", "--settings", "gama=2"], "no option gama (did you mean 'gamma'?)"),
         (["--dark", ".", "--shrink", "0"], "--shrink is 0; wanted 1 to 64"),
     ],
 )

@@ -303,7 +303,7 @@ def read_label(file: Path, classes: int, left_out: Counter[str]) -> list[tuple[i
 
 def data_set(source: str | Path, split: str) -> dict[str, Any]:
     """Resolve a data YAML as Ultralytics does, and refuse a split that it does not have."""
-    data = read_data_yaml(source)
+    data, _ = read_data_yaml(source)
     if not data.get(split):
         splits = [key for key in SPLITS if data.get(key)]
         raise ValueError(f"{source} has no split {split!r}; choose from {', '.join(splits)}")

@@ -58,7 +58,7 @@ def fetch_coco(yaml: str = "coco.yaml") -> str:
         FileNotFoundError: it is there in part: an earlier download was interrupted.
     """
     try:
-        data = read_data_yaml(yaml, download=ONLINE)
+        data, _ = read_data_yaml(yaml, download=ONLINE)
     except FileNotFoundError as error:
         raise ConnectionError(
             f"COCO 2017 (20 GB) is not on this machine, which is offline, or YOLO_OFFLINE is set. Bring it online, or "

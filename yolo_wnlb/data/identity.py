@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from yolo_wnlb.data.sources import renamed
 from yolo_wnlb.data.validation import (
     Prediction,
     Truth,
@@ -40,7 +39,10 @@ REMEDY = (
 
 def image_list(truth: Truth) -> str:
     """Reduce which images a truth is of, but for the suffix of their files, to a short hash."""
-    images = [[i["id"], renamed(i["file_name"], ""), i["width"], i["height"]] for i in truth["images"]]
+    images = [
+        [i["id"], i["file_name"].removesuffix(PurePosixPath(i["file_name"]).suffix), i["width"], i["height"]]
+        for i in truth["images"]
+    ]
     return hashlib.sha256(json.dumps(sorted(images, key=str)).encode()).hexdigest()[:16]
 
 

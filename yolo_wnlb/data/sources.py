@@ -13,7 +13,6 @@ import functools
 import glob
 import json
 import os
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,12 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from yolo_wnlb.data.data_yaml import SPLITS, read_data_yaml
 from yolo_wnlb.data.journal import RESERVED
-from yolo_wnlb.reading import read_json, read_text, read_yaml
+from yolo_wnlb.reading import read_json, read_text
 
 Size = tuple[int, int]  # width, height
 
-SPLITS = ("train", "val", "test", "minival")
 NEEDED = ("train", "val")  # in every data YAML
 REPLACED = {*SPLITS, "validation", "path", "yaml_file", "download", "nc", "names", "masks_dir", "lowlight"}
 DATA_YAML = "data.yaml"  # of every twin that has one
@@ -206,7 +205,11 @@ class DataSet:
 
         if self.definition is not None:
             raise ValueError(f"{source} is a second data YAML; give one data set at a time")
-        data, written = read_data_yaml(source, download)
+        try:
+            data, written = read_data_yaml(source, download)
+        except FileNotFoundError as error:
+            hint = "" if download else "\nA dry run downloads nothing: have Ultralytics fetch the data set first"
+            raise FileNotFoundError(f"{str(error).strip()}{hint}") from error
         self.yaml, self.dark = source, written.get("lowlight") or {}
         self.channels = data.get("channels", 3)
         if self.channels not in (1, 3):
@@ -334,51 +337,6 @@ def read_sources(
 
 
 # ---- files that the user wrote -------------------------------------------------------------------
-
-
-def read_data_yaml(source: str | Path, download: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a data YAML as Ultralytics does, after it was found to be sound; what it downloads or runs is said first.
-
-    Args:
-        source: A file, or the bare name of one that Ultralytics or this package ships.
-        download: Fetch the data set as its `download:` says, if its pictures are not there.
-    Returns: What `check_det_dataset` makes of it (absolute paths, names by number), and what stands in the file.
-    Raises: ValueError, FileNotFoundError: with the remedy.
-    """
-    from ultralytics.data.utils import check_det_dataset
-    from ultralytics.utils.checks import check_file
-
-    file = check_file(str(source), hard=False) or check_file(f"{source}.yaml", hard=False)
-    if not file:
-        raise FileNotFoundError(f"there is no {source}; give a data YAML, a COCO annotation file or a folder")
-    if Path(file).suffix.lower() not in (".yaml", ".yml"):
-        raise ValueError(f"{source} is no data set; give a data YAML, a COCO annotation file or a folder of pictures")
-    written = read_yaml(file)
-    if not isinstance(written, dict):
-        raise ValueError(f"{source} is no data YAML; wanted train:, val: and names:")
-    for split in SPLITS:
-        if not all(isinstance(place, str) for place in listed(written.get(split))):
-            raise ValueError(
-                f"{source}, {split}: is {written[split]!r}; wanted a folder, a list of pictures, or several"
-            )
-    try:
-        try:
-            return check_det_dataset(file, autodownload=False), written
-        except FileNotFoundError as error:
-            if not written.get("download"):
-                raise FileNotFoundError(str(error).strip()) from error
-            if not download:
-                raise FileNotFoundError(
-                    f"{str(error).strip()}\nA dry run downloads nothing: have Ultralytics fetch the data set first"
-                ) from error
-        steps = str(written["download"]).strip().splitlines()
-        what = "runs the Python code" if len(steps) > 1 else f"runs or fetches {steps[0]!r}"
-        print(f"the pictures of {source} are not there; Ultralytics {what} of its 'download:'", file=sys.stderr)
-        return check_det_dataset(file), written
-    except (OSError, ImportError, MemoryError):
-        raise
-    except Exception as error:  # it has many kinds for a mistake in the file
-        raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
 
 
 def read_coco_images(file: Path) -> dict[str, Any]:
