@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -641,36 +642,16 @@ def test_going_on_with_something_else_is_refused(change, told, begun, original, 
     assert tree(out / "images") == before
 
 
-def test_a_run_waits_for_another_one_in_its_folder_and_says_so(original, dark, tmp_path):
+def test_a_run_waits_for_another_one_in_its_folder_and_says_so(original, dark, tmp_path, capsys):
     out = tmp_path / "dark"
-    holding = (
-        "from yolo_wnlb.data import journal; from pathlib import Path; import sys, time\n"
-        "with journal.locked(Path(sys.argv[1]), sys.argv[2] or None): print('held', flush=True); time.sleep(60)"
-    )
     darken(original, out, shard="2/3")
-    for held, waits, goes in (("", ("1/3", None), None), ("1-of-3", ("1/3", None), "3/3")):
-        other = start(holding, out, held, stdout=subprocess.PIPE, text=True)
-        assert other.stdout.readline() == "held\n"
-        words = [original, f"out={out}", "preset=severe", "seed=3", "workers=1"]
-        runs = [
-            start(COMMAND, *words, *([f"shard={shard}"] if shard else []), stderr=subprocess.PIPE) for shard in waits
-        ]
-        for run in runs:
-            assert b"another run is writing into" in run.stderr.readline()
-        if goes:
-            for run in runs:
-                run.kill()
-            assert "shard 3/3" in darken(original, out, shard=goes).title, "shard 1 is still at it"
-        assert not (out / "manifest.jsonl").exists()
-        other.kill()
-        other.communicate()
-        for run in runs:
-            assert run.wait() == (-signal.SIGKILL if goes else 0)
-            run.stderr.close()
-        if not goes:
-            shutil.rmtree(out)
-    darken(original, out, shard="1/3")
-    darken(original, out)
+    with ThreadPoolExecutor(2) as pool:
+        with journal.locked(out, "1-of-3"):
+            assert "shard 3/3" in darken(original, out, shard="3/3").title, "shard 1 is still at it"
+            runs = [pool.submit(darken, original, out), pool.submit(darken, original, out, shard="1/3")]
+            wait_for(lambda: "another run is writing into" in capsys.readouterr().err)
+            assert not any(run.done() for run in runs) and not (out / "manifest.jsonl").exists()
+        assert all(run.result().ok for run in runs)
     assert tree(out) == tree(dark)
 
 

@@ -307,6 +307,12 @@ def test_a_network_of_another_size_is_answered(tmp_path):
         (lambda x: x[:, :1], r"it: output y is \(1, 1, 37, 53\); wanted \(1, 3, 37, 53\) as the input"),
         (lambda x: x[:, :, ::2], r"it: output y is \(1, 3, 19, 53\); wanted \(1, 3, 37, 53\)"),
         (lambda x: x / 0 - x / 0, "it: output y is not finite; is range=0-1 right"),
+        (lambda x: np.float32(1), r"it: output y holds no numbers but float32|it: output y is \(\); wanted"),
+        (lambda x: np.full(x.shape, "a"), "it: output y holds no numbers but <U1"),
+        (lambda x: x.astype(complex), "it: output y holds no numbers but complex128"),
+        (lambda x: x.astype(object), "it: output y holds no numbers but object"),
+        (lambda x: [x], "it: output y holds no numbers but list"),
+        (lambda x: None, "it: output y holds no numbers but NoneType"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -335,6 +341,27 @@ def test_an_enhancer_of_ones_own_must_keep_the_size():
         ValueError, match="mine turned 6 x 4 pixels into 3 x 2 pixels of uint8; wanted uint8 of the same"
     ):
         Enhancer("mine", "", lambda image, name: image[::2, ::2])(noise(4, 6))
+
+
+@pytest.mark.parametrize(
+    "result", [None, "picture", [[1]], np.zeros(()), np.zeros((4, 6)), np.zeros((4, 6, 3), np.float32)]
+)
+def test_an_enhancer_of_ones_own_must_return_a_picture(result):
+    with pytest.raises(ValueError, match=r"mine turned 6 x 4 pixels into .*; wanted uint8 of the same"):
+        Enhancer("mine", "", lambda image, name: result)(noise(4, 6))
+
+
+def test_whatever_a_module_of_the_users_own_raises_names_it(network, tmp_path):
+    (tmp_path / f"{network}.py").write_text("def broken():\n    return {}['weights']\n")
+    with pytest.raises(ValueError, match=f"torch:{network}:broken fails: KeyError: 'weights'"):
+        enhancer(f"torch:{network}:broken")
+
+
+def test_other_pictures_of_the_same_size_in_a_folder_are_another_enhancer(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.bmp"), noise(4, 6))
+    before = enhancer(f"dir:{tmp_path}").sha256
+    cv2.imwrite(str(tmp_path / "a.bmp"), noise(4, 6, seed=1))
+    assert enhancer(f"dir:{tmp_path}").sha256 != before
 
 
 # --- data sets
@@ -477,7 +504,7 @@ def test_a_folder_is_kept_for_one_enhancer_one_model_and_one_source(source, orig
     write_onnx(file)
     for old in sorted((tmp_path / "other/images/val").iterdir()):
         old.rename(old.with_name(f"other_{old.name}"))
-    with pytest.raises(ValueError, match=r"was made from other pictures, such as images/val/000000\.jpg, .*none of"):
+    with pytest.raises(ValueError, match=r"was made from other pictures, such as images/val/000000\.jpg; .*none of"):
         enhance_dataset(tmp_path / "other/data.yaml", f"onnx:{file}", out, split="val")
 
 

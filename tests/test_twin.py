@@ -309,7 +309,9 @@ def test_files_of_the_user_stay_and_are_told(write, source, tmp_path):
     pictures_moved_to_another_folder(source)
     label_deleted(source)
     for _ in range(2):
-        assert "3 files in it are none of ours (first: extra/x.txt)" in str(write(source, out))
+        assert "3 files in it were not written by this command (first: extra/x.txt); they stay" in str(
+            write(source, out)
+        )
         assert {name: (out / name).read_text() for name in mine} == mine
     assert "images/train/mine.png: is not in the manifest" in verify(out).failures
 

@@ -224,11 +224,11 @@ def try_lock(file: Path) -> BinaryIO | None:
 
 def wait_for(attempt: Callable[[], T | None], out: Path) -> T:
     """Try until it succeeds; say so if that takes long."""
-    begun, told = time.monotonic(), False
+    begun, announced = time.monotonic(), False
     while (result := attempt()) is None:
-        if not told and time.monotonic() > begun + 1:
+        if not announced and time.monotonic() > begun + 1:
             print(f"another run is writing into {out}; waiting until it ends", file=sys.stderr, flush=True)
-            told = True
+            announced = True
         time.sleep(0.02)
     return result
 

@@ -66,8 +66,9 @@ class Exposure:
         colours = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR
         bright = decode(stored, cv2.IMREAD_ANYDEPTH | colours)
         height, width = bright.shape[:2]
-        for size in sorted(picture.sizes - {(width, height)}):
-            raise ValueError(f"the picture has {width} x {height} pixels, its annotations say {size[0]} x {size[1]}")
+        if other := sorted(picture.sizes - {(width, height)}):
+            annotated = "{} x {}".format(*other[0])
+            raise ValueError(f"the picture has {width} x {height} pixels, its annotations say {annotated}")
         shot = self.camera.draw(picture_rng(self.seed, picture.key))
         dark = capture(bright, shot)
         if self.format == "jpg" and dark.dtype != np.uint8:
@@ -91,14 +92,15 @@ def darken_dataset(
 ) -> Report:
     """Write the dark twin of a data set: its layout, its labels, dark pictures.
 
-    Run it again after whatever stopped it: it goes on where it was. Pictures that cannot be darkened
-    are reported, and left out together with their labels and annotations.
+    Run it again after whatever stopped it, and after the source has changed: it makes what is missing or has
+    changed, and removes what the source no longer has. Pictures that cannot be darkened are reported, and left
+    out together with their labels and annotations. While another run writes into `out`, it waits.
 
     Args:
         source: A data YAML as Ultralytics takes it (path or bare name), a COCO annotation file, a
             folder that holds either or both, or several of these.
         out: Folder to make, neither in the source nor around it.
-        preset: As `lowlight.settings` takes it.
+        preset: As `yolo_wnlb.imaging.camera.settings` takes it: a name, or settings.
         seed: Each shot follows from it and the path of the picture in the data set.
         format: "png" (exact) or "jpg" (quality 95, colours at full resolution).
         workers: Number of processes. Default: the processors that this one may use.
@@ -108,7 +110,7 @@ def darken_dataset(
         limit: Take the first so many pictures of each split.
         images: Folder of the pictures of COCO files, where it is not beside them.
         dry_run: Write nothing; count, and estimate time and size from a few pictures.
-        **changes: Attributes of `lowlight.Settings`: ev=-3, gamma=(2, 3).
+        **changes: Attributes of `yolo_wnlb.Settings`: ev=-3, gamma=(2, 3).
     Returns: What was done; `ok` is False if pictures failed.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """

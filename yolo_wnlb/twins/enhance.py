@@ -289,9 +289,9 @@ def by_onnxruntime(file: Path) -> Network:
     """Open a model of one picture by onnxruntime, on a GPU if it has one."""
     import onnxruntime
 
-    there = onnxruntime.get_available_providers()
+    available = onnxruntime.get_available_providers()
     try:
-        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in there]
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
         session = onnxruntime.InferenceSession(str(file), providers=providers)
     except Exception as error:  # its own kinds
         raise ValueError(f"{file} cannot be loaded as ONNX: {error}") from error

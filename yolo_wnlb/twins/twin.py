@@ -7,9 +7,10 @@ What comes out depends on the data set and the settings alone, and every file is
 workers, shards on several machines, kills, second attempts, and changes of the source all end in the same bytes as
 a single run into an empty folder.
 
-A line counts as long as picture and label file of the source have the content that it names, and the files that it
-speaks of are there. Pictures that have no such line, and those that failed, are what the next run has to do. Files
-of earlier runs that are no longer wanted are removed; files that no run of ours wrote are never touched.
+A line counts as long as the picture and its label file in the source have the content that it names, and its files
+are in the twin: the label with this content, the new picture with the size that was recorded (only `verify` reads all
+of it). Pictures without such a line, and those that failed, are what the next run has to do. Files of earlier runs
+that are no longer wanted are removed; files that no run of ours wrote are never touched.
 """
 
 from __future__ import annotations
@@ -163,6 +164,7 @@ def bring_up_to_date(
     name = f"{part}-of-{parts}" if shard else ALL
     with journal.locked(plan.twin.out, name if shard else None):
         plan = make_plan()
+        refuse_other_pictures(plan)  # which another run may have begun with meanwhile
         removed = remove_old_files(plan)
         lines, tried = make_share(plan, plan.pictures[part - 1 :: parts], develop, workers, name, strict)
         if not shard:
@@ -220,7 +222,7 @@ def recorded_lines(twin: Twin) -> dict[str, list[Line]]:
 
 def refuse_other_settings(twin: Twin, header: Line) -> None:
     """Raise ValueError where a journal or manifest was begun with settings that are not those of the twin."""
-    then, now = ({**said.get("settings", {}), **said, "settings": None} for said in (header, twin.header))
+    then, now = ({**lines.get("settings", {}), **lines, "settings": None} for lines in (header, twin.header))
     differ = [key for key in now if key not in FREE and then.get(key) != now[key]]
     if then.get("preset") and now.get("preset"):  # the two names say it all
         differ = [key for key in differ if key not in twin.header["settings"]]
@@ -243,7 +245,7 @@ def known_lines(twin: Twin, pictures: Sequence[Picture]) -> dict[str, Line]:
 
 def all_lines(twin: Twin, pictures: Sequence[Picture]) -> dict[str, Line]:
     """Return the lines of all pictures, by key, or nothing if one of them has none that still holds."""
-    if recorded_lines(twin).keys() < {picture.key for picture in pictures}:  # then there is no need to compare
+    if not recorded_lines(twin).keys() >= {picture.key for picture in pictures}:  # then there is no need to compare
         return {}
     lines = known_lines(twin, pictures)
     return lines if len(lines) == len(pictures) else {}
@@ -257,7 +259,7 @@ def line_that_holds(twin: Twin, picture: Picture, lines: list[Line]) -> Line | N
             continue
         if "error" in line:
             return line
-        if size_of(twin.out / picture.image) == line["bytes"] and (
+        if size_of(twin.out / picture.image) == line.get("bytes") and (
             not picture.label or has_content(twin.out / picture.label[1], contents["label_"])
         ):
             return line
@@ -297,7 +299,9 @@ def foreign_files(out: Path, names: set[str]) -> list[str]:
 def foreign_notes(plan: Plan, lines: dict[str, Line]) -> list[str]:
     """Return a note on the files in a twin that are none of its own, if there are any."""
     foreign = foreign_files(plan.twin.out, written_names(lines.values()) | {*plan.data.document_names, FAILURES})
-    return [f"{len(foreign)} files in it are none of ours (first: {printable(foreign[0])})"] if foreign else []
+    if not foreign:
+        return []
+    return [f"{len(foreign)} files in it were not written by this command (first: {printable(foreign[0])}); they stay"]
 
 
 # ---- all pictures --------------------------------------------------------------------------------
@@ -361,8 +365,9 @@ def make_one(twin: Twin, develop: Develop, part: str, picture: Picture) -> Line:
     try:
         content, more = develop(contents["source_"], picture)
     except (ValueError, MemoryError, cv2.error) as error:
-        told = " ".join(str(error).split()) or "memory is too short for it"
-        return {**line, "error": told if isinstance(error, ValueError) else f"the picture cannot be computed: {told}"}
+        reason = " ".join(str(error).split()) or "memory is too short for it"
+        what = "" if isinstance(error, ValueError) else "the picture cannot be computed: "
+        return {**line, "error": f"{what}{reason}"}
     if picture.label:
         journal.write(twin.out, picture.label[1], contents["label_"], part)
     journal.remove(twin.out, array_of(picture.image))
@@ -458,12 +463,12 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 def progress(items: Iterable[T], total: int, unit: str = "images") -> Generator[T, None, None]:
     """Pass items on and say how far it is: in one line of a terminal, elsewhere every half minute."""
     terminal = sys.stderr.isatty()
-    begun = said = time.monotonic()
+    begun = shown = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - said >= (0.2 if terminal else 30) or (terminal and count == total):
-            said, rate = now, count / max(now - begun, 1e-3)
+        if now - shown >= (0.2 if terminal else 30) or (terminal and count == total):
+            shown, rate = now, count / max(now - begun, 1e-3)
             left = timedelta(seconds=round((total - count) / rate))
             text = f"{count}/{total} {unit}, {rate:.1f} {unit}/s, {left} left"
             end = "\n" if count == total or not terminal else ""
