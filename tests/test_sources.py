@@ -111,9 +111,7 @@ def test_files_that_are_no_pictures_are_skipped_and_counted(tmp_path):
     strays = ("._a.png", ".DS_Store", "Thumbs.db", "b.gif", "c.gif", "notes", "a.xcf", "a.json")
     files = {f"images/train/{name}": b"?" for name in strays}
     root = write(tmp_path / "set", **files, **{"images/train/.cache/x.png": b"?"})
-    counted = (
-        "8 files are no pictures that Ultralytics reads (1 .db, 2 .gif, 1 .xcf, 3 hidden, 1 without a suffix; first: "
-    )
+    counted = "no pictures that Ultralytics reads: 1 .db, 2 .gif, 1 .xcf, 3 hidden, 1 without a suffix (first: "
     for source in (root / "data.yaml", root / "images"):
         data = read_sources(source)
         assert [picture.key.rpartition("/")[2] for picture in data.pictures(".png", None)] == ["a.png", "b.png"]
@@ -124,7 +122,7 @@ def test_files_that_are_no_pictures_are_skipped_and_counted(tmp_path):
 def test_lines_of_a_list_that_name_no_picture_are_counted(tmp_path):
     files = {"t.txt": b"./images/train/a.png\nnotes.md\n\n.DS_Store\n", "data.yaml": described(train="t.txt")}
     data = read_sources(write(tmp_path / "set", **files) / "data.yaml")
-    assert f"{tmp_path / 'set/t.txt'}: 2 of 3 lines name no picture that Ultralytics reads" in data.notes
+    assert f"{tmp_path / 'set/t.txt'}: left out, naming no picture that Ultralytics reads: 2 of 3 lines" in data.notes
 
 
 def test_annotations_are_found_whatever_the_case_of_their_suffix_and_hidden_ones_are_not(tmp_path):

@@ -18,7 +18,7 @@ from conftest import run_python
 from PIL import Image
 
 from yolo_wnlb.data import journal
-from yolo_wnlb.twins import darken, enhance
+from yolo_wnlb.twins import darken, enhance, twin
 from yolo_wnlb.twins.darken import darken_dataset, verify
 from yolo_wnlb.twins.enhance import enhance_dataset
 
@@ -251,13 +251,31 @@ def test_after_a_change_of_the_source_the_twin_is_as_a_fresh_one(changed, how, b
         assert {path: path.stat().st_mtime_ns for path in (out, *out.rglob("*"))} == untouched
 
 
+@pytest.mark.parametrize("write", [darkened, enhanced])
+def test_files_that_a_killed_run_wrote_but_did_not_record_are_known(write, source, tmp_path, monkeypatch):
+    make_one = twin.make_one
+
+    def killed(*args):
+        make_one(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(twin, "make_one", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(source, tmp_path / "out")
+    (name,) = [file.name for file in (tmp_path / "out/images").rglob("*.*")]
+    assert name == "d.png"
+    list_shortened(source)
+    write(source, tmp_path / "out")
+    write(source, tmp_path / "fresh")
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
 def test_what_is_removed_is_counted(source, tmp_path):
     darkened(source, tmp_path / "out")
     label_deleted(source)
     list_renamed(source)
-    assert "2 files of an earlier run, which the source no longer has, were removed" in str(
-        darkened(source, tmp_path / "out")
-    )
+    assert "since the source no longer has what they came from: 2 file(s)" in str(darkened(source, tmp_path / "out"))
     assert "no longer has" not in str(darkened(source, tmp_path / "out"))
 
 
@@ -309,9 +327,7 @@ def test_files_of_the_user_stay_and_are_told(write, source, tmp_path):
     pictures_moved_to_another_folder(source)
     label_deleted(source)
     for _ in range(2):
-        assert "3 files in it were not written by this command (first: extra/x.txt); they stay" in str(
-            write(source, out)
-        )
+        assert "not written by this command, and left alone: 3 file(s) (first: extra/x.txt)" in str(write(source, out))
         assert {name: (out / name).read_text() for name in mine} == mine
     assert "images/train/mine.png: is not in the manifest" in verify(out).failures
 

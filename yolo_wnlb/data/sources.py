@@ -394,7 +394,9 @@ def strays(place: Path, pictures: Sequence[str]) -> list[str]:
     if place.is_file():
         lines = [line for line in read_text(place).splitlines() if line.strip()]
         count = len(lines) - len(pictures)
-        return [f"{place}: {count} of {len(lines)} lines name no picture that Ultralytics reads"] if count > 0 else []
+        return [f"{place}: left out, naming no picture that Ultralytics reads: {count} of {len(lines)} lines"] * (
+            count > 0
+        )
     known, found = set(pictures), list[tuple[str, str]]()  # kind, path
     for folder, below, files in os.walk(place):
         found += [("hidden", f"{folder}{os.sep}{name}") for name in [*below, *files] if name.startswith(".")]
@@ -407,7 +409,7 @@ def strays(place: Path, pictures: Sequence[str]) -> list[str]:
         return []
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(kind for kind, _ in found).items()))
     first = printable(min(path for _, path in found))
-    return [f"{place}: {len(found)} files are no pictures that Ultralytics reads ({counted}; first: {first})"]
+    return [f"{place}: left out, being no pictures that Ultralytics reads: {counted} (first: {first})"]
 
 
 def shown_files(folder: Path, *suffixes: str) -> list[Path]:

@@ -176,7 +176,7 @@ def bring_up_to_date(
                 lines, complete = every, True
                 removed += remove_old_files(plan)
                 finish(plan, lines)
-    notes = [f"{removed} files of an earlier run, which the source no longer has, were removed"] if removed else []
+    notes = [f"removed, since the source no longer has what they came from: {removed} file(s)"] if removed else []
     notes += foreign_notes(plan, lines) if complete else []
     return Outcome(plan, lines, tried, complete, seconds=time.monotonic() - begun, notes=notes)
 
@@ -301,7 +301,7 @@ def foreign_notes(plan: Plan, lines: dict[str, Line]) -> list[str]:
     foreign = foreign_files(plan.twin.out, written_names(lines.values()) | {*plan.data.document_names, FAILURES})
     if not foreign:
         return []
-    return [f"{len(foreign)} files in it were not written by this command (first: {printable(foreign[0])}); they stay"]
+    return [f"not written by this command, and left alone: {len(foreign)} file(s) (first: {printable(foreign[0])})"]
 
 
 # ---- all pictures --------------------------------------------------------------------------------
