@@ -394,9 +394,9 @@ def strays(place: Path, pictures: Sequence[str]) -> list[str]:
     if place.is_file():
         lines = [line for line in read_text(place).splitlines() if line.strip()]
         count = len(lines) - len(pictures)
-        return [f"{place}: left out, naming no picture that Ultralytics reads: {count} of {len(lines)} lines"] * (
-            count > 0
-        )
+        if count <= 0:
+            return []
+        return [f"{place}: left out, naming no picture that Ultralytics reads: {count} of {len(lines)} lines"]
     known, found = set(pictures), list[tuple[str, str]]()  # kind, path
     for folder, below, files in os.walk(place):
         found += [("hidden", f"{folder}{os.sep}{name}") for name in [*below, *files] if name.startswith(".")]
