@@ -337,6 +337,27 @@ def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
     torch.testing.assert_close(block(x), wanted)
 
 
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_g_that_is_not_linear_is_averaged_and_not_applied_to_the_mean(operation, folded):
+    block, x = randomised(WNLB(4, operation=operation)).eval(), torch.randn(1, 4, 3, 3)
+    conv = copy.deepcopy(block.g)
+    block.g = nn.Sequential(block.g, nn.ReLU())
+    if folded:
+        block.fold()
+    y = block.respond(*block.embed(x))
+    block.g = conv
+    theta, phi = (t.flatten(2).transpose(1, 2) for t in (block.theta(x), block.phi(x)))
+    eye = torch.eye(9).expand(1, 9, 9)  # whose mean is the map of weights
+    weights = {
+        "dot_product": lambda: dot_product_response(theta, phi, eye),
+        "concatenation": lambda: pairwise.concatenation_response(
+            theta, phi, eye, block.W_f[0].weight, block.W_f[0].bias
+        ),
+    }.get(operation, lambda: (theta @ phi.transpose(1, 2)).softmax(-1))()
+    torch.testing.assert_close(y, weights @ conv(x).relu().flatten(2).transpose(1, 2))
+
+
 def test_folding_adds_neither_tensors_nor_a_state():
     block = randomised(WNLB(4)).eval()
     before = set(block.state_dict()), set(dict(block.named_buffers())), set(dict(block.named_parameters()))

@@ -36,13 +36,13 @@ def is_plain(conv: nn.Module) -> bool:
 
 
 def can_fold(block: Any) -> bool:
-    """Tell whether a block consists of its own plain layers; pruned, quantised, adapted or watched ones are called."""
+    """Tell whether W_z and its norm are plain layers; pruned, quantised, adapted or watched ones have to be called."""
     if type(block.W_z) is not nn.Sequential or len(block.W_z) != 2:
         return False
     conv, norm = block.W_z
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.weight is None:
         return False
-    return all(map(is_plain, [*block.projections, conv])) and not has_hooks(block.W_z) and not has_hooks(norm)
+    return is_plain(conv) and not has_hooks(block.W_z) and not has_hooks(norm)
 
 
 def folded_forward(block: Any, x: Tensor) -> Tensor:
@@ -51,10 +51,8 @@ def folded_forward(block: Any, x: Tensor) -> Tensor:
         return x
     mix, shift, keep = output_numbers(block)
     mix, shift, keep = constant(mix), constant(shift), constant(keep.to(x.dtype))  # (C, e), (C,), ()
-    if block.operation == "dot_product" and block.sub_sample == 1:
-        n = x.shape[2] * x.shape[3]
-        if one_matrix_pays(block.in_channels, block.embed_dim, n):
-            return one_matrix(block, x, mix, shift, keep)
+    if one_matrix_serves(block, x):
+        return one_matrix(block, x, mix, shift, keep)
     y = block.respond(*block.embed(x))  # (B, N, e)
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         # one product straight into the map: a convolution would first copy y
@@ -112,6 +110,14 @@ def constant(tensor: Tensor) -> Tensor:
 
 
 # ---- the dot product of all positions with all -----------------------------------------------------
+
+
+def one_matrix_serves(block: Any, x: Tensor) -> bool:
+    """Tell whether a block can and should compute with `one_matrix`."""
+    if block.operation != "dot_product" or block.sub_sample > 1:
+        return False
+    pays = one_matrix_pays(block.in_channels, block.embed_dim, x.shape[2] * x.shape[3])
+    return pays and all(map(is_plain, (block.theta, block.phi, block.g)))
 
 
 def one_matrix_pays(channels: int, embed_dim: int, n: int) -> bool:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from yolo_wnlb.folding import can_fold, constant, does_nothing, folded_forward, is_plain
+from yolo_wnlb.folding import can_fold, does_nothing, folded_forward, is_plain
 from yolo_wnlb.pairwise import (
     OPERATIONS,
     concatenation_response,
@@ -149,21 +149,12 @@ class WNLB(nn.Module):
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return theta (B, N, d), phi (B, M, d) and g (B, M, e) of x (B, C, H, W); x itself where `g_comes_last`."""
+        theta = to_tokens(self.theta(x))
         if self.g_comes_last(x):
-            tokens = to_tokens(x)
-            return tokens, tokens, tokens
-        if all(map(is_plain, self.projections)):
-            made = F.conv2d(x, *self.one_projection())
-        else:
-            made = torch.cat([conv(x) for conv in self.projections], 1)
-        if self.operation == "gaussian":
-            return to_tokens(x), to_tokens(self.pooled(x)), to_tokens(self.pooled(made))
-        d = self.embed_dim
-        if self.sub_sample == 1:
-            theta, phi, g = to_tokens(made).split(d, 2)
-            return theta, phi, g
-        phi, g = to_tokens(self.pooled(made[:, d:])).split(d, 2)
-        return to_tokens(made[:, :d]), phi, g
+            return theta, theta, theta
+        same = self.operation == "gaussian" and self.sub_sample == 1
+        phi = theta if same else to_tokens(self.pooled(self.phi(x)))
+        return theta, phi, to_tokens(self.pooled(self.g(x)))
 
     def respond(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         """Return y (B, N, e), the mean of g weighted by the pairwise function, of the tokens that `embed` returned."""
@@ -176,11 +167,7 @@ class WNLB(nn.Module):
         d = self.in_channels if self.operation == "gaussian" else self.embed_dim
         e = self.in_channels if last else self.embed_dim
         y = softmax_response(theta, phi, g, d**-0.5 if self.scale is None else self.scale, d, e)
-        if not last:
-            return y
-        if is_plain(self.g):
-            return F.linear(y, self.g.weight.flatten(1), self.g.bias)
-        return self.g(y.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+        return F.linear(y, self.g.weight.flatten(1), self.g.bias) if last else y
 
     def weighted_output(self, y: Tensor) -> Tensor:
         """Return w W_z(y) (B, C, H, W) of y (B, e, H, W)."""
@@ -197,27 +184,15 @@ class WNLB(nn.Module):
         That is the same as averaging g: the weights of a softmax add up to 1, and g is linear. A kernel that wants
         values as wide as queries, which have C channels here, then gets x itself instead of g padded with zeros.
         """
-        if self.operation != "gaussian" or self.sub_sample > 1:
+        if self.operation != "gaussian" or self.sub_sample > 1 or not is_plain(self.g):
             return False
         return self.embed_dim >= self.in_channels or not takes_two_widths(x)
 
-    @property
-    def projections(self) -> list[Any]:
-        """The convolutions theta, phi and g, as far as the operation has them."""
-        return [self.g] if self.operation == "gaussian" else [self.theta, self.phi, self.g]
-
-    def one_projection(self) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of theta, phi and g as one convolution."""
-        convs = self.projections
-        weight = torch.cat([conv.weight for conv in convs])
-        bias = torch.cat(
-            [conv.weight.new_zeros(len(conv.weight)) if conv.bias is None else conv.bias for conv in convs]
-        )
-        return (constant(weight), constant(bias)) if self.is_folded else (weight, bias)
-
     def pooled(self, x: Tensor) -> Tensor:
-        """Return the pooled x (B, C, H, W), of a block that sub-samples."""
+        """Return the maxima of windows of sub_sample x sub_sample positions of x (B, C, H, W)."""
         k = self.sub_sample
+        if k == 1:
+            return x
         if self.training:  # picked by index: MaxPool2d would keep all of x for backward
             with torch.no_grad():
                 index = F.max_pool2d(x, k, ceil_mode=True, return_indices=True)[1]
@@ -238,7 +213,7 @@ class WNLB(nn.Module):
         own (quantised, pruned, adapted) computes as before.
         """
         self.folded = True
-        self.idle = can_fold(self) and not self.g.weight.is_meta and does_nothing(self)
+        self.idle = can_fold(self) and not self.W_z[0].weight.is_meta and does_nothing(self)
 
     def unfold(self) -> None:
         """Undo `fold`."""
