@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,9 @@ atexit.register(shutil.rmtree, SETTINGS, ignore_errors=True)
 # before anything imports ultralytics, and for every interpreter that a test starts
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=SETTINGS, MPLBACKEND="Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the maps are small: on a busy machine threads only wait for each other
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a job in the background; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -24,7 +24,7 @@ from yolo_wnlb.metrics.bootstrap import draws, resampled
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
 from yolo_wnlb.study.check import check_models
-from yolo_wnlb.study.compare import CHILD, child_command, compare, run_all
+from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, run_all
 from yolo_wnlb.study.plan import Run, differences, groups_of, read_study, runs_of
 from yolo_wnlb.study.run import run as run_here
 from yolo_wnlb.study.table import Result, difference, remake, seed_pairs, tabulate
@@ -605,7 +605,7 @@ def test_the_process_of_a_run_imports_from_pythonpath_and_not_from_the_working_d
     poisoned, monkeypatch, version, tmp_path_factory
 ):
     own = tmp_path_factory.mktemp("own")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own), os.environ.get("PYTHONPATH", ""), ""]))
     with monkeypatch.context() as patch:
         patch.setattr(sys, "version_info", version)
         words = child_command(Path("run"))
@@ -614,7 +614,7 @@ def test_the_process_of_a_run_imports_from_pythonpath_and_not_from_the_working_d
         "from yolo_wnlb.study.run import main\nmain(sys.argv[2])", "print(json.dumps(sys.path))"
     )
     assert words[code] != CHILD
-    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    ended = subprocess.run(words, capture_output=True, text=True, check=True, env=child_environment())
     path = json.loads(ended.stdout)
     assert path[0] == str(own) and not {"", ".", str(poisoned)} & {*path}
     assert str(Path(compare_module.__file__).parents[2]) in path

@@ -169,10 +169,13 @@ def run_all(runs: Sequence[Run], jobs: int, device: str | None) -> None:
 def start(run: Run, device: str | None) -> subprocess.Popen[bytes]:
     """Start the process of a run; it ends with this one, for it reads from our end of its standard input."""
     prepare(run, device)
-    environ = {**os.environ, "PYTHONSAFEPATH": "1"}  # for the processes that it starts, from Python 3.11 on
     with (run.folder / LOG).open("w", encoding="utf-8") as log:
         return subprocess.Popen(
-            child_command(run.folder), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environ
+            child_command(run.folder),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(),
         )
 
 
@@ -184,6 +187,17 @@ def prepare(run: Run, device: str | None) -> None:
     write_json(run.folder / SPEC, {**run.spec, "device": device})
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment of a run's process.
+
+    PYTHONSAFEPATH is for the processes that it starts, from Python 3.11 on. An empty entry of PYTHONPATH, which a
+    colon too many leaves, would mean the working directory.
+    """
+    entries = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
+    return environment if entries else {key: value for key, value in environment.items() if key != "PYTHONPATH"}
+
+
 def child_command(folder: Path) -> list[str]:
     """Return the command of a run's process, which does not import from the working directory.
 
@@ -192,7 +206,7 @@ def child_command(folder: Path) -> list[str]:
     """
     first, user = list[str](), ""
     if sys.version_info < (3, 11):
-        first = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        first = [path for path in child_environment().get("PYTHONPATH", "").split(os.pathsep) if path]
         user = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
     package = str(Path(__file__).resolve().parents[2])
     flag = "-P" if sys.version_info >= (3, 11) else "-I"
