@@ -83,9 +83,15 @@ class Model:
                 f"{path} has task {metadata.get('task')!r} in its metadata, wanted 'detect' or "
                 "'segment'; write it with `yolo export format=onnx`"
             )
-        self.names: dict[int, str] = ast.literal_eval(metadata["names"])
-        self.size: tuple[int, int] = tuple(ast.literal_eval(metadata["imgsz"]))  # height, width
-        args = ast.literal_eval(metadata.get("args", "{}"))
+        try:
+            self.names: dict[int, str] = dict(ast.literal_eval(metadata["names"]))
+            height, width = map(int, ast.literal_eval(metadata["imgsz"]))
+            if min(height, width) < 1:
+                raise ValueError(f"imgsz is {height}, {width}")
+            args = dict(ast.literal_eval(metadata.get("args", "{}")))
+        except (KeyError, SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} has damaged metadata ({error}); export it again") from error
+        self.size = height, width
         self.end2end = metadata.get("end2end") == "True" or bool(args.get("nms"))
         node = self.session.get_inputs()[0]
         self.input, self.dtype = node.name, np.float16 if "16" in node.type else np.float32

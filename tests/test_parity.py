@@ -378,6 +378,19 @@ def test_unlike_files_are_refused(segment, static, detect_onnx, folder):
         check_export(segment, static, sizes=[192])
 
 
+@pytest.mark.parametrize("entry", ["imgsz 64", "imgsz [64,0]", "stride [32", "channels x"])
+def test_exports_with_damaged_metadata_are_refused(segment, static, folder, example, entry):
+    onnx = pytest.importorskip("onnx")
+    (key, value), model, file = entry.split(), onnx.load(static), folder / "damaged.onnx"
+    next(item for item in model.metadata_props if item.key == key).value = value
+    onnx.save(model, file)
+    with pytest.raises(ValueError, match=r"damaged\.onnx (has damaged metadata|cannot be loaded).*export it again"):
+        check_export(segment, file)
+    if key == "imgsz":
+        with pytest.raises(ValueError, match=r"damaged\.onnx has damaged metadata"):
+            example.Model(file)
+
+
 def test_unreadable_files_are_named(segment, static, folder):
     broken = folder / "broken.onnx"
     broken.write_bytes(static.read_bytes()[:5000])
@@ -389,7 +402,7 @@ def test_unreadable_files_are_named(segment, static, folder):
         (ValueError, (static, static), None, "is not a checkpoint"),
         (ValueError, (segment, segment), None, "has to be its export"),
         (FileNotFoundError, (segment, static), [folder / "none.png"], r"picture .*none\.png does not exist"),
-        (OSError, (segment, static), folder / "text.png", r"text\.png is missing or no readable image"),
+        (OSError, (segment, static), folder / "text.png", r"text\.png cannot be read as an image"),
     ):
         with pytest.raises(error, match=fragment):
             check_export(*files, images=images)

@@ -30,7 +30,7 @@ def load_checkpoint(path: Path) -> YOLO:
     if path.suffix != ".pt":
         raise ValueError(f"{path} is not a checkpoint; the first file has to be the .pt")
     if not path.is_file() and str(path) not in GITHUB_ASSETS_NAMES:
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+        raise FileNotFoundError(f"checkpoint {path} does not exist, or is a folder")
     check_archive(path)
     try:
         model = YOLO(path)
@@ -60,12 +60,25 @@ def load_export(path: Path) -> AutoBackend:
     except MemoryError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} cannot be loaded; export it again. Cause: {error}") from error
+        raise ValueError(f"{path} cannot be loaded; export it again. Cause: {error or type(error).__name__}") from error
     if not backend.metadata or not backend.metadata.get("task"):
         raise ValueError(f"{path} has no Ultralytics metadata; export it with 'yolo export'")
+    if not has_sound_metadata(backend):
+        raise ValueError(f"{path} has damaged metadata, {backend.metadata}; export it again")
     if backend.metadata.get("args", {}).get("nms"):
         raise ValueError(f"{path} was exported with nms=True, which hides its raw outputs; compare one without it")
     return backend
+
+
+def has_sound_metadata(backend: AutoBackend) -> bool:
+    """Tell whether the metadata of an export are of the types and ranges that are taken for granted afterwards."""
+    metadata = backend.metadata
+    try:
+        height, width = map(int, backend.imgsz)
+        counts = (height, width, int(backend.stride), int(metadata.get("channels", 3)), int(metadata.get("batch", 1)))
+    except (TypeError, ValueError):
+        return False
+    return min(counts) > 0 and isinstance(backend.names, dict) and isinstance(metadata.get("args", {}), dict)
 
 
 def channels_of(model: YOLO | AutoBackend) -> int:
@@ -87,14 +100,19 @@ def read_picture(file: str | Path, channels: int = 3) -> np.ndarray:
 
     Returns: uint8 (H, W, channels), BGR if there are three. Grey models get every picture in grey, colour models
         every picture in colour; for others the file needs as many channels, or pages, as the model.
-    Raises: OSError: the file is missing or unreadable. ValueError: it has another number of channels.
+    Raises: OSError: the file is missing, unreadable or too large. ValueError: it has another number of channels.
     """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no image {file}; leave it out, or correct its path")
     try:
         picture = imread(str(file), FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
-    except (OSError, cv2.error, ValueError) as error:  # more pixels than OpenCV reads; pages of different sizes
-        raise OSError(f"{file} is missing or no readable image ({' '.join(str(error).split())})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # OpenCV and Pillow refuse too many pixels, each with errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"{file} cannot be read as an image ({reason}); leave it out or mend it") from error
     if picture is None:
-        raise OSError(f"{file} is missing or no readable image; mend it, or take it out")
+        raise OSError(f"{file} cannot be read as an image; leave it out or mend it")
     if picture.shape[2] != channels:
         raise ValueError(f"{file} has {picture.shape[2]} channels, and the model takes pictures of {channels}")
     return picture
