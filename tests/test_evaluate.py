@@ -579,7 +579,7 @@ def test_what_a_detector_cannot_do_is_refused(single, pictures, tmp_path):
         with pytest.raises(ValueError, match=told):
             detector.predict(single, {}, {0: 1}, device="cpu", **change)
     (tmp_path / "night.jpg").write_text("not a picture")
-    with pytest.raises(OSError, match=r"night.jpg is missing or no readable image"):
+    with pytest.raises(OSError, match=r"night.jpg cannot be read as an image"):
         detector.predict(single, {1: tmp_path / "night.jpg"}, {0: 1}, device="cpu")
 
 

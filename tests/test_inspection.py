@@ -131,6 +131,7 @@ def test_the_frame_is_where_letterbox_puts_the_image(shape):
 
 def test_maps_are_cut_and_laid_over_the_image():
     picture = np.zeros((50, 100, 3), np.uint8)
+    assert Letterbox.of(np.zeros((2, 3000, 3)), (64, 64))[1:] == (31, 0, 1, 64), "of a thin image one row is left"
     letterbox = Letterbox.of(picture, (1, 3, 64, 64))  # 16 empty rows above and below
     values = np.arange(16.0).reshape(4, 4)
     assert np.array_equal(letterbox.crop(values, (2, 4)), values[1:3])
@@ -439,7 +440,7 @@ def test_a_model_for_four_channels_takes_images_that_have_them(special, photos, 
     cv2.imwrite(str(tmp_path / "four.png"), np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 4), np.uint8))
     report = inspect_model(weights, tmp_path / "four.png", tmp_path / "out", imgsz=SIZE)
     assert all(b.change[0] > 0 for b in report.blocks)
-    with pytest.raises(ValueError, match=r"0\.png has 3 channels, and the model takes 4; give images like those"):
+    with pytest.raises(ValueError, match=r"0\.png has 3 channels, and the model takes pictures of 4"):
         inspect_model(weights, photos, tmp_path / "other", imgsz=SIZE)
     assert not (tmp_path / "other").exists()
 

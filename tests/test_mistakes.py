@@ -375,7 +375,7 @@ MISTAKES = [  # what was done, how, and what the message must say
         other_architecture,
         ["another architecture", "yolo11n-seg.yaml (scale n) into yolov8n-seg-wnlb.yaml (scale n)", "of 561 tensors"],
     ),
-    ("unreadable image", unreadable_image, ["night.jpg", "no readable image"]),
+    ("unreadable image", unreadable_image, ["night.jpg", "cannot be read as an image"]),
     ("corrupt ONNX", corrupt_export, ["best.onnx"]),
     ("export-check of one file", lambda: command("export-check", "best.pt"), ["found ['best.pt']", "best.onnx"]),
     ("float image of 0 to 255", lambda: picture(np.full((4, 4, 3), 200.0)), ["from 200 to 200", "0 to 1", "divide"]),

@@ -27,7 +27,6 @@ from yolo_wnlb.visualize.observation import (
     Object,
     Observation,
     blocks_of,
-    channels_of,
     load_model,
     observe,
     read_samples,
@@ -35,6 +34,7 @@ from yolo_wnlb.visualize.observation import (
     training_data,
 )
 from yolo_wnlb.visualize.pictures import printable
+from yolo_wnlb.yolo.models import channels_of
 
 MAP_SIDE = 256  # pixels, the longer side of a map, as drawn
 COPIES_ONE = 1.5  # effective neighbours; with fewer, attention copies one position

@@ -19,17 +19,17 @@ import numpy as np
 from torch import Tensor
 from ultralytics import YOLO
 
+from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.pictures import (
     display_names,
     find_pictures,
     in_colour,
     printable,
-    read_picture,
     without_repeats,
 )
 from yolo_wnlb.wnlb import WNLB
-from yolo_wnlb.yolo.models import load_checkpoint
+from yolo_wnlb.yolo.models import load_checkpoint, read_picture
 
 IMAGE_SIDE = 448  # pixels, the longer side of masks, and of the images that they are drawn on
 MAX_IMAGES = 40  # in one call
@@ -90,7 +90,7 @@ class Letterbox(NamedTuple):
         """Compute what Ultralytics' LetterBox did to make an input of this shape (..., H, W)."""
         size = (shape[-2], shape[-1])
         gain = min(size[0] / image.shape[0], size[1] / image.shape[1])
-        height, width = round(image.shape[0] * gain), round(image.shape[1] * gain)
+        height, width = max(round(image.shape[0] * gain), 1), max(round(image.shape[1] * gain), 1)
         top, left = round((size[0] - height) / 2 - 0.1), round((size[1] - width) / 2 - 0.1)
         return cls(size, top, left, height, width)
 
@@ -162,14 +162,14 @@ def read_samples(sources: Sequence[str | Path], n: int, channels: Sequence[int],
 
 def read_labels(source: Path, sizes: dict[Path, tuple[int, int]], notes: list[str]) -> dict[Path, list[Object]]:
     """Read the labels of images of a data YAML, masks at the given sizes; none where evaluation is not installed."""
-    from ultralytics.data.utils import check_det_dataset, img2label_paths
+    from ultralytics.data.utils import img2label_paths
 
     try:
         from yolo_wnlb.data.coco import read_label
     except ImportError as error:
         notes.append(f"the labels of {source} are left out: {error}")
         return {}
-    names = check_det_dataset(str(source), autodownload=False)["names"]
+    names = read_data_yaml(source, download=False)[0]["names"]
     labels: dict[Path, list[Object]] = {}
     for (file, size), label in zip(sizes.items(), img2label_paths([str(file) for file in sizes])):
         labels[file] = []
@@ -189,11 +189,9 @@ def read_labels(source: Path, sizes: dict[Path, tuple[int, int]], notes: list[st
 
 def training_data(model: YOLO, weights: str | Path) -> str:
     """Return the data YAML that a checkpoint names, if its images are here; nothing is downloaded."""
-    from ultralytics.data.utils import check_det_dataset
-
     data = str(model.overrides.get("data") or "which it does not name")
     try:
-        check_det_dataset(data, autodownload=False)
+        read_data_yaml(data, download=False)
     except Exception as error:  # whatever it is, the remedy is the same
         raise ValueError(
             f"no images: the data that {weights} was trained on, {data}, is not here; give images="
@@ -209,11 +207,6 @@ def load_model(path: Path) -> YOLO:
     if path.suffix != ".pt":
         raise ValueError(f"{path} is no checkpoint; wanted the .pt that training wrote")
     return load_checkpoint(path)
-
-
-def channels_of(model: YOLO) -> int:
-    """Return how many channels the images of a model have: 1 for grey, 3 for colour, others for special cameras."""
-    return int(model.model.yaml.get("channels") or 3)  # type: ignore[union-attr]
 
 
 def blocks_of(model: YOLO) -> dict[str, WNLB]:

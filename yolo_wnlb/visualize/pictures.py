@@ -1,7 +1,6 @@
-"""Find the pictures that a user names, read them, and give each a name that no other has.
+"""Find the pictures that a user names, and give each a name that no other has.
 
 images, folders of images, data YAMLs -> files            `find_pictures`
-file -> uint8 (H, W, channels)                            `read_picture`
 files -> names to write beside them                       `display_names`
 """
 
@@ -11,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import listed
 from yolo_wnlb.reading import read_text
 
@@ -44,19 +43,7 @@ def find_pictures(source: Path, n: int) -> list[Path]:
 
 def val_places(source: Path) -> list[Path]:
     """Return the folders and lists that a data YAML names as its val split; nothing is downloaded."""
-    from ultralytics.data.utils import check_det_dataset
-
-    try:
-        val = check_det_dataset(str(source), autodownload=False)["val"]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{str(error).strip()}\nNothing is downloaded here: have Ultralytics fetch the data set first, or give a "
-            "folder of images"
-        ) from error
-    except (OSError, ImportError, MemoryError):
-        raise
-    except Exception as error:  # Ultralytics raises errors of many kinds for a mistake in the file
-        raise ValueError(f"{source} is no data YAML that Ultralytics takes: {error}") from error
+    val = read_data_yaml(source, download=False)[0]["val"]
     if not (places := [Path(place) for place in listed(val)]):
         raise ValueError(f"{source} names no val: pictures; give a folder of images")
     return places
@@ -72,34 +59,6 @@ def pictures_in(place: Path, formats: set[str]) -> list[Path]:
         return [place.parent / line if line.startswith("./") else Path(line) for line in lines if line]
     found = sorted(path for path in place.rglob("*") if path.suffix[1:].lower() in formats and path.is_file())
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts)]
-
-
-def read_picture(file: Path, channels: int = 3) -> np.ndarray:
-    """Read an image as Ultralytics does for a model with so many channels, turned upright as its EXIF says.
-
-    Returns: uint8 (H, W, channels), in BGR if there are three. One and three channels are made of any image; for
-        another number the file must have as many.
-    Raises: ValueError, OSError: the file is missing, unreadable, too large, or has other channels.
-    """
-    from ultralytics.utils.patches import imread
-
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no image {printable(file)}; leave it out, or correct its path")
-    flags = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
-    try:
-        image = imread(str(file), flags)
-    except Exception as error:  # OpenCV and Pillow refuse too many pixels, each with errors of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{printable(file)} cannot be read as an image ({reason}); leave it out or mend it") from error
-    if image is None:
-        raise ValueError(f"{printable(file)} cannot be read as an image; leave it out or mend it")
-    image = image[..., None] if image.ndim == 2 else image
-    if image.shape[2] != channels:
-        raise ValueError(
-            f"{printable(file)} has {image.shape[2]} channels, and the model takes {channels}; give images like those "
-            "that it was trained on"
-        )
-    return image
 
 
 def in_colour(image: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, light_of_codes, look_up, picture_rng, settings
 from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
-from yolo_wnlb.visualize.pictures import display_names, find_pictures, printable, read_picture, without_repeats
+from yolo_wnlb.visualize.pictures import display_names, find_pictures, printable, without_repeats
 
 SIDE = 320  # pixels, the longer side of a picture on the sheet
 MAX_ROWS = 100  # of one sheet
@@ -82,6 +82,8 @@ def preview(
     if (count := len(files) if sources else n) > MAX_ROWS:
         raise ValueError(f"{count} pictures; one sheet shows {MAX_ROWS} at most: name fewer, or lower n")
     if sources:
+        from yolo_wnlb.yolo.models import read_picture
+
         names = display_names(files)
         pictures = [Picture(name, file.name, shrunk(read_picture(file))) for name, file in zip(names, files)]
     else:
