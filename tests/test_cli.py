@@ -406,6 +406,7 @@ from yolo_wnlb import cli
 def run(files, options):
     warnings.warn_explicit("use new_function", FutureWarning, "lib.py", 1, module="somelib")
     warnings.warn("yolo_wnlb could not extend ultralytics.nn.tasks", RuntimeWarning)
+    warnings.warn_explicit("unclosed file", ResourceWarning, "cli.py", 1, module="yolo_wnlb.cli")
     return cli.take({"gama": 2}, {"gamma": 1})
 cli.COMMANDS["doctor"] = dataclasses.replace(cli.COMMANDS["doctor"], run=run)
 sys.exit(cli.main(["doctor"]))
@@ -417,7 +418,7 @@ sys.exit(cli.main(["doctor"]))
     run = run_python(code, tmp_path, PYTHONWARNINGS="")
     assert (run.returncode, run.stderr.splitlines()) == (2, [ours, answer])
     run = run_python(code, tmp_path, PYTHONWARNINGS="default")  # whoever wants to see them can
-    assert (run.returncode, run.stderr.splitlines()) == (2, ["use new_function", ours, answer])
+    assert (run.returncode, run.stderr.splitlines()) == (2, ["use new_function", ours, "unclosed file", answer])
 
 
 # ---- terminals ---------------------------------------------------------------------------------------

@@ -446,6 +446,11 @@ def test_a_model_of_one_channel_has_the_same_stages():
     assert stage_ends({**load_yaml("yolov8.yaml"), "channels": 1})["P5"] == 8
 
 
+def test_the_name_of_a_grafted_model_is_one_that_ultralytics_takes(tmp_path, capsys):
+    assert main(["graft", "yolov8-seg.yaml", f"out={tmp_path / 'mine.txt'}"]) == 2
+    assert "wanted a name that ends in .yaml" in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
 def test_grafting_draws_no_random_numbers():
     torch.manual_seed(0)
     before = torch.random.get_rng_state()

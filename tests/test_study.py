@@ -210,7 +210,8 @@ def test_an_interruption_ends_the_runs_at_once_and_starts_no_more(monkeypatch, t
     started = []
 
     def start(run, device):
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE))
         return started[-1]
 
     def interrupted(seconds):
@@ -222,6 +223,7 @@ def test_an_interruption_ends_the_runs_at_once_and_starts_no_more(monkeypatch, t
     with pytest.raises(KeyboardInterrupt):
         run_all([Run(name, 0, tmp_path / name, {}) for name in "abc"], 2, "cpu")
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 2 and time.monotonic() < begun + 10
+    assert all(process.stdin.closed for process in started)
 
 
 @pytest.mark.parametrize("other", ["budget", "weights", "labels", "start to be run again", "classes"])
@@ -253,13 +255,16 @@ def test_runs_under_other_conditions_are_refused(done, folder, monkeypatch, tmp_
         compare({**study, "darken": {}} if other in ("labels", "classes") else study, "plain", device="cpu")
 
 
-def test_a_run_that_fails_is_reported_with_its_log_and_the_others_stay(tmp_path):
+def test_a_run_that_fails_is_reported_with_its_log_and_the_others_stay(tmp_path, monkeypatch):
+    started, start = [], compare_module.start
+    monkeypatch.setattr(compare_module, "start", lambda *run: started.append(start(*run)) or started[-1])
     runs = [Run("broken", 0, tmp_path / "broken-0", {"detector": "yolo"}), Run("after", 0, tmp_path / "after-0", {})]
     with pytest.raises(
         ChildProcessError, match=r"broken, seed 0: ended with status 1: KeyError.*log\.txt.*run the same command again"
     ):
         run_all(runs, 1, "cpu")
     assert not runs[1].folder.exists(), "none starts after a failure"
+    assert all(process.stdin.closed for process in started), "Python would warn of it, in front of the table"
 
 
 # ---- masks and boxes -----------------------------------------------------------------------------

@@ -234,6 +234,8 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
     stem = re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", Path(files[0]).stem)  # a YAML holds all scales
     after = options.pop("after", ["P3", "P4", "P5"])
     out = Path(options.pop("out", f"{stem}-wnlb.yaml"))
+    if out.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"out={out}: wanted a name that ends in .yaml, by which Ultralytics knows a model definition")
     if not options.pop("exist_ok", False) and out.exists():
         raise ValueError(f"{out} exists; choose another out=, or overwrite it with exist_ok=True")
     if not out.parent.is_dir():

@@ -114,7 +114,7 @@ def existing_parent(path: Path) -> Path:
 
 def check_yolo(run: Run, readable: set[str]) -> str:
     """Check the training of an Ultralytics model; returns the size that pictures are evaluated at."""
-    from yolo_wnlb.yolo.parity import load_checkpoint
+    from yolo_wnlb.yolo.models import load_checkpoint
 
     spec = run.spec
     arguments = {**spec["train"], **spec.get("options", {})}

@@ -73,7 +73,10 @@ def compare(
         runs = runs_of(plan, home)
         check_models([run for run in runs if not run.recorded], device)
     for folder, how in plan["darken"].items():
-        report = darken_dataset(how["source"], folder, **{key: value for key, value in how.items() if key != "source"})
+        with naming(f"{file}, darken: {folder}"):
+            report = darken_dataset(
+                how["source"], folder, **{key: value for key, value in how.items() if key != "source"}
+            )
         print(report, flush=True)
         if not report.ok:
             raise ValueError(
@@ -151,6 +154,7 @@ def run_all(runs: Sequence[Run], jobs: int, device: str | None) -> None:
             time.sleep(0.05)
             for run, process in [pair for pair in running if pair[1].poll() is not None]:
                 running.remove((run, process))
+                process.communicate()  # closes its standard input
                 if process.returncode:
                     failures.append(f"{run.name}: {failure(run, process.returncode)}")
                 else:
@@ -159,7 +163,7 @@ def run_all(runs: Sequence[Run], jobs: int, device: str | None) -> None:
         for _, process in running:
             process.kill()
         for _, process in running:
-            process.wait()
+            process.communicate()
     if failures:
         raise ChildProcessError(
             "; ".join(failures) + ". What is finished is kept: run the same command again when this is mended"

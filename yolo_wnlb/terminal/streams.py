@@ -66,8 +66,7 @@ def without_library_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", message="yolo_wnlb")
-            warnings.filterwarnings("default", module="yolo_wnlb")
+            warnings.filterwarnings("default", message="yolo_wnlb", category=RuntimeWarning)  # those of `activate`
         warnings.formatwarning = lambda message, category, *_, **__: f"{message}\n"
         try:
             yield
