@@ -421,6 +421,15 @@ sys.exit(cli.main(["doctor"]))
     assert (run.returncode, run.stderr.splitlines()) == (2, ["use new_function", ours, "unclosed file", answer])
 
 
+def test_run_as_a_module_it_imports_nothing_from_the_folder_where_the_user_stands(tmp_path):
+    for name in ("pathlib", "argparse", "yaml", "ultralytics"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('it was run')")
+    command = [sys.executable, "-m", "yolo_wnlb", "completion", "fish"]
+    path = os.pathsep.join([str(Path(cli.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    run = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 # ---- terminals ---------------------------------------------------------------------------------------
 
 

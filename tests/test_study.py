@@ -77,7 +77,7 @@ def start_here(run, device):
     """Stand in for `compare.start`: do the run in this process, which has imported everything already."""
     compare_module.prepare(run, device)
     run_here(run.folder)
-    return SimpleNamespace(poll=lambda: 0, returncode=0)
+    return SimpleNamespace(poll=lambda: 0, returncode=0, communicate=lambda: (None, None))
 
 
 @pytest.fixture
@@ -320,6 +320,7 @@ def test_box_labels_are_a_truth_for_a_study(folder, boxes, monkeypatch, in_this_
         ({"rows": {"a": {"model": "x.yaml", "options": 3}}}, "options: is 3; wanted arguments"),
         ({"train": {"yolo": {"epochs": 1, "pretrained": "x.pt"}}}, "pretrained is for the study to give"),
         ({"train": {"yolo": {"epochs": 1, "single_cls": True}}}, "single_cls is for the study to give"),
+        ({"train": {"yolo": {"epochs": 1, "classes": [0]}}}, "classes is for the study to give"),
         ({"train": {"yolov8": {"epochs": 1}}}, "train: no detector yolov8 .*; choose from yolo, maskrcnn"),
         ({"train": {"yolo": {"epochs": 0}}}, "train: yolo: epochs is 0; wanted a whole number, 1 or more"),
         ({"train": {"yolo": {"epochs": "ten"}}}, "epochs is 'ten'; wanted a whole number"),
@@ -457,6 +458,11 @@ def maskrcnn(row=None, **train):
         ({"train": {"yolo": {"lr0": "fast"}}}, "plain, seed 0: .*lr0"),
         ({"train": {"yolo": {"imgsz": 65}}}, "imgsz is 65; wanted a multiple of the model's stride, 32"),
         (plain(options={"optimizer": "mine"}), "Optimizer 'mine' not found"),
+        (plain(options={"freeze": "all"}), "freeze is 'all'; wanted how many layers"),
+        (plain(options={"freeze": [0, 99]}), r"freeze is \[0, 99\]; wanted how many layers, .* 0 to 22"),
+        (plain(options={"freeze": -1}), "freeze is -1; wanted"),
+        (plain(options={"copy_paste_mode": "flap"}), "copy_paste_mode is 'flap'; choose from flip, mixup"),
+        (plain(options={"cache": "disc"}), "cache is 'disc'; choose from True, False, ram, disk"),
         (plain(model="yolov8n-seg-mine.yaml"), "row 'plain': .*seg-mine"),
         (plain(after="P4", block={"sub": 2}), "row 'plain': .*sub"),
         (plain(model="yolov8n-pose.yaml"), "a model for 'pose'; wanted one for segmentation or detection"),
@@ -582,7 +588,7 @@ def test_names_of_published_weights_may_be_fetched_and_no_others(row, known, tmp
     monkeypatch.chdir(tmp_path)
     fetched = []
     monkeypatch.setattr("yolo_wnlb.study.check.load_model", lambda spec, folder, device: fetched.append(spec) or 1 / 0)
-    monkeypatch.setattr("yolo_wnlb.yolo.parity.load_checkpoint", lambda path: fetched.append(path))
+    monkeypatch.setattr("yolo_wnlb.yolo.models.load_checkpoint", lambda path: fetched.append(path))
     study = {"data": "data.yaml", "rows": {"a": row}, "train": {"yolo": {}, "maskrcnn": {"min_size": 96, "lr": 0.1}}}
     runs = runs_of(read_study(study), tmp_path / "out")
     with pytest.raises((ZeroDivisionError, FileNotFoundError)) if "weights" in row or not known else nullcontext():

@@ -33,6 +33,10 @@ KEPT_BYTES = 8  # of each parameter afterwards
 PNG_BYTES = 2  # of each pixel of an enhanced picture
 OTHER_PARAMETERS = 45_000_000  # of Mask R-CNN and SOLOv2 on ResNet-50
 MARGIN = 100e6  # bytes for logs, tables and label caches
+CHOICES = {  # of arguments that Ultralytics checks late or never
+    "cache": (True, False, "ram", "disk"),
+    "copy_paste_mode": ("flip", "mixup"),
+}
 
 
 # ---- without the data ----------------------------------------------------------------------------
@@ -121,6 +125,7 @@ def check_yolo(run: Run, readable: set[str]) -> str:
     check_yolo_arguments(arguments)
     network = built_yolo(*yolo_definition(spec))
     check_optimizer(network, arguments)
+    check_freeze(network, arguments.get("freeze"))
     trained_at = spec["train"].get("imgsz", 640)
     evaluated_at = spec.get("imgsz", trained_at)
     for side in (trained_at, evaluated_at):
@@ -155,6 +160,9 @@ def check_yolo_arguments(arguments: Mapping[str, Any]) -> None:
             get_cfg(overrides={**arguments})
     except (SyntaxError, ValueError, TypeError) as error:
         raise ValueError(str(error).strip().split("\n\n")[0]) from error  # without the help for the command line
+    for name, choices in CHOICES.items():
+        if (value := arguments.get(name)) is not None and value not in choices:
+            raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(str, choices))}")
 
 
 def yolo_definition(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -192,6 +200,17 @@ def check_optimizer(network: Any, arguments: Mapping[str, Any]) -> None:
             BaseTrainer.build_optimizer(trainer, network, arguments.get("optimizer", "auto"))
     except NotImplementedError as error:
         raise ValueError(str(error)) from error
+
+
+def check_freeze(network: Any, freeze: Any) -> None:
+    """Refuse layers to freeze that the network does not have: Ultralytics would freeze nothing, without a word."""
+    if freeze is None:
+        return
+    layers = [*range(freeze)] if type(freeze) is int and freeze >= 0 else freeze
+    names = {name for name, _ in network.named_modules()}
+    if not isinstance(layers, list) or any(f"model.{layer}" not in names for layer in layers):
+        last = len(network.model) - 1
+        raise ValueError(f"freeze is {freeze!r}; wanted how many layers, or a list of their numbers, 0 to {last}")
 
 
 def check_there(run: Run) -> None:

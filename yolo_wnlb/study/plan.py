@@ -83,7 +83,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 GIVEN = (  # arguments of a training that the study gives
     *("data", "seed", "device", "model", "weights", "start", "pretrained", "resume", "stages", "block"),
     *("cfg", "project", "name", "exist_ok", "val", "plots", "verbose", "progress", "task", "mode", "save", "save_dir"),
-    "single_cls",  # a model that it trains knows no class of the truth
+    *("single_cls", "classes"),  # a model that they train does not know all classes of the truth
 )
 BUDGET = (  # arguments that are equal in all rows
     *("epochs", "time", "patience", "batch", "nbs", "accumulate", "fraction"),
