@@ -24,7 +24,7 @@ from yolo_wnlb.metrics.bootstrap import draws, resampled
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
 from yolo_wnlb.study.check import check_models
-from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, run_all
+from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, run_all, unfinished
 from yolo_wnlb.study.plan import Run, differences, groups_of, read_study, runs_of
 from yolo_wnlb.study.run import run as run_here
 from yolo_wnlb.study.table import Result, difference, remake, seed_pairs, tabulate
@@ -253,6 +253,22 @@ def test_runs_under_other_conditions_are_refused(done, folder, monkeypatch, tmp_
         message = r"clean-0 was run with another .*train_pictures \("
     with pytest.raises(ValueError, match=message):
         compare({**study, "darken": {}} if other in ("labels", "classes") else study, "plain", device="cpu")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"spec": 1}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    run = Run("a", 0, tmp_path / "a-0", {"detector": "yolo"})
+    run.folder.mkdir()
+    (run.folder / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json is no (record of a run; delete|JSON)"):
+        unfinished([run])
+
+
+def test_damaged_latencies_are_measured_again(done, folder, monkeypatch, tmp_path, in_this_process, no_run_starts):
+    shutil.copytree(done, tmp_path / "plain")
+    (tmp_path / "plain/latency.json").write_text("[]")
+    monkeypatch.chdir(folder)
+    assert all(row["ms"] for row in compare("study.yaml", tmp_path / "plain", device="cpu").rows)
 
 
 def test_a_run_that_fails_is_reported_with_its_log_and_the_others_stay(tmp_path, monkeypatch):

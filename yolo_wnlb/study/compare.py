@@ -251,7 +251,11 @@ def measure_latency(
     models = {row: [record["protocol"]["sha256"], record["spec"].get("enhance")] for row, record in records.items()}
     conditions = {"environment": environment(device), "models": models}
     known = read_json(file) if file.exists() else {}
-    if known.get("conditions") == conditions:
+    if (
+        isinstance(known, dict)
+        and known.get("conditions") == conditions
+        and known.get("ms", {}).keys() == firsts.keys()
+    ):
         return known["ms"]
     loaded = {}
     for row, run in firsts.items():

@@ -140,11 +140,13 @@ class Run:
     def record(self) -> dict[str, Any] | None:
         """What the run wrote down when it was finished; None before.
 
-        Raises: ValueError: it was run under other conditions.
+        Raises: ValueError: it was run under other conditions, or its record is damaged.
         """
         if not self.recorded:
             return None
         record: dict[str, Any] = read_json(self.folder / RECORD)
+        if not isinstance(record, dict) or not isinstance(record.get("spec"), dict):
+            raise ValueError(f"{self.folder / RECORD} is no record of a run; delete that folder to run it again")
         read = record.get("files", {})
         files = {name: sha256_of(Path(file)) for name in read if Path(file := weights_path(self.out, name)).is_file()}
         if other := differences({**record["spec"], **read}, {**self.spec, **read, **files}):
