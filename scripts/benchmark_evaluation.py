@@ -4,8 +4,8 @@
 
 Draws images full of ellipses, and detections of them: shifted copies and false alarms. Then all take turns
 on the masks; the medians are printed as a Markdown table. faster-coco-eval and hotcoco take part where they
-are installed. Two lines say what the others leave out: "hotcoco and its eval_imgs" also asks which detection
-hit which object, which the bootstrap needs; "checks alone" is the part of `evaluate` that checks the input.
+are installed. "hotcoco and its eval_imgs" also asks which detection hit which object, which the bootstrap needs.
+The last lines are parts of `evaluate`: what it has its engine do, matches included, and its checks of the input.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import time
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth, check, encode
+from yolo_wnlb.metrics import average_precision, engines
 from yolo_wnlb.metrics.average_precision import evaluate
 
 HEIGHT, WIDTH = 480, 640
@@ -91,10 +93,21 @@ def by_hand(truth: Truth, predictions: list[Prediction], library: str) -> list[f
     return [float(value) for value in evaluator.stats[:12]]
 
 
-def run(name: str, truth: Truth, predictions: list[Prediction]) -> list[float]:
-    """Run one line of the table; the checks alone have no numbers."""
+def engine_tasks(truth: Truth, predictions: list[Prediction]) -> list[tuple[str, engines.Task]]:
+    """Return the name of the engine that `evaluate` runs, and what it asks of it."""
+    with mock.patch.object(average_precision, "run", wraps=engines.run) as runs:
+        evaluate(truth, predictions, iou_types=["segm"])
+    return [call.args for call in runs.call_args_list]
+
+
+def run(name: str, truth: Truth, predictions: list[Prediction], tasks: list[tuple[str, engines.Task]]) -> list[float]:
+    """Run one line of the table; parts of `evaluate` have no numbers."""
     if name == "yolo_wnlb":
         return list(evaluate(truth, predictions, iou_types=["segm"]).masks.values())
+    if name == "its engine alone":
+        for engine, task in tasks:
+            engines.run(engine, task)
+        return []
     if name == "its checks alone":
         check(truth, predictions)
         return []
@@ -110,7 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     rust = ["hotcoco", "hotcoco and its eval_imgs"] if find_spec("hotcoco") else []
     faster = ["faster-coco-eval"] if find_spec("faster_coco_eval") else []
-    names = ["pycocotools", *faster, *rust, "yolo_wnlb", "its checks alone"]
+    names = ["pycocotools", *faster, *rust, "yolo_wnlb", "its engine alone", "its checks alone"]
     base = rust[0] if rust else names[0]
     print(f"| classes | evaluator | CPU s | wall s | CPU, {base} = 1 | mask AP | largest difference of the 12 |")
     print("|---|---|---|---|---|---|---|")
@@ -118,6 +131,7 @@ def main() -> None:
         truth, predictions = draw(np.random.default_rng(0), args.images, args.detections, classes)
         for prediction in predictions:
             del prediction["bbox"]  # with it, pycocotools takes the area of the box for that of the mask
+        tasks = engine_tasks(truth, predictions)
         cpu: dict[str, list[float]] = {name: [] for name in names}
         wall: dict[str, list[float]] = {name: [] for name in names}
         numbers: dict[str, list[float]] = {}
@@ -126,7 +140,7 @@ def main() -> None:
                 given = copy.deepcopy((truth, predictions))
                 start = time.process_time(), time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()):
-                    numbers[name] = run(name, *given)
+                    numbers[name] = run(name, *given, tasks)
                 cpu[name].append(time.process_time() - start[0])
                 wall[name].append(time.perf_counter() - start[1])
         for name in names:

@@ -268,7 +268,11 @@ def test_broken_rles_are_told_from_whole_ones():
             change = int(rng.integers(3))  # cut off from here, change a letter, change it and put in another
             letters[at : at + (99 if change == 0 else 1)] = [chr(rng.integers(44, 116))] * change
             texts.append("".join(letters))
+    long = coco.encode(rng.random((1, 400, 400)) < 0.5)[0]["counts"]  # longer than what is checked at once
+    texts += [long, long[:-1], f"{long}0", *texts]
     whole = [runs(text) for text in texts]
     assert validation.run_totals(texts) == whole
     assert len(set(whole)) > 20  # it is a test of something
+    assert len(long) > validation.PART_BYTES
+    assert validation.run_totals([[3, 4], texts[-1], [3, -1], [], [2.0], [True]]) == [7, whole[-1], -1, 0, -1, -1]
     assert validation.run_totals(["", "~~~~", "é", "ooooooooooo0", "PPPP"]) == [-1] * 5

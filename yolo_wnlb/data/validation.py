@@ -27,6 +27,7 @@ KEYS = {  # what every entry of a truth has to have
     "categories": ("id", "name"),
     "annotations": ("image_id", "category_id", "bbox"),
 }
+PART_BYTES = 2**16  # of compressed RLEs that are checked at once: the arrays stay in the processor's cache
 LARGEST = 1e12  # a number of pixels or square pixels beyond it is a mistake
 MOST_PIXELS = 2**31  # of a picture: the runs of an RLE have 32 bits
 MARGIN = 0.1  # of the picture's side, that a predicted box may lie outside; and MARGIN_PIXELS
@@ -190,7 +191,9 @@ def check_column(
 
 def check_ids(entries: Sequence[Mapping[str, Any]], key: str, namer: Namer) -> None:
     """Refuse ids that are neither whole numbers nor texts, or now the one and now the other."""
-    check_column(entries, key, is_id, "a whole number or a text", namer, lambda values: kinds(values) <= {int})
+    if kinds([entry[key] for entry in entries if key in entry]) <= {int}:
+        return
+    check_column(entries, key, is_id, "a whole number or a text", namer)
     texts = {isinstance(entry[key], str): place for place, entry in enumerate(entries) if key in entry}
     if len(texts) == 2:
         number, text = (shown(entries[texts[kind]][key]) for kind in (False, True))
@@ -251,29 +254,18 @@ def check_masks(entries: Sequence[Mapping[str, Any]], sizes: Sequence[Size], nam
 
 def check_rles(rles: Mapping[int, Mapping[str, Any]], sizes: Sequence[Size], namer: Namer) -> None:
     """Refuse run-length encoded masks that are malformed, or of another size than their pictures."""
-    compressed = {}
-    for place, rle in rles.items():
-        size, counts = rle.get("size"), rle.get("counts")
-        if not isinstance(size, (list, tuple)) or not isinstance(counts, (str, bytes, list)):
-            wanted = "wanted size [height, width] and counts"
-            raise ValueError(f"{namer(place)} has a segmentation that is no RLE, {shown(rle)}; {wanted}")
-        if tuple(size) != sizes[place] or not all(map(is_whole, size)):
-            turned = tuple(size) == sizes[place][::-1]
-            guess = "width and height are exchanged" if turned else "masks belong at the size of the image file"
-            found = f"a mask of {shown(size)}, its picture is {list(sizes[place])} (height, width)"
-            raise ValueError(f"{namer(place)} has {found}: {guess}")
-        if not isinstance(counts, list):
-            compressed[place] = counts
-        elif not all(map(is_count, counts)) or sum(counts) != size[0] * size[1]:
-            raise ValueError(f"{namer(place)} has a broken RLE {broken(size)}")
-    for (place, _), total in zip(compressed.items(), run_totals([*compressed.values()])):
-        if total != sizes[place][0] * sizes[place][1]:
-            raise ValueError(f"{namer(place)} has a broken RLE {broken(sizes[place])}")
-
-
-def broken(size: Sequence[int]) -> str:
-    """Say what is wrong with an RLE."""
-    return f"in its segmentation: wanted runs, none negative, that fill {size[0]} x {size[1]} pixels"
+    if not sizes_fit([*rles.values()], [sizes[place] for place in rles]):
+        for place, rle in rles.items():
+            if problem := rle_problem(rle, sizes[place]):
+                raise ValueError(f"{namer(place)} has {problem}")
+    totals = run_totals([rle["counts"] for rle in rles.values()])
+    for place, total in zip(rles, totals):
+        height, width = sizes[place]
+        if total != height * width:
+            raise ValueError(
+                f"{namer(place)} has a broken RLE in its segmentation: "
+                f"wanted runs, none negative, that fill {height} x {width} pixels"
+            )
 
 
 # ---- single values -------------------------------------------------------------------------------
@@ -345,6 +337,18 @@ def outline_problem(outline: Any, size: Size) -> str:
     return ""
 
 
+def rle_problem(rle: Mapping[str, Any], wanted: Size) -> str:
+    """Say what is wrong with an RLE for a picture, apart from its runs; '' if nothing is."""
+    size, counts = rle.get("size"), rle.get("counts")
+    if not isinstance(size, (list, tuple)) or not isinstance(counts, (str, bytes, list)):
+        return f"a segmentation that is no RLE, {shown(rle)}; wanted size [height, width] and counts"
+    if tuple(size) != wanted or not all(map(is_whole, size)):
+        turned = tuple(size) == wanted[::-1]
+        guess = "width and height are exchanged" if turned else "masks belong at the size of the image file"
+        return f"a mask of {shown(size)}, its picture is {list(wanted)} (height, width): {guess}"
+    return ""
+
+
 # ---- many values at once -------------------------------------------------------------------------
 
 
@@ -392,45 +396,61 @@ def outlines_fit(masks: Sequence[Sequence[Any]], sizes: Sequence[Size]) -> bool:
     return bool(((points >= -sides) & (points <= 2 * sides)).all())
 
 
-def run_totals(counts: Sequence[str | bytes]) -> list[int]:
-    """Add up the runs of compressed RLEs, -1 where one is malformed.
+def sizes_fit(rles: Sequence[Mapping[str, Any]], wanted: Sequence[Size]) -> bool:
+    """Tell whether all RLEs have counts and the sizes wanted; False may also mean: look more closely."""
+    sizes, counts = ([rle.get(key, ()) for rle in rles] for key in ("size", "counts"))
+    if not kinds(sizes) <= {list, tuple} or not kinds(counts) <= {str, bytes, list}:
+        return False
+    return [*map(tuple, sizes)] == [*wanted] and kinds([*itertools.chain.from_iterable(sizes)]) <= {int}
 
-    Source of the format: rleFrString of pycocotools' maskApi.c. A number is written in groups of 5
-    bits, lowest first, as characters from '0'; 32 says that another follows, and 16 in the last one
-    that the number is negative. From the third run on, numbers are differences to the run before last.
-    """
-    totals: list[int] = []
-    for start in range(0, len(counts), 100):  # so few that the arrays stay in the processor's cache
-        part = [c if isinstance(c, bytes) else c.encode("utf-8", "surrogatepass") for c in counts[start : start + 100]]
-        totals += part_totals([c or b"~" for c in part])  # an empty one is malformed, as is "~"
+
+def run_totals(counts: Sequence[str | bytes | list[Any]]) -> list[int]:
+    """Add up the runs of RLEs, compressed or plain; -1 where one is malformed."""
+    totals = [sum(runs) if isinstance(runs, list) and all(map(is_count, runs)) else -1 for runs in counts]
+    places = [place for place, runs in enumerate(counts) if runs and not isinstance(runs, list)]
+    texts = [counts[place] for place in places]
+    coded = [text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text) for text in texts]
+    part = np.cumsum([*map(len, coded)]) // PART_BYTES  # number of the part that each belongs to
+    for begin, end in itertools.pairwise([*np.flatnonzero(np.diff(part, prepend=-1)), len(coded)]):
+        for place, total in zip(places[begin:end], part_totals(coded[begin:end])):
+            totals[place] = total
     return totals
 
 
 def part_totals(part: Sequence[bytes]) -> list[int]:
-    """Do what `run_totals` says for a few at once, none of them empty."""
-    code = np.frombuffer(b"".join(part), np.uint8) - np.uint8(48)  # what lies below wraps to above 63
-    ends = np.cumsum([len(c) for c in part]) - 1
-    broken = code[ends] & 32 != 0  # the last number is cut off
-    broken[np.searchsorted(ends, np.flatnonzero(code > 63))] = True
+    """Add up the runs of a few compressed RLEs at once, none of them empty; -1 where one is malformed.
 
+    Source of the format: rleFrString of pycocotools' maskApi.c. A number is written in groups of 5
+    bits, lowest first, as characters from '0'; 32 says that another follows, and 16 in the last one
+    that the number is negative. From the fourth run on, numbers are differences to the run before last.
+    """
+    code = np.frombuffer(b"".join(part), np.uint8) - np.uint8(48)  # what lies below wraps to above 63
+    ends = np.cumsum([*map(len, part)]) - 1  # the last character of each text
     more = code & 32 != 0
+    broken = more[ends]  # the last number is cut off
+    broken[np.searchsorted(ends, np.flatnonzero(code > 63))] = True
     more[ends] = False
     last = np.flatnonzero(~more)  # the last character of each number
-    begin = np.concatenate(([0], last[:-1] + 1))
-    owner = np.searchsorted(ends, last)
-    broken[owner[last - begin > 6]] = True  # 2 ** 35 and beyond
-    shift = 5 * np.minimum(np.arange(len(code)) - np.repeat(begin, last - begin + 1), 6)
-    number = np.add.reduceat((code & 31).astype(np.int64) << shift, begin)
-    number -= (code[last] & 16).astype(np.int64) << (shift[last] + 1)
+    length = np.diff(last, prepend=-1)
+    broken[np.searchsorted(ends, last[length > 7])] = True  # 2 ** 35 and beyond
 
-    origin = np.searchsorted(owner, np.arange(len(part)))[owner]  # the first number of the same text
-    place = np.arange(len(number)) - origin
-    chain = np.empty_like(number)  # every other number, added up over all texts
-    chain[::2], chain[1::2] = np.cumsum(number[::2]), np.cumsum(number[1::2])
-    before = origin - place % 2  # what was added up before this text, and its very first run
-    run = np.where(place == 0, number, chain - np.where(before < 0, 0, chain[before]))
-    broken[owner[run < 0]] = True
-    return np.where(broken, -1, np.bincount(owner, run, len(part)).astype(np.int64)).tolist()
+    number = ((code[last] & 31) ^ 16).astype(np.int64) - 16  # the highest group, with its sign
+    for group in range(1, min(length.max(), 7)):
+        rows = np.flatnonzero(length > group)
+        number[rows] = (number[rows] << 5) | (code[last[rows] - group] & 31)
+
+    start = np.concatenate(([0], np.searchsorted(last, ends) + 1))  # the first number of each text, and the end
+    first_runs = number[start[:-1]]
+    number[start[:-1]] = 0  # nothing is added to it
+    run = np.empty_like(number)
+    for half in (0, 1):  # every other number is added up, over all texts; what the texts before have is taken off
+        chain = np.concatenate(([0], np.cumsum(number[half::2])))
+        cuts = (start + 1 - half) // 2
+        run[half::2] = chain[1:] - np.repeat(chain[cuts[:-1]], np.diff(cuts))
+    run[start[:-1]] = first_runs
+    unfit = np.flatnonzero((run < 0) | (run > MOST_PIXELS * 2**9))  # sums of longer ones might overflow
+    broken[np.searchsorted(ends, last[unfit])] = True
+    return np.where(broken, -1, np.add.reduceat(run, start[:-1])).tolist()
 
 
 # ---- words ---------------------------------------------------------------------------------------
