@@ -58,8 +58,9 @@ def main() -> int:
     print(f"\n{parity}\n")
     print(f"mask mAP50-95 {metrics.seg.map:.3f}, mAP50 {metrics.seg.map50:.3f} on 100 dark pictures of shapes")
     print(f"learned w after P3, P4, P5: {', '.join(learned)}")
+    print(f"the dark pictures: {pictures[0].parent}")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes. The results are in {out}:")
-    for path in (pictures[0].parent, best, onnx, out / "overview.jpg", out / "predictions", out / "results.csv"):
+    for path in (best, onnx, out / "overview.jpg", out / "predictions", out / "results.csv"):
         print(f"  {path}")
     return 0 if parity.ok else 1
 

@@ -489,3 +489,11 @@ def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_ru
     assert source.index("self.dataloader") < source.index('run_callbacks("on_val_start")'), "patches.run_callbacks"
     assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.run_callbacks"
     assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.init_tuner"
+
+
+def test_a_word_of_ours_that_stands_alone_is_not_dropped():
+    """`yolo segment train ... lowlight`: the stock function takes a known word, and does nothing with it."""
+    from ultralytics.cfg import entrypoint
+
+    with pytest.raises(SyntaxError, match="'lowlight' lacks its value; write lowlight=severe"):
+        entrypoint("segment train data=coco8-seg.yaml lowlight")

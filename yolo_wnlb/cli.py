@@ -314,7 +314,8 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
     if check and (out or len(files) == 1):
         return show(verify(out or files[0]))
     if not files or not out:
-        raise ValueError(f"wants a source and out=, found {files}, out={out}: darken coco8-seg.yaml out=dark")
+        missing = " and ".join([*([] if files else ["source"]), *([] if out else ["out="])])
+        raise ValueError(f"wants a source and out=FOLDER, found no {missing}; for example: darken coco8.yaml out=dark")
     return show(darken_dataset(files, out, **options))
 
 

@@ -74,7 +74,7 @@ def ground_truth(source: str | Path, split: str = "val") -> Truth:
             notes.append(f"{name} lies beside the data YAML, but the labels are taken: {reason}")
             continue
         info = {**truth["info"]} if isinstance(truth.get("info"), dict) else {}
-        info |= {"source": name, "notes": ["taken for the labels: its masks are exact"]}
+        info |= {"source": name, "notes": [f"{name} is used instead of the labels, because its masks are exact"]}
         return {**truth, "info": info, DATA_YAML: {"made_up_ids": False, "class_numbers": numbers}}
     try:
         truth = from_labels(files, numbers, f"{Path(source).name}, {split}")
@@ -512,11 +512,11 @@ def class_map(names: dict[int, str] | Sequence[str], truth: Truth, allow_missing
         alike = {spelling(name): name for name in ignored}
         pairs = [f"{name!r} and {alike[spelling(name)]!r}" for name in unknown if spelling(name) in alike]
         lines = [f"the {len(indexed)} classes of the detector are not the {len(ids)} of the truth"]
-        lines += [f"  only in the truth: {first(unknown)}"] if unknown else []
-        lines += [f"  only in the detector: {first(ignored)}"] if ignored else []
-        lines += [f"  differ in spelling only: {first(pairs)}"] if pairs else []
+        lines += [f"only in the truth: {first(unknown)}"] if unknown else []
+        lines += [f"only in the detector: {first(ignored)}"] if ignored else []
+        lines += [f"differ in spelling only: {first(pairs)}"] if pairs else []
         remedy = "evaluate on the classes it was trained for" if unknown else "leave them out with allow_missing=True"
-        raise ValueError("\n".join([*lines, f"  {remedy}"]))
+        raise ValueError("; ".join([*lines, remedy]))
     if ignored:
         LOGGER.warning("not evaluated, for the truth lacks them: %d classes (%s)", len(ignored), first(ignored))
     return {index: ids[name] for index, name in indexed.items() if name in ids}

@@ -28,7 +28,9 @@ def read_data_yaml(source: str | Path, download: bool = True) -> tuple[dict[str,
     if not file.name:
         raise FileNotFoundError(f"there is no {source}; give a data YAML, a COCO annotation file or a folder")
     if file.suffix.lower() not in (".yaml", ".yml"):
-        raise ValueError(f"{source} is no data set; give a data YAML, a COCO annotation file or a folder of pictures")
+        inside = next((str(yaml) for yaml in sorted(file.glob("*.y*ml"))), "") if file.is_dir() else ""
+        advice = f"give {inside}" if inside else "give a data YAML or a COCO annotation file"
+        raise ValueError(f"{source} is no data set; {advice}")
     written = read_yaml(file)
     if not isinstance(written, dict):
         raise ValueError(f"{file} is no data YAML; wanted train:, val: and names:, found {type(written).__name__}")

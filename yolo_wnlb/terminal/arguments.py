@@ -264,9 +264,13 @@ def parse(words: Sequence[str], command: Command) -> tuple[list[str], dict[str, 
             equals, value = "=", rest.pop(0)
         if word.startswith("=") or (known and equals and not value):
             raise ValueError(f"{word!r} is no key=value; write {name or 'key'}=value, without spaces around '='")
-        if not known:
+        if known and not equals and not Path(word).exists():
+            raise ValueError(f"{word!r} lacks its value; write {name}=value, without spaces around '='")
+        if not known or not equals:  # a file may have the name of an option
             is_option = dashes or (word.startswith("-") and len(word) > 1) or (equals and name.isidentifier())
             if not is_option or Path(word).exists():  # the path of a file may hold a '=' too
+                if not Path(word).exists() and (meant := value_of(word, command)):
+                    raise ValueError(f"{word!r} is no file; did you mean {meant}={word}?")
                 files.append(word)
                 continue
             raise ValueError(unknown(word, name, command))
@@ -282,6 +286,11 @@ def parse(words: Sequence[str], command: Command) -> tuple[list[str], dict[str, 
             values[name] = option.read(value)
     check(files, values, command)
     return files, values
+
+
+def value_of(word: str, command: Command) -> str:
+    """Return the option whose value a word that stands alone seems to be; "" if there is none."""
+    return next((name for name, option in command.options.items() if word in option.kind.values), "")
 
 
 def unknown(word: str, name: str, command: Command) -> str:

@@ -228,7 +228,7 @@ def refuse_other_settings(twin: Twin, header: Line) -> None:
         differ = [key for key in differ if key not in twin.header["settings"]]
     if differ:
         changes = ", ".join(f"{key} {then.get(key)} (now {now[key]})" for key in differ)
-        raise ValueError(f"{twin.out} was begun with another {changes}; give the same as then, or choose another out=")
+        raise ValueError(f"{twin.out} was begun with {changes}; give the same as then, or choose another out=")
 
 
 # ---- what is there -------------------------------------------------------------------------------

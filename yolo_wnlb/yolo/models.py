@@ -130,7 +130,8 @@ def find_pictures(images: str | Path | Sequence[str | Path]) -> list[Path]:
     if not paths:
         raise FileNotFoundError(f"no pictures in {images}; wanted files ending in {', '.join(sorted(IMG_FORMATS))}")
     if missing := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(f"picture {missing[0]} does not exist, or is a folder")
+        reason = "is a folder; give folders one at a time" if missing[0].is_dir() else "does not exist"
+        raise FileNotFoundError(f"picture {missing[0]} {reason}")
     return paths
 
 

@@ -34,10 +34,12 @@ FLOOR = 0.001  # anchors below this score become a detection nowhere, not even i
 SAME_BOX = 0.7  # box IoU of a pair: what NMS leaves of one class overlaps no more than this
 # Largest difference of each output: pixels, scores, and shares of the largest magnitude (if above
 # 1) of the other two, whose scale is arbitrary. Smallest IoU of a mask, share of detections that
-# may be in one model only. Those of 16 bit are two to five times what trained models showed, with
-# wNLB blocks and without: float16 0.17 px, 0.002, 0.002, 0.002; bfloat16 3.2 px, 0.02, 0.16, 0.05.
+# may be in one model only. Rounding in float32 alone moves boxes at 640 pixels by 0.001 to 0.002 px:
+# stock yolov8n-seg differed from itself in float64 by 0.0012 px, and from its export by 0.0021.
+# Those of 16 bit are two to five times what trained models showed, with wNLB blocks and without:
+# float16 0.17 px, 0.002, 0.002, 0.002; bfloat16 3.2 px, 0.02, 0.16, 0.05.
 TOLERANCE = {
-    "float32": dict.fromkeys(OUTPUTS, 1e-3),
+    "float32": dict(zip(OUTPUTS, (0.01, 1e-3, 1e-3, 1e-3))),
     "float16": dict(zip(OUTPUTS, (0.5, 0.01, 0.01, 0.01))),
     "bfloat16": dict(zip(OUTPUTS, (8.0, 0.05, 0.4, 0.2))),
 }

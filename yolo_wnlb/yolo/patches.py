@@ -157,7 +157,12 @@ def patch_cfg(cfg: ModuleType) -> None:
 def check_dict_alignment(
     stock: Callable[..., Any], base: dict[str, Any], custom: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
-    """Count lowlight among the known arguments of a run (but not among Ultralytics' settings)."""
+    """Count lowlight among the known arguments of a run (but not among Ultralytics' settings).
+
+    Raises: SyntaxError: the word stands alone on the command line, where the stock function would take it and drop it.
+    """
+    if custom == {"lowlight": ""}:
+        raise SyntaxError("'lowlight' lacks its value; write lowlight=severe, without spaces around '='")
     return stock({"lowlight": None, **base} if "imgsz" in base else base, custom, *args, **kwargs)
 
 
