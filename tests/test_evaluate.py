@@ -329,6 +329,13 @@ def test_the_result_says_how_it_was_measured(generated):
     assert evaluate(truth, predictions).protocol["image_size"] == "not stated"
 
 
+def test_a_class_name_with_a_line_break_stays_on_its_line(generated):
+    truth, predictions = generated
+    truth = {**truth, "categories": [{**kind, "name": f"{kind['id']}\nb"} for kind in truth["categories"]]}
+    table = str(evaluate(truth, predictions))
+    assert all(f"\nmasks: {kind['id']}\\nb " in table for kind in truth["categories"])
+
+
 def test_more_objects_in_an_image_than_detections_are_told(generated):
     truth, _ = generated
     many = [{**truth["annotations"][0], "id": i, "iscrowd": 0} for i in range(120)]

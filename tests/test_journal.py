@@ -130,6 +130,14 @@ def test_a_folder_is_made_while_others_remove_it(tmp_path, monkeypatch):
     with locked(tmp_path):
         pass
     monkeypatch.undo()
+
+    def never(path, *args, **options):  # as on a disk that makes no folders
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", never)
+    with pytest.raises(OSError, match=r"\.darken/lock cannot be written: No such file"), locked(tmp_path / "out"):
+        pass
+    monkeypatch.undo()
     (tmp_path / ".darken").write_text("mine")
     with pytest.raises(OSError, match=r"\.darken/lock cannot be written: File exists"), locked(tmp_path):
         pass

@@ -13,7 +13,7 @@ from yolo_wnlb.data.shapes import generate
 from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, picture_rng, settings
 from yolo_wnlb.imaging.sheet import GAP, shortened
 from yolo_wnlb.terminal import mistakes
-from yolo_wnlb.visualize.pictures import display_names, find_pictures, printable
+from yolo_wnlb.visualize.pictures import display_names, find_pictures
 from yolo_wnlb.visualize.preview import SIDE, encoded, generated_scenes, preview, shrunk, stops_between
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -193,7 +193,6 @@ def bitmap_header(width, height):
 def test_names_are_as_long_as_it_takes_to_tell_them_apart():
     files = [Path("day/cam1/0001.png"), Path("day/cam2/0001.png"), Path("night/cam2/0001.png"), Path("a\nb.png")]
     assert display_names(files) == ["cam1/0001.png", "day/cam2/0001.png", "night/cam2/0001.png", "a\\nb.png"]
-    assert printable("\udce9 \t é 日本") == "\\udce9 \\t é 日本"
 
 
 def test_what_is_no_picture_does_not_end_the_look_at_a_folder(photos):

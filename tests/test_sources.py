@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -117,6 +118,8 @@ def test_files_that_are_no_pictures_are_skipped_and_counted(tmp_path):
         assert [picture.key.rpartition("/")[2] for picture in data.pictures(".png", None)] == ["a.png", "b.png"]
         (note,) = [note for note in data.notes if "no pictures" in note]
         assert counted in note
+    (root / "data.yaml").write_bytes(described(val="images/train"))
+    assert len([note for note in read_sources(root / "data.yaml").notes if "no pictures" in note]) == 1
 
 
 def test_lines_of_a_list_that_name_no_picture_are_counted(tmp_path):
@@ -260,3 +263,4 @@ def test_links_that_changed_between_two_reads_are_followed_anew(tmp_path):
 
 def test_names_are_printable_on_one_line_of_any_encoding():
     assert printable("a\nb\udce9\x1b[0m é.png") == "a\\nb\\udce9\\x1b[0m é.png"
+    assert printable(Path("\t é 日本")) == "\\t é 日本"

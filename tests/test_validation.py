@@ -58,12 +58,12 @@ BOTH = [  # changes of an annotation or a prediction, and what is said of them
     ({"bbox": [-9, 5, 8, 4]}, "far outside its picture"),
     ({"bbox": [3, 5, 90, 4]}, "far outside its picture"),
     *(({"segmentation": v}, f"has a segmentation that is {v!r}; wanted") for v in ("text", 5, True)),
-    ({"segmentation": {}}, "has a segmentation that is no RLE, {}; wanted size [height, width] and counts"),
+    ({"segmentation": {}}, "has a segmentation that is no RLE, {}; wanted size [height, width], whole numbers, and co"),
     ({"segmentation": rle(None)}, "has a segmentation that is no RLE"),
     ({"segmentation": {"size": 600, "counts": "0"}}, "has a segmentation that is no RLE"),
     ({"segmentation": rle("0", (30, 20))}, "width and height are exchanged"),
     ({"segmentation": rle("0", (160, 160))}, "masks belong at the size of the image file"),
-    ({"segmentation": rle("0", (20.0, 30))}, "has a mask of [20.0, 30]"),
+    *(({"segmentation": rle("0", v)}, "has a segmentation that is no RLE") for v in ((20.0, 30), ("20", "30"))),
     *(({"segmentation": rle(v)}, BROKEN) for v in ("Q24", "", "é", [1, 2, 3], [], [610, -20, 10], [600.0], [NAN, 600])),
     *(({"segmentation": rle(v)}, BROKEN) for v in ([None, 600], ["600"], [True, 599], [[600]], [10**400])),
 ]
@@ -71,7 +71,7 @@ TRUTH = [  # changes of an annotation of a truth
     *(({"id": v}, f"has id {v!r}; {ID}") for v in (None, True, 2.0)),
     ({"id": 12}, "several annotations have the id 12"),
     ({"id": "12"}, "annotation '12' has id '12', another one has 12; wanted numbers or texts throughout"),
-    ({"image_id": 3}, "annotations have image ids that it lacks: 3"),
+    ({"image_id": 3}, "annotations have image ids that it lacks: 3; it has 1, 2"),
     ({"category_id": 0}, "annotations have category ids that it lacks: 0"),
     *(({"iscrowd": v}, f"has iscrowd {v!r}; wanted 0 or 1") for v in (None, True, 0.0, 2, "0")),
     *(

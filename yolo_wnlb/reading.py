@@ -42,6 +42,8 @@ def read_json(file: str | Path) -> Any:
         raise ValueError(f"{file} is no JSON: {error}; is it complete?") from None
     except RecursionError:
         raise ValueError(f"{file} is no JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise ValueError(f"{file} is no JSON that can be read: {error}") from None
 
 
 def read_yaml(file: str | Path) -> Any:

@@ -196,6 +196,9 @@ def try_lock(file: Path) -> BinaryIO | None:
     """Open and lock a file; None if somebody else holds it, or removed it just now."""
     try:
         make_folder(file.parent)
+    except OSError as error:
+        raise cannot_write(file, error) from error
+    try:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         stream = os.fdopen(os.open(file, flags, 0o666), "r+b")
     except FileNotFoundError:  # its folder went away

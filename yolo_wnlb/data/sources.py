@@ -333,6 +333,7 @@ def read_sources(
                 )
     if not data.splits:
         raise ValueError("; ".join(data.notes) or "no source; give a data YAML, a COCO annotation file or a folder")
+    data.notes = [*dict.fromkeys(data.notes)]  # two splits may name one folder
     return data
 
 
@@ -457,9 +458,9 @@ def label_of(image: str) -> str:
     return img2label_paths([os.sep + image.replace("/", os.sep)])[0][1:].replace(os.sep, "/")
 
 
-def printable(name: str) -> str:
-    """Return a file name for messages and lists of one a line: line breaks and what is no text become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+def printable(name: Any) -> str:
+    """Write a name on one line: line breaks and what is no text become escapes, as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
 
 
 def refuse_collisions(names: Iterable[tuple[str, str]]) -> None:

@@ -80,7 +80,8 @@ def check_truth(truth: Truth, name: str = "the truth") -> None:
         check_ids(annotations, f"{what}_id", annotation)
         known = {entry["id"] for entry in entries}
         if unknown := {entry[f"{what}_id"] for entry in annotations} - known:
-            raise ValueError(f"{name}: annotations have {what} ids that it lacks: {first(sorted(unknown, key=str))}")
+            lacking, there = (first([*map(shown, sorted(ids, key=str))]) for ids in (unknown, known))
+            raise ValueError(f"{name}: annotations have {what} ids that it lacks: {lacking}; it has {there}")
     check_column(annotations, "iscrowd", is_flag, "0 or 1", annotation)
     wanted = "square pixels, 0 or more (without the key it is computed from the mask, or from the box)"
     check_column(annotations, "score", is_score, "0 to 1", annotation)
@@ -340,9 +341,10 @@ def outline_problem(outline: Any, size: Size) -> str:
 def rle_problem(rle: Mapping[str, Any], wanted: Size) -> str:
     """Say what is wrong with an RLE for a picture, apart from its runs; '' if nothing is."""
     size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(size, (list, tuple)) or not isinstance(counts, (str, bytes, list)):
-        return f"a segmentation that is no RLE, {shown(rle)}; wanted size [height, width] and counts"
-    if tuple(size) != wanted or not all(map(is_whole, size)):
+    unfit = not isinstance(counts, (str, bytes, list))
+    if unfit or not isinstance(size, (list, tuple)) or not all(map(is_whole, size)):
+        return f"a segmentation that is no RLE, {shown(rle)}; wanted size [height, width], whole numbers, and counts"
+    if tuple(size) != wanted:
         turned = tuple(size) == wanted[::-1]
         guess = "width and height are exchanged" if turned else "masks belong at the size of the image file"
         return f"a mask of {shown(size)}, its picture is {list(wanted)} (height, width): {guess}"

@@ -23,6 +23,7 @@ import numpy as np
 
 from yolo_wnlb.data.coco import Prediction, Truth, check, fingerprint
 from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.data.sources import printable
 from yolo_wnlb.metrics.engines import AREAS, KEYS, Detections, Objects, Outcome, Task, choose, run
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
 from yolo_wnlb.reading import read_json
@@ -79,7 +80,8 @@ class Evaluation:
         rows = [(KINDS[kind], self.numbers(kind)) for kind in self.matches]
         few = len(self.objects) if 1 < len(self.objects) <= 20 else 0
         kind = next(iter(self.matches), "")
-        rows += [(f"{KINDS[kind]}: {name}"[:17], self.per_class[kind][name]) for name in list(self.objects)[:few]]
+        for name in list(self.objects)[:few]:
+            rows.append((f"{KINDS[kind]}: {printable(name)}"[:17], self.per_class[kind][name]))
         for title, numbers in rows:
             lines.append(f"{title:<18}" + "".join(f"{v:>8.4f}" if v > -1 else f"{'-':>8}" for v in numbers.values()))
         facts = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in self.protocol.items()}

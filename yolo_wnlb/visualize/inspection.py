@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.sheet import footer, heading, in_a_row, panel, paper, resized, scaled, shortened, write
 from yolo_wnlb.visualize.block_statistics import BlockStatistics, add_image, statistics_of, why_identity
 from yolo_wnlb.visualize.observation import (
@@ -33,7 +34,6 @@ from yolo_wnlb.visualize.observation import (
     recorded_maps,
     training_data,
 )
-from yolo_wnlb.visualize.pictures import printable
 from yolo_wnlb.yolo.models import channels_of
 
 MAP_SIDE = 256  # pixels, the longer side of a map, as drawn

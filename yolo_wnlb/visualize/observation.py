@@ -20,12 +20,12 @@ from torch import Tensor
 from ultralytics import YOLO
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.pictures import (
     display_names,
     find_pictures,
     in_colour,
-    printable,
     without_repeats,
 )
 from yolo_wnlb.wnlb import WNLB

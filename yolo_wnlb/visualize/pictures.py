@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import listed
+from yolo_wnlb.data.sources import listed, printable
 from yolo_wnlb.reading import read_text
 
 
@@ -83,8 +82,3 @@ def display_names(files: Sequence[Path]) -> list[str]:
         depth = next(d for d in range(1, len(own) + 1) if all(own[-d:] != other[-d:] for other in others))
         names.append(printable("/".join(own[-depth:])))
     return names
-
-
-def printable(name: Any) -> str:
-    """Write a name on one line: line breaks and what is no text become escapes, as in Python."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, light_of_codes, look_up, picture_rng, settings
 from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
-from yolo_wnlb.visualize.pictures import display_names, find_pictures, printable, without_repeats
+from yolo_wnlb.visualize.pictures import display_names, find_pictures, without_repeats
 
 SIDE = 320  # pixels, the longer side of a picture on the sheet
 MAX_ROWS = 100  # of one sheet
