@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import threading
 from pathlib import Path
 
 import cv2
@@ -632,6 +633,45 @@ def test_the_command_evaluates_a_model_and_then_its_predictions(source, pictures
     ):
         assert main(["evaluate", *words]) == 2
         assert told in capsys.readouterr().err, words
+
+
+def test_the_folder_of_an_evaluation_belongs_to_one_run(generated, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    truth, predictions = generated
+    Path("truth.json").write_text(json.dumps(truth))
+    Path("plain.json").write_text(json.dumps(predictions))
+    words = ["evaluate", "plain.json", "data=truth.json"]
+    Path("mine").mkdir()
+    coco.save_predictions("mine/predictions.jsonl", predictions, {}, truth)
+    assert main([*words, "out=mine"]) == 0  # what another evaluation left there is not beside these numbers
+    assert sorted(file.name for file in Path("mine").iterdir()) == ["evaluation.json", "per_class.csv", "plot.png"]
+    coco.save_predictions("mine/predictions.jsonl", predictions, {}, truth)
+    assert main(["evaluate", "mine/predictions.jsonl", "data=truth.json", "out=mine", "exist_ok=True"]) == 0
+    assert Path("mine/predictions.jsonl").is_file()
+
+    loaded, both = coco.load_predictions, threading.Barrier(2)
+    monkeypatch.setattr(coco, "load_predictions", lambda *given: (both.wait(60), loaded(*given))[1])
+    runs = [threading.Thread(target=main, args=[words]) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert sorted(map(str, Path("runs").glob("*/evaluation.json"))) == [
+        "runs/evaluate/evaluation.json",
+        "runs/evaluate2/evaluation.json",
+    ]
+
+    monkeypatch.setattr(coco, "load_predictions", lambda *given: pytest.fail("hours of work"))
+    Path("file").write_text("")
+    for out, told in (
+        ("file", "file is a file"),
+        ("file/x", "cannot be written: Not a directory"),
+        ("mine", "holds an"),
+    ):
+        assert main([*words, f"out={out}"]) == 2
+        assert told in capsys.readouterr().err
+    monkeypatch.setattr(coco, "load_predictions", loaded)
+    assert main(["evaluate", "gone.json", "data=truth.json", "out=new"]) == 2 and not Path("new").exists()
 
 
 def test_a_truth_of_fewer_classes_than_the_model_is_evaluated_on_request(

@@ -198,7 +198,20 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ({"t.json": truth({"id": None, "file_name": "b.png"})}, "t.json", r"t\.json: an image is .*; wanted an id"),
         *(
             ({"t.json": truth({"id": 5, "file_name": name})}, "t.json", r"t\.json: image 5 has the file_name")
-            for name in ("", ".", "..", "../b.png", "a/../b.png", "/etc/b.png", "a\0b.png", "\ud800.png", 3, None)
+            for name in (
+                "",
+                ".",
+                "..",
+                "../b.png",
+                "a/../b.png",
+                "/etc/b.png",
+                "a\0b.png",
+                "\ud800.png",
+                "b.png/",
+                "b.png/.",
+                3,
+                None,
+            )
         ),
         (
             {"t.json": truth({"id": 5, "file_name": "b.png", "width": "4"})},

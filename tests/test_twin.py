@@ -346,6 +346,23 @@ def test_a_file_of_the_user_is_not_overwritten(name, source, tmp_path):
     assert tree(out) == before
 
 
+@pytest.mark.parametrize("damage", [{"image": 5}, {"source": ["a"]}, {"label": None}, {"file": {}}, {"planned": 7}])
+def test_a_damaged_line_of_a_manifest_counts_for_nothing(damage, source, tmp_path):
+    darken_dataset(source, tmp_path / "out", workers=1)
+    whole = tree(tmp_path / "out")
+    with (tmp_path / "out/manifest.jsonl").open("a") as stream:
+        stream.write(json.dumps({"image": "images/val/x.png", "source": "images/val/x.png", **damage}) + "\n")
+    assert verify(tmp_path / "out").ok
+    darken_dataset(source, tmp_path / "out", workers=1)
+    assert tree(tmp_path / "out") == whole
+
+
+def test_a_picture_of_another_size_than_its_annotations_say_is_not_enhanced(source, tmp_path):
+    write_truth(source, [{"id": 1, "file_name": "f.png", "width": 17, "height": 16}], [])
+    with pytest.raises(ValueError, match=r"f\.png: the picture has 16 x 16 pixels, its annotations say 17 x 16"):
+        enhance_dataset(source, "histeq", tmp_path / "out")
+
+
 @pytest.mark.parametrize("write", [darkened, enhanced])
 def test_a_wholly_different_source_is_refused(write, source, tmp_path):
     write(source, tmp_path / "out")

@@ -395,10 +395,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
 )
 def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     """Print what a model, or a predictions file, is worth, and write all of it to a folder."""
-    from ultralytics.utils.files import increment_path
-
-    from yolo_wnlb.data import coco
-    from yolo_wnlb.metrics.average_precision import evaluate
+    from yolo_wnlb.data.journal import folder_for
 
     if len(files) != 1 or "data" not in options:
         raise ValueError(
@@ -409,27 +406,38 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     made = Path(files[0]).suffix.lower() in (".json", ".jsonl")  # predictions, and no model
     of_models = () if made else ("imgsz", "conf", "iou", "device", "allow_missing")
     take(options, {**known, **dict.fromkeys(of_models)})
-    out = Path(out) if out else increment_path("runs/evaluate")
-    if out.is_file() or ((out / "evaluation.json").exists() and not exist_ok):
-        raise ValueError(
-            f"{out} holds an evaluation, or is a file; choose another out=, or overwrite with exist_ok=True"
-        )
+    if out and Path(out).is_file():
+        raise ValueError(f"{out} is a file; choose another out=")
+    with folder_for(out, "runs/evaluate") as folder:
+        if (folder / "evaluation.json").exists() and not exist_ok:
+            raise ValueError(f"{folder} holds an evaluation; choose another out=, or overwrite it with exist_ok=True")
+        evaluate_into(folder, files[0], data, split, images, most, options)
+    return 0
 
+
+def evaluate_into(
+    folder: Path, file: str, data: str, split: str, images: str | None, most: int, options: dict[str, Any]
+) -> None:
+    """Evaluate a model or a predictions file; `options` are those of models."""
+    from yolo_wnlb.data import coco
+    from yolo_wnlb.metrics.average_precision import evaluate
+
+    made = Path(file).suffix.lower() in (".json", ".jsonl")  # predictions, and no model
     truth, notes = coco.ground_truth(data, split), []
     if made:
-        header, predictions = coco.load_predictions(files[0], truth)
+        header, predictions = coco.load_predictions(file, truth)
     else:
         from yolo_wnlb.detectors import torchvision, ultralytics
 
-        detector: Any = torchvision if torchvision.reads(files[0]) else ultralytics
-        model = detector.load(files[0], str(options.pop("device", "")))
+        detector: Any = torchvision if torchvision.reads(file) else ultralytics
+        model = detector.load(file, str(options.pop("device", "")))
         names = detector.names(model)
         classes = coco.class_map(names, truth, options.pop("allow_missing", False))
         if missing := [name for index, name in names.items() if index not in classes]:
             notes.append(f"not evaluated, for the truth lacks them: {len(missing)} classes ({coco.first(missing)})")
         options["max_det"] = most
         paths = coco.image_files(truth, data, split, images)
-        header = {**detector.describe(model, **options), "weights": files[0]}
+        header = {**detector.describe(model, **options), "weights": file}
         predictions = detector.predict(model, paths, classes, **options, progress=True)
     left_out = coco.not_evaluated(truth, predictions)
     if len(left_out) == 2:
@@ -447,14 +455,15 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
             "no prediction hits an object: the detector has learnt nothing, or it saw other pictures or other classes"
         )
     print(result)
-    out.mkdir(parents=True, exist_ok=True)
+    for name in ("evaluation.json", "predictions.jsonl"):  # of another evaluation, with exist_ok
+        if (folder / name).resolve() != Path(file).resolve():
+            (folder / name).unlink(missing_ok=True)
     if not made:
-        coco.save_predictions(out / "predictions.jsonl", predictions, header, truth)
-    result.to_csv(out / "per_class.csv")
-    result.plot(out / "plot.png")
-    result.to_json(out / "evaluation.json")
-    print(f"written to {out}")
-    return 0
+        coco.save_predictions(folder / "predictions.jsonl", predictions, header, truth)
+    result.to_csv(folder / "per_class.csv")
+    result.plot(folder / "plot.png")
+    result.to_json(folder / "evaluation.json")
+    print(f"written to {folder}")
 
 
 @command(

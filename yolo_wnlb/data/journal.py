@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -56,7 +57,16 @@ def read_lines(file: Path) -> list[Line]:
         for line in file.read_bytes().split(b"\n")[:-1] if header_of(file) else ():  # a kill cuts the last line off
             with suppress(ValueError):
                 lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict)]
+    return [line for line in lines if isinstance(line, dict) and has_names(line)]
+
+
+def has_names(line: Line) -> bool:
+    """Tell whether what a line has in the place of names of files can be such names; damaged lines have others."""
+    planned = line.get(PLANNED, [])
+    if not isinstance(planned, list):
+        return False
+    names = [*planned, *(line[key] for key in (*FILES, "source") if key in line)]
+    return all(isinstance(name, str) and "\0" not in name for name in names)
 
 
 def records(out: Path, manifest: str) -> list[list[Line]]:
@@ -152,6 +162,44 @@ def locked(out: Path, part: str | None = None) -> Iterator[None]:
 
     with wait_for(enter, out):
         yield
+
+
+@contextmanager
+def folder_for(out: str | Path | None, default: str) -> Iterator[Path]:
+    """Make a folder for the results of one run, and keep other runs off it until the block ends.
+
+    It is made first, so that a folder that cannot be written to is known before hours of work, and removed again if
+    the run fails and nothing is in it.
+
+    Args:
+        out: The folder, new or not; None for the default.
+        default: "runs/evaluate"; if that is there, runs/evaluate2, runs/evaluate3 and so on are tried.
+    Yields: The folder.
+    Raises: OSError: with the remedy.
+    """
+    folder = Path(out) if out else make_numbered(default)
+    is_new = not out or not folder.exists()
+    try:
+        with locked(folder.resolve()):
+            yield folder
+    finally:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def make_numbered(name: str) -> Path:
+    """Make the first of the folders NAME, NAME2, NAME3 ... that is not there; no two processes get the same one."""
+    for number in itertools.count(1):
+        folder = Path(name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        return folder
+    raise AssertionError  # there is always a larger number
 
 
 @contextmanager

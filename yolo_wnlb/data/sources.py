@@ -57,6 +57,12 @@ class Picture:
         """Paths of its files below the output."""
         return (self.image, self.label[1]) if self.label else (self.image,)
 
+    def refuse_other_size(self, width: int, height: int) -> None:
+        """Raise ValueError where an annotation file says that the picture has another size than it has."""
+        if other := sorted(self.sizes - {(width, height)}):
+            annotated = "{} x {}".format(*other[0])
+            raise ValueError(f"the picture has {width} x {height} pixels, its annotations say {annotated}")
+
 
 @dataclass
 class DataSet:
@@ -374,7 +380,8 @@ def is_file_name(name: str) -> bool:
     except UnicodeError:
         return False
     path = PurePosixPath(name)
-    return bool(path.name) and "\0" not in name and ".." not in path.parts and not Path(name).is_absolute()
+    ends_in_name = bool(path.name) and name.endswith(path.name)  # "a.png/" does not
+    return ends_in_name and "\0" not in name and ".." not in path.parts and not Path(name).is_absolute()
 
 
 def list_images(place: Path, formats: set[str]) -> list[str]:

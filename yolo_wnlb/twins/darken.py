@@ -66,9 +66,7 @@ class Exposure:
         colours = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR
         bright = decode(stored, cv2.IMREAD_ANYDEPTH | colours)
         height, width = bright.shape[:2]
-        if other := sorted(picture.sizes - {(width, height)}):
-            annotated = "{} x {}".format(*other[0])
-            raise ValueError(f"the picture has {width} x {height} pixels, its annotations say {annotated}")
+        picture.refuse_other_size(width, height)
         shot = self.camera.draw(picture_rng(self.seed, picture.key))
         dark = capture(bright, shot)
         if self.format == "jpg" and dark.dtype != np.uint8:

@@ -459,7 +459,9 @@ def enhance_dataset(
         return Plan(Twin(data.root, home, ENHANCED, header, how, ".png"), part, found)
 
     def develop(stored: bytes, picture: Picture) -> tuple[bytes, Line]:
-        image = enhance(decode(stored, "the picture"), picture.key)
+        image = decode(stored, "the picture")
+        picture.refuse_other_size(*image.shape[1::-1])
+        image = enhance(image, picture.key)
         return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "png"), {}
 
     run = bring_up_to_date(make_plan, develop, strict=True)
