@@ -355,6 +355,7 @@ def test_a_predictions_file_that_is_not_whole_is_refused(tmp_path, truth):
         (json.dumps(truth), "no predictions file"),
         ("null", "no predictions file"),
         (text.replace('"predictions":2', '"x":2'), "holds 2 of None predictions"),
+        (text.replace('"predictions":2', '"x":NaN,"predictions":2'), "its header holds a number that is not finite"),
         ("[{", "predictions.jsonl is no JSON: .*is it complete"),
         ("[null]", "prediction 0 is None; wanted image_id, category_id, score"),
         ("[[]]", r"prediction 0 is \[\]; wanted image_id"),

@@ -223,6 +223,18 @@ def test_waiting_long_is_said_once(tmp_path, capsys):
     first.join()
 
 
+def test_numbered_folders_are_made_where_they_can_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(journal.make_numbered("runs/x")) for _ in range(3)] == ["runs/x", "runs/x2", "runs/x3"]
+    Path("file").write_text("")
+    with pytest.raises(OSError, match=r"file/x cannot be written: .*make room"):
+        journal.make_numbered("file/x")
+    if sys.platform != "win32":
+        Path("link").symlink_to("gone")
+        with pytest.raises(OSError, match=r"link/x cannot be written: .*make room"):
+            journal.make_numbered("link/x")
+
+
 def test_the_last_of_several_parts_finds_the_folder_free(tmp_path):
     with locked(tmp_path, "1-of-2"), journal.locked_by_the_last(tmp_path) as last:
         assert not last

@@ -481,7 +481,13 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Any]]:
             f"{path} is no predictions file: wanted a list of COCO results, or a first line with {FORMAT!r}"
         )
     if header.get("predictions") != len(predictions):
-        raise ValueError(f"{path} holds {len(predictions)} of {header.get('predictions')} predictions; write it again")
+        raise ValueError(
+            f"{path} holds {len(predictions)} of {header.get('predictions')!r} predictions; write it again"
+        )
+    try:
+        json.dumps(header, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"{path}: its header holds a number that is not finite; write it again") from None
     return header, predictions
 
 

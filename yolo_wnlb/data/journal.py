@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import json
 import os
 import sys
@@ -190,16 +189,20 @@ def folder_for(out: str | Path | None, default: str) -> Iterator[Path]:
 
 def make_numbered(name: str) -> Path:
     """Make the first of the folders NAME, NAME2, NAME3 ... that is not there; no two processes get the same one."""
-    for number in itertools.count(1):
+    number = 1
+    while True:
         folder = Path(name if number == 1 else f"{name}{number}")
         try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
+            make_folder(folder.parent)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        return folder
-    raise AssertionError  # there is always a larger number
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise cannot_write(folder, error) from error
 
 
 @contextmanager

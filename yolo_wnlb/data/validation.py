@@ -83,8 +83,8 @@ def check_truth(truth: Truth, name: str = "the truth") -> None:
             lacking, there = (first([*map(shown, sorted(ids, key=str))]) for ids in (unknown, known))
             raise ValueError(f"{name}: annotations have {what} ids that it lacks: {lacking}; it has {there}")
     check_column(annotations, "iscrowd", is_flag, "0 or 1", annotation)
-    wanted = "square pixels, 0 or more (without the key it is computed from the mask, or from the box)"
     check_column(annotations, "score", is_score, "0 to 1", annotation)
+    wanted = "square pixels, 0 or more (without the key it is computed from the mask, or from the box)"
     check_column(annotations, "area", is_area, wanted, annotation, lambda values: all_within(values, 0, LARGEST))
     sizes = sizes_of(truth)
     placed = [sizes[entry["image_id"]] for entry in annotations]
