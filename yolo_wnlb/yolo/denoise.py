@@ -1,0 +1,299 @@
+"""Learn from the bright twin: `denoise=features` beside `lowlight=` in `yolo train`.
+
+`lowlight=` darkens each training picture when it is loaded, so its bright twin is there for nothing. With
+`denoise=features` both go through the same geometry. A frozen teacher, the checkpoint that the training
+starts from, sees the bright picture; the trained model sees the dark one, and is asked for the features
+that the teacher has:
+
+    loss = (1 - alpha) * stock + alpha * gain * B * sum_l mean((f_l(dark) - t_l(bright))^2) / var(t_l(bright))
+
+over the outputs l of the backbone's stages and of the neck. No label is needed for it: alpha = 1 trains
+without any. It costs nothing in prediction, because nothing is added to the model.
+
+The loss is the "disturbance suppression" of Chen et al., "Instance Segmentation in the Dark" (IJCV 2023),
+with a teacher that stays as it is.
+
+    lowlight= ─ TwinLoader: dark and bright picture as one of eight channels ─ stock geometry
+              ─ TwinColour: the same colour jitter on both, then six channels, RGB RGB ─ batch
+              ─ FeatureTwin: splits the batch, compares the features
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yolo_wnlb.words import suggestion
+from yolo_wnlb.yolo.darkness import DarkLoader
+from yolo_wnlb.yolo.grafting import stage_ends
+from yolo_wnlb.yolo.weights import layers_of
+
+TARGETS = ("features",)
+NECK = "neck"
+DEFAULTS: dict[str, Any] = {
+    "target": "features",
+    "alpha": 0.5,  # share of the term in the loss
+    "gain": 2.0,  # factor of the term
+    "from": ("P3", "P4", "P5", NECK),  # where features are compared: ends of stages, inputs of the head
+    "teacher": None,  # a checkpoint; None is the one that the training starts from
+}
+NAME = "twin_loss"  # its column in results.csv
+PADDED = 4  # channels of a half in the loader: OpenCV repeats a border value every four channels
+
+
+# ---- the request ---------------------------------------------------------------------------------
+
+
+def read_request(value: Any) -> dict[str, Any]:
+    """Complete what stands behind denoise=: a target, True for features, or a dict of options.
+
+    Raises: ValueError: something in it is unknown, or out of bounds.
+    """
+    if not isinstance(value, (str, bool, dict)):
+        raise ValueError(f"denoise is {value!r}; wanted features, True, or options {{'target': 'features', 'alpha': 1}}")
+    given = dict(value) if isinstance(value, dict) else {} if value is True else {"target": value}
+    if unknown := [key for key in given if key not in DEFAULTS]:
+        raise ValueError(
+            f"denoise: no option {unknown[0]!r}{suggestion(unknown[0], DEFAULTS)}; choose from {', '.join(DEFAULTS)}"
+        )
+    asked = {**DEFAULTS, **given}
+    if asked["target"] not in TARGETS:
+        raise ValueError(
+            f"denoise: no target {asked['target']!r}{suggestion(asked['target'], TARGETS)}; "
+            f"choose from {', '.join(TARGETS)}"
+        )
+    for name, least, most in (("alpha", 0, 1), ("gain", 0, 1e6)):
+        number = asked[name]
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not least < number <= most:
+            raise ValueError(f"denoise: {name} is {number!r}; wanted a number above {least}, at most {most:g}")
+    places = asked["from"]
+    places = places.split(",") if isinstance(places, str) else places
+    if not isinstance(places, (list, tuple)) or not places or not all(isinstance(place, str) for place in places):
+        raise ValueError(f"denoise: from is {asked['from']!r}; wanted places such as P3,P4,P5,{NECK}")
+    if asked["teacher"] is not None and not isinstance(asked["teacher"], (str, Path)):
+        raise ValueError(f"denoise: teacher is {asked['teacher']!r}; wanted a checkpoint, FILE.pt")
+    return {**asked, "from": tuple(places)}
+
+
+def check_request(cfg: dict[str, Any]) -> None:
+    """Check denoise= among the arguments of a run, in place, before anything is built.
+
+    Raises: ValueError: an option is wrong, or nothing would come of it in this run.
+    """
+    request = cfg.get("denoise")
+    if request is None or request is False:
+        cfg.pop("denoise", None)
+        return
+    read_request(request)
+    if (mode := cfg.get("mode")) not in (None, "train"):
+        raise ValueError(f"denoise= is for yolo train; {mode} has no use for it, leave it out")
+    if (task := cfg.get("task")) in ("classify", "semantic", "depth"):
+        raise ValueError(f"denoise= trains detectors and segmenters; '{task}' is another task")
+    if not cfg.get("lowlight") or not isinstance(cfg["lowlight"], (str, bool, dict)):
+        raise ValueError(
+            "denoise=features compares a dark picture with its bright twin, so it wants lowlight= too, such as "
+            "lowlight=severe"
+        )
+    if cfg["lowlight"] == "augmentations" or cfg.get("augmentations"):
+        raise ValueError(
+            "denoise= wants the two pictures of a pair to be alike but for the darkness, and augmentations= would "
+            "change one of them; leave it out, and darken with lowlight="
+        )
+    for name, why in (
+        ("compile", "the compiled step leaves no place for the comparison"),
+        ("distill_model", "it puts another teacher around the model"),
+        ("quantize", "a model in quantisation-aware training has other layers"),
+        ("bgr", "it would swap the channels of one picture of a pair and not of the other"),
+    ):
+        if cfg.get(name):
+            raise ValueError(f"denoise= and {name}={cfg[name]} do not go together: {why}; leave out one")
+
+
+# ---- the data ------------------------------------------------------------------------------------
+
+
+class TwinLoader(DarkLoader):
+    """Returns a dark picture and its bright twin as the channels of one, for the stock geometry to act on both.
+
+    Colour: uint8 (H, W, 8), B G R 0 dark and B G R 0 bright. OpenCV repeats the value of a border every four
+    channels, and older releases of Ultralytics give it three: the fourth is there to take the zero.
+    Grey: uint8 (H, W, 2).
+    """
+
+    def __call__(self, i: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any, Any]:
+        """Load picture `i`, twice."""
+        dark, original, resized = super().__call__(i, *args, **kwargs)
+        bright = self.bright
+        if bright.shape[-1] == 1:
+            return np.concatenate([dark.reshape(bright.shape), bright], -1), original, resized
+        none = np.zeros((*bright.shape[:2], 1), bright.dtype)
+        return np.concatenate([dark, none, bright, none], -1), original, resized
+
+
+class TwinTransforms:
+    """Stands in for `build_transforms` of one data set: the stock transforms, with the colour jitter on both halves."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __call__(self, hyp: Any) -> Any:
+        """Build them.
+
+        Raises: RuntimeError: there is no colour jitter to replace, as there is in the releases that are known.
+        """
+        from ultralytics.data.augment import RandomHSV
+
+        built = type(self.dataset).build_transforms(self.dataset, hyp)
+        places = [place for place, step in enumerate(built.transforms) if isinstance(step, RandomHSV)]
+        if len(places) != 1:
+            raise RuntimeError(
+                f"denoise= knows transforms with one RandomHSV; {type(self.dataset).__name__} has {len(places)}"
+            )
+        if self.dataset.channels != 1:
+            built.transforms[places[0]] = TwinColour(built.transforms[places[0]])
+        return built
+
+
+class TwinColour:
+    """The stock colour jitter on a dark picture and its bright twin, with the same draw for both."""
+
+    def __init__(self, jitter: Any) -> None:
+        self.jitter = jitter
+
+    def __call__(self, labels: dict[str, Any]) -> dict[str, Any]:
+        """Turn B G R 0 B G R 0 into R G B R G B, jittered: (H, W, 8) -> (H, W, 6)."""
+        image = labels["img"]
+        halves = np.concatenate([image[..., :3], image[..., PADDED : PADDED + 3]])  # one above the other: one picture
+        labels["img"] = halves
+        labels = self.jitter(labels)
+        dark, bright = np.split(labels["img"][..., ::-1], 2)
+        labels["img"] = np.ascontiguousarray(np.concatenate([dark, bright], -1))
+        return labels
+
+
+def attach(dataset: Any, hyp: Any) -> None:
+    """Let a training data set that is darkened load the bright twins too, if `hyp` asks for them."""
+    if not getattr(hyp, "denoise", None) or not dataset.augment:
+        return
+    loader = getattr(dataset, "load_image", None)
+    if not isinstance(loader, DarkLoader):
+        raise ValueError("denoise= wants pictures that lowlight= darkens; this data set has none")
+    dataset.load_image = TwinLoader(dataset, loader.settings, loader.seed)
+    dataset.build_transforms = TwinTransforms(dataset)
+    dataset.transforms = dataset.build_transforms(hyp)
+
+
+# ---- the loss ------------------------------------------------------------------------------------
+
+
+class FeatureTwin:
+    """The term of `denoise=features`: distance of features in the dark from the teacher's in the light.
+
+    Args:
+        model: The model that is trained.
+        teacher: A model whose features at the same places have the same shapes. It is frozen.
+        asked: What `read_request` returned.
+    Raises: ValueError: a place does not exist, or has other channels in the teacher.
+    """
+
+    name = NAME
+
+    def __init__(self, model: Any, teacher: Any, asked: dict[str, Any]) -> None:
+        self.alpha, self.gain = asked["alpha"], asked["gain"]
+        self.teacher = teacher.float().eval().requires_grad_(False)
+        self.layers, self.teacher_layers = places_of(model, asked["from"]), places_of(teacher, asked["from"])
+        self.outputs: dict[int, Tensor] = {}
+        self.bright: Tensor | None = None
+
+    def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Split a batch of pairs (B, 2C, H, W): the dark half is what the stock loss sees.
+
+        Raises: RuntimeError: the batch holds no pairs.
+        """
+        pairs, channels = batch["img"], first_convolution(model).in_channels
+        if pairs.shape[1] != 2 * channels:
+            raise RuntimeError(
+                f"denoise= wants pairs of {2 * channels} channels, a batch of {pairs.shape[1]} came: the data set does "
+                "not load pictures as Ultralytics' own do"
+            )
+        self.bright = pairs[:, channels:]
+        return {**batch, "img": pairs[:, :channels].contiguous()}
+
+    @contextlib.contextmanager
+    def watch(self, model: Any) -> Iterator[None]:
+        """Keep the outputs of the compared layers of one forward pass."""
+        self.outputs.clear()
+
+        def keep(number: int) -> Any:
+            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                self.outputs[number] = output
+
+            return hook
+
+        layers = layers_of(model)
+        handles = [layers[number].register_forward_hook(keep(number)) for number in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def value(self, model: Any) -> Tensor:
+        """Return gain * sum over the places of the mean squared difference, relative to the teacher's variance."""
+        bright, self.bright = self.bright, None
+        assert bright is not None
+        self.teacher.to(bright.device)
+        with torch.no_grad():
+            wanted = features(self.teacher, bright, self.teacher_layers)
+        found = [self.outputs[number] for number in self.layers]
+        self.outputs.clear()
+        return self.gain * torch.stack([distance(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
+
+
+def distance(features: Tensor, target: Tensor) -> Tensor:
+    """Return mean((features - target)^2) / var(target) of two maps (B, C, H, W), in float32.
+
+    Raises: ValueError: their shapes differ.
+    """
+    if features.shape != target.shape:
+        raise ValueError(
+            f"denoise: the features are {tuple(features.shape)}, the teacher's {tuple(target.shape)}; the teacher has "
+            "to be a model of the same architecture and scale"
+        )
+    features, target = features.float(), target.float()
+    return (features - target).square().mean() / target.var().clamp(min=1e-12)
+
+
+def features(model: Any, x: Tensor, wanted: list[int]) -> list[Tensor]:
+    """Run the layers of a model up to the last one wanted, and return the outputs of those."""
+    outputs: list[Any] = []
+    for number, layer in enumerate(layers_of(model)[: max(wanted) + 1]):
+        if layer.f != -1:
+            x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
+        x = layer(x)
+        outputs.append(x if number in model.save or number in wanted else None)
+    return [outputs[number] for number in wanted]
+
+
+def places_of(model: Any, places: tuple[str, ...]) -> list[int]:
+    """Return the layer numbers of places: P3 is the end of a stage, a block behind it included; neck the head's inputs.
+
+    Raises: ValueError: the model has no such place.
+    """
+    ends, numbers = stage_ends(model.yaml), list[int]()
+    for place in places:
+        if place != NECK and place not in ends:
+            raise ValueError(f"denoise: from names {place!r}; this model has {', '.join(ends)} and {NECK}")
+        numbers += [ends[place]] if place != NECK else [int(number) for number in layers_of(model)[-1].f]
+    return list(dict.fromkeys(numbers))
+
+
+def first_convolution(model: Any) -> nn.Conv2d:
+    """Return the first convolution of a model."""
+    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))

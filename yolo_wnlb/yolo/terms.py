@@ -1,0 +1,72 @@
+"""What is added to the training loss of a model: the one function that stands in for `BaseModel.loss`.
+
+Ultralytics computes every training step of every task through `BaseModel.loss(batch, preds)`. Before the
+stock function runs, the batch can be changed; after it, a term can be added. It runs inside DDP's forward
+and under autocast. A model without a term gets the stock function's own objects back.
+
+A model has a term if it carries the attribute `denoise`, a plain dict that checkpoints and the EMA keep.
+What the term needs besides (a teacher, say) is not part of the model: it lies in TERMS of the process.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+
+class Term(Protocol):
+    """A term of the training loss.
+
+    Attributes:
+        name: Its column in results.csv.
+        alpha: Its share of the loss, from 0 to 1; the stock loss has the rest.
+    """
+
+    name: str
+    alpha: float
+
+    def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch that the stock loss is to see."""
+
+    def watch(self, model: Any) -> Any:
+        """Return a context manager in which the forward pass of the stock loss leaves behind what `value` needs."""
+
+    def value(self, model: Any) -> torch.Tensor:
+        """Return the term, a mean over the batch."""
+
+
+TERMS: weakref.WeakKeyDictionary[Any, Term] = weakref.WeakKeyDictionary()  # of the models that are in training
+
+
+def loss(
+    stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None
+) -> tuple[torch.Tensor, Any]:
+    """Compute the stock loss, and add the term of the model if it has one.
+
+    The loss becomes (1 - alpha) * stock + alpha * term * B, because the stock loss carries the batch size B.
+    At alpha = 1 nothing that only the stock loss reaches, such as the head, receives a gradient: an optimizer
+    leaves it alone, weight decay included.
+    """
+    asked = getattr(model, "denoise", None)
+    if not asked:
+        return stock(model, batch, preds)
+    term = TERMS.get(model)
+    if term is None or not model.training:  # the EMA in validation
+        total, items = stock(model, batch, preds)
+        return total, with_item(items, asked["name"], torch.zeros((), device=total.device))
+    batch = term.prepare(model, batch)
+    with term.watch(model):
+        total, items = stock(model, batch, preds)
+    value = term.value(model)
+    added = term.alpha * value * batch["img"].shape[0]
+    total = 0 * total.detach() if term.alpha == 1 else (1 - term.alpha) * total
+    total = torch.cat([total, added[None]]) if total.ndim else total + added
+    return total, with_item(items, term.name, value.detach())
+
+
+def with_item(items: Any, name: str, value: torch.Tensor) -> Any:
+    """Add a column to the loss items where they have names; older releases of Ultralytics give a bare tensor."""
+    return {**items, name: value} if isinstance(items, dict) else items
