@@ -108,9 +108,13 @@ class DarkLoader:
     def __call__(self, i: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any, Any]:
         """Load picture `i`: uint8 (H, W, 3) BGR or (H, W, 1), its original and its resized (H, W)."""
         self.calls += 1
-        image, original, resized = type(self.dataset).load_image(self.dataset, i, *args, **kwargs)
+        bright, original, resized = type(self.dataset).load_image(self.dataset, i, *args, **kwargs)
         rng: Any = random if self.dataset.augment else picture_rng(self.seed, self.key(i))
-        return capture(image, self.settings.draw(rng)), original, resized
+        return self.view(bright, capture(bright, self.settings.draw(rng))), original, resized
+
+    def view(self, bright: np.ndarray, dark: np.ndarray) -> np.ndarray:
+        """Return what the data set is given of a picture and its dark twin, (H, W, C) each: the dark one."""
+        return dark
 
     def key(self, i: int) -> str:
         """Path of picture `i`, with /, within the data set's folder; else within the one that holds all pictures."""
@@ -223,15 +227,15 @@ def check_validation(validator: Any) -> None:
         )
 
 
-def check_resumed(requested: Any, resumed: Any) -> None:
-    """Refuse to resume a run in another darkness than it began in.
+def check_resumed(name: str, requested: Any, resumed: Any) -> None:
+    """Refuse to resume a run with another value of an argument of ours than it began with.
 
     Raises: ValueError: Ultralytics would go on as before, and say so in passing or not at all.
     """
     if requested not in (None, False, resumed):
         raise ValueError(
-            f"lowlight={requested} cannot be given on resume: the run began with lowlight={resumed}, and goes on so; "
-            "leave it out, or start a new run"
+            f"{name}={requested} cannot be given on resume: the run began with {name}={resumed}, and goes on so; leave "
+            "it out, or start a new run"
         )
 
 

@@ -30,9 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from yolo_wnlb.words import suggestion
+from yolo_wnlb.yolo import terms
 from yolo_wnlb.yolo.darkness import DarkLoader
 from yolo_wnlb.yolo.grafting import stage_ends
-from yolo_wnlb.yolo.weights import layers_of
+from yolo_wnlb.yolo.weights import layers_of, unwrap
 
 TARGETS = ("features",)
 NECK = "neck"
@@ -56,7 +57,9 @@ def read_request(value: Any) -> dict[str, Any]:
     Raises: ValueError: something in it is unknown, or out of bounds.
     """
     if not isinstance(value, (str, bool, dict)):
-        raise ValueError(f"denoise is {value!r}; wanted features, True, or options {{'target': 'features', 'alpha': 1}}")
+        raise ValueError(
+            f"denoise is {value!r}; wanted features, True, or options {{'target': 'features', 'alpha': 1}}"
+        )
     given = dict(value) if isinstance(value, dict) else {} if value is True else {"target": value}
     if unknown := [key for key in given if key not in DEFAULTS]:
         raise ValueError(
@@ -126,14 +129,12 @@ class TwinLoader(DarkLoader):
     Grey: uint8 (H, W, 2).
     """
 
-    def __call__(self, i: int, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any, Any]:
-        """Load picture `i`, twice."""
-        dark, original, resized = super().__call__(i, *args, **kwargs)
-        bright = self.bright
+    def view(self, bright: np.ndarray, dark: np.ndarray) -> np.ndarray:
+        """Return both, (H, W, C) each, as one."""
         if bright.shape[-1] == 1:
-            return np.concatenate([dark.reshape(bright.shape), bright], -1), original, resized
+            return np.concatenate([dark.reshape(bright.shape), bright], -1)
         none = np.zeros((*bright.shape[:2], 1), bright.dtype)
-        return np.concatenate([dark, none, bright, none], -1), original, resized
+        return np.concatenate([dark, none, bright, none], -1)
 
 
 class TwinTransforms:
@@ -190,6 +191,37 @@ def attach(dataset: Any, hyp: Any) -> None:
 
 
 # ---- the loss ------------------------------------------------------------------------------------
+
+
+def prepare(model: Any, args: Any) -> None:
+    """Give a model that is about to be trained its term and its teacher; `args` are those of the trainer.
+
+    The teacher's file is written into `args.denoise`, so that a resumed run finds the same one.
+
+    Raises:
+        FileNotFoundError: there is no file to take the teacher from.
+        ValueError: the teacher is another model, or `loss` is the model's own.
+    """
+    from ultralytics.nn import tasks
+
+    if getattr(type(model).loss, "_stock", None) is None:
+        raise ValueError(f"denoise= does not know how {type(model).__name__} computes its loss; leave it out")
+    asked = read_request(args.denoise)
+    source = asked["teacher"] or next(
+        (given for given in (args.pretrained, args.model) if str(given).endswith(".pt")), None
+    )
+    if not source:
+        raise ValueError(
+            "denoise=features learns from what a trained model sees in the light, and this training starts at random; "
+            "give pretrained=FILE.pt, or denoise={'target': 'features', 'teacher': 'FILE.pt'}"
+        )
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"denoise: there is no teacher {source}; put the checkpoint there, as it was")
+    teacher = unwrap(tasks.load_checkpoint(str(source))[0])
+    asked |= {"teacher": str(Path(source).resolve()), "from": list(asked["from"])}
+    args.denoise = asked
+    terms.TERMS[model] = FeatureTwin(model, teacher, asked)
+    model.denoise = {"target": asked["target"], "name": NAME}
 
 
 class FeatureTwin:

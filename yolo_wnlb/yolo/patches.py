@@ -96,6 +96,7 @@ def patch_tasks(tasks: ModuleType) -> None:
     wrap(tasks, "parse_model", parse_model)
     wrap(tasks.BaseModel, "load", load)
     wrap(tasks.BaseModel, "fuse", fuse)
+    wrap(tasks.BaseModel, "loss", loss)
 
 
 def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -143,13 +144,24 @@ def fuse(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> An
     return fused
 
 
-# ---- ultralytics.cfg, ultralytics.data.base: lowlight= -------------------------------------------
+def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> Any:
+    """Add the term of a model that is trained with denoise=; of any other return what the stock function does."""
+    if not getattr(model, "denoise", None):
+        return stock(model, batch, preds)
+    from yolo_wnlb.yolo import terms
+
+    return terms.loss(stock, model, batch, preds)
+
+
+# ---- ultralytics.cfg, ultralytics.data.base: lowlight= and denoise= ------------------------------
+
+ARGUMENTS = {"lowlight": "severe", "denoise": "features"}  # beside the stock ones, each with an example
 
 
 def patch_cfg(cfg: ModuleType) -> None:
-    """Let lowlight= be an argument like any other, checked before anything is built."""
-    if hasattr(cfg.DEFAULT_CFG, "lowlight"):
-        raise RuntimeError("ultralytics has an argument lowlight= of its own; update yolo_wnlb")
+    """Let ARGUMENTS be arguments like any other, checked before anything is built."""
+    if taken := [name for name in ARGUMENTS if hasattr(cfg.DEFAULT_CFG, name)]:
+        raise RuntimeError(f"ultralytics has an argument {taken[0]}= of its own; update yolo_wnlb")
     wrap(cfg, "check_dict_alignment", check_dict_alignment)
     wrap(cfg, "check_cfg", check_cfg)
 
@@ -157,22 +169,27 @@ def patch_cfg(cfg: ModuleType) -> None:
 def check_dict_alignment(
     stock: Callable[..., Any], base: dict[str, Any], custom: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
-    """Count lowlight among the known arguments of a run (but not among Ultralytics' settings).
+    """Count ARGUMENTS among the known arguments of a run (but not among Ultralytics' settings).
 
-    Raises: SyntaxError: the word stands alone on the command line, where the stock function would take it and drop it.
+    Raises: SyntaxError: one stands alone on the command line, where the stock function would take it and drop it.
     """
-    if custom == {"lowlight": ""}:
-        raise SyntaxError("'lowlight' lacks its value; write lowlight=severe, without spaces around '='")
-    return stock({"lowlight": None, **base} if "imgsz" in base else base, custom, *args, **kwargs)
+    for name, value in ARGUMENTS.items():
+        if custom == {name: ""}:
+            raise SyntaxError(f"'{name}' lacks its value; write {name}={value}, without spaces around '='")
+    return stock({**dict.fromkeys(ARGUMENTS), **base} if "imgsz" in base else base, custom, *args, **kwargs)
 
 
 def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-    """Check lowlight= beside the stock arguments."""
+    """Check ARGUMENTS beside the stock ones."""
     stock(cfg, *args, **kwargs)
     if "lowlight" in cfg or cfg.get("augmentations"):
         from yolo_wnlb.yolo.darkness import check_request
 
         check_request(cfg)
+    if "denoise" in cfg:
+        from yolo_wnlb.yolo import denoise
+
+        denoise.check_request(cfg)
 
 
 def patch_data(base: ModuleType) -> None:
@@ -181,11 +198,16 @@ def patch_data(base: ModuleType) -> None:
 
 
 def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> None:
-    """Build the data set, its caches bright, then put the darkness in front of them."""
+    """Build the data set, its caches bright, then put the darkness in front of them, and the bright twin beside it."""
     from yolo_wnlb.yolo.darkness import attach
 
     stock(dataset, *args, **kwargs)
-    attach(dataset, inspect.signature(stock).bind(dataset, *args, **kwargs).arguments.get("hyp"))
+    hyp = inspect.signature(stock).bind(dataset, *args, **kwargs).arguments.get("hyp")
+    attach(dataset, hyp)
+    if getattr(hyp, "denoise", None):
+        from yolo_wnlb.yolo import denoise
+
+        denoise.attach(dataset, hyp)
 
 
 # ---- ultralytics.data.utils: what a data YAML fetches or runs is said first --------------------------
@@ -274,6 +296,10 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
             )
         if model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
+    if getattr(trainer.args, "denoise", None):
+        from yolo_wnlb.yolo import denoise
+
+        denoise.prepare(model, trainer.args)
     return checkpoint
 
 
@@ -292,12 +318,13 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
 
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
-    """Refuse a darkness that the stock function would drop with a warning or without a word."""
+    """Refuse another value of ARGUMENTS, which the stock function would drop with a warning or without a word."""
     from yolo_wnlb.yolo.darkness import check_resumed
 
     stock(trainer, overrides)
     if trainer.resume:
-        check_resumed((overrides or {}).get("lowlight"), getattr(trainer.args, "lowlight", None))
+        for name in ARGUMENTS:
+            check_resumed(name, (overrides or {}).get(name), getattr(trainer.args, name, None))
 
 
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -364,11 +391,13 @@ def patch_tuner(tuner: ModuleType) -> None:
 
 
 def init_tuner(stock: Callable[..., Any], tuner: Any, *args: Any, **kwargs: Any) -> None:
-    """Refuse lowlight=: each run of a tuner would fail on it, and be counted as one that learnt nothing.
+    """Refuse ARGUMENTS: each run of a tuner would fail on them, and be counted as one that learnt nothing.
 
-    Raises: ValueError: the tuner starts Ultralytics in a way that does not know the argument.
+    Raises: ValueError: the tuner starts Ultralytics in a way that does not know them.
     """
-    arguments = inspect.signature(stock).bind(tuner, *args, **kwargs).arguments.get("args")
-    if dict(arguments or {}).get("lowlight"):
+    given = dict(inspect.signature(stock).bind(tuner, *args, **kwargs).arguments.get("args") or {})
+    if given.get("lowlight"):
         raise ValueError("tune does not know lowlight=; write a dark data set with 'yolo-wnlb darken', and tune on it")
+    if given.get("denoise"):
+        raise ValueError("tune does not know denoise=; tune without it, and give it to the training that follows")
     stock(tuner, *args, **kwargs)

@@ -41,9 +41,7 @@ class Term(Protocol):
 TERMS: weakref.WeakKeyDictionary[Any, Term] = weakref.WeakKeyDictionary()  # of the models that are in training
 
 
-def loss(
-    stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None
-) -> tuple[torch.Tensor, Any]:
+def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> tuple[torch.Tensor, Any]:
     """Compute the stock loss, and add the term of the model if it has one.
 
     The loss becomes (1 - alpha) * stock + alpha * term * B, because the stock loss carries the batch size B.
