@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from yolo_wnlb.data.journal import MANIFEST, header_of
-from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, Shot, capture, picture_rng, settings
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"
@@ -110,11 +110,11 @@ class DarkLoader:
         self.calls += 1
         bright, original, resized = type(self.dataset).load_image(self.dataset, i, *args, **kwargs)
         rng: Any = random if self.dataset.augment else picture_rng(self.seed, self.key(i))
-        return self.view(bright, capture(bright, self.settings.draw(rng))), original, resized
+        return self.view(bright, self.settings.draw(rng)), original, resized
 
-    def view(self, bright: np.ndarray, dark: np.ndarray) -> np.ndarray:
-        """Return what the data set is given of a picture and its dark twin, (H, W, C) each: the dark one."""
-        return dark
+    def view(self, bright: np.ndarray, shot: Shot) -> np.ndarray:
+        """Return what the data set is given of a picture (H, W, C) that is to be darkened by a shot: the dark one."""
+        return capture(bright, shot)
 
     def key(self, i: int) -> str:
         """Path of picture `i`, with /, within the data set's folder; else within the one that holds all pictures."""

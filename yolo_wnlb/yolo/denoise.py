@@ -29,13 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yolo_wnlb.imaging.camera import Settings, Shot, capture
 from yolo_wnlb.words import suggestion
-from yolo_wnlb.yolo import terms
+from yolo_wnlb.yolo import darkness, decoder, terms
 from yolo_wnlb.yolo.darkness import DarkLoader
 from yolo_wnlb.yolo.grafting import stage_ends
 from yolo_wnlb.yolo.weights import layers_of, unwrap
 
-TARGETS = ("features",)
+TARGETS = ("features", *decoder.PICTURES)
 NECK = "neck"
 DEFAULTS: dict[str, Any] = {
     "target": "features",
@@ -44,7 +45,12 @@ DEFAULTS: dict[str, Any] = {
     "from": ("P3", "P4", "P5", NECK),  # where features are compared: ends of stages, inputs of the head
     "teacher": None,  # a checkpoint; None is the one that the training starts from
 }
+# Of the targets with a decoder. Its error starts at 1, and the stock loss of COCO weights in the dark at about 12 a
+# picture: with this gain the backbone gets gradients of 40 to 100 from the one, of 150 to 500 from the other.
+DECODER_DEFAULTS: dict[str, Any] = {**DEFAULTS, "gain": 10.0, "from": ("P3", "P4", "P5")}
 NAME = "twin_loss"  # its column in results.csv
+DECODER_NAME = "dn_loss"  # the column of the other targets
+SIDE = 256  # pixels of the picture with which strides and channels of features are found
 PADDED = 4  # channels of a half in the loader: OpenCV repeats a border value every four channels
 
 
@@ -65,7 +71,8 @@ def read_request(value: Any) -> dict[str, Any]:
         raise ValueError(
             f"denoise: no option {unknown[0]!r}{suggestion(unknown[0], DEFAULTS)}; choose from {', '.join(DEFAULTS)}"
         )
-    asked = {**DEFAULTS, **given}
+    defaults = DECODER_DEFAULTS if given.get("target") in [*decoder.PICTURES] else DEFAULTS
+    asked = {**defaults, **given}
     if asked["target"] not in TARGETS:
         raise ValueError(
             f"denoise: no target {asked['target']!r}{suggestion(asked['target'], TARGETS)}; "
@@ -81,6 +88,11 @@ def read_request(value: Any) -> dict[str, Any]:
         raise ValueError(f"denoise: from is {asked['from']!r}; wanted places such as P3,P4,P5,{NECK}")
     if asked["teacher"] is not None and not isinstance(asked["teacher"], (str, Path)):
         raise ValueError(f"denoise: teacher is {asked['teacher']!r}; wanted a checkpoint, FILE.pt")
+    if asked["teacher"] is not None and asked["target"] != "features":
+        raise ValueError(
+            f"denoise: target {asked['target']} learns from a picture and has no teacher; leave out the teacher "
+            f"{asked['teacher']}, or choose the target features"
+        )
     return {**asked, "from": tuple(places)}
 
 
@@ -93,20 +105,26 @@ def check_request(cfg: dict[str, Any]) -> None:
     if request is None or request is False:
         cfg.pop("denoise", None)
         return
-    read_request(request)
+    asked = read_request(request)
     if (mode := cfg.get("mode")) not in (None, "train"):
         raise ValueError(f"denoise= is for yolo train; {mode} has no use for it, leave it out")
     if (task := cfg.get("task")) in ("classify", "semantic", "depth"):
         raise ValueError(f"denoise= trains detectors and segmenters; '{task}' is another task")
     if not cfg.get("lowlight") or not isinstance(cfg["lowlight"], (str, bool, dict)):
         raise ValueError(
-            "denoise=features compares a dark picture with its bright twin, so it wants lowlight= too, such as "
+            f"denoise={asked['target']} learns from a dark picture and its twin, so it wants lowlight= too, such as "
             "lowlight=severe"
         )
     if cfg["lowlight"] == "augmentations" or cfg.get("augmentations"):
         raise ValueError(
             "denoise= wants the two pictures of a pair to be alike but for the darkness, and augmentations= would "
             "change one of them; leave it out, and darken with lowlight="
+        )
+    camera = darkness.read_request(cfg["lowlight"])[0]
+    if asked["target"] in ("clean", "n2n") and not (camera.sigma_s[1] or camera.sigma_c[1]):
+        raise ValueError(
+            f"denoise={asked['target']} learns to remove noise, and lowlight={cfg['lowlight']} makes none; give "
+            "sigma_s or sigma_c, or choose denoise=bright"
         )
     for name, why in (
         ("compile", "the compiled step leaves no place for the comparison"),
@@ -122,19 +140,26 @@ def check_request(cfg: dict[str, Any]) -> None:
 
 
 class TwinLoader(DarkLoader):
-    """Returns a dark picture and its bright twin as the channels of one, for the stock geometry to act on both.
+    """Returns a dark picture and its twin as the channels of one, for the stock geometry to act on both.
+
+    The twin is the picture that the target asks for, the bright one for features.
 
     Colour: uint8 (H, W, 8), B G R 0 dark and B G R 0 bright. OpenCV repeats the value of a border every four
     channels, and older releases of Ultralytics give it three: the fourth is there to take the zero.
     Grey: uint8 (H, W, 2).
     """
 
-    def view(self, bright: np.ndarray, dark: np.ndarray) -> np.ndarray:
-        """Return both, (H, W, C) each, as one."""
+    def __init__(self, dataset: Any, settings: Settings, seed: int, target: str) -> None:
+        super().__init__(dataset, settings, seed)
+        self.target = target
+
+    def view(self, bright: np.ndarray, shot: Shot) -> np.ndarray:
+        """Return the dark picture and its twin, (H, W, C) each, as one."""
+        dark, twin = capture(bright, shot), decoder.PICTURES.get(self.target, decoder.bright_picture)(bright, shot)
         if bright.shape[-1] == 1:
-            return np.concatenate([dark.reshape(bright.shape), bright], -1)
+            return np.concatenate([dark.reshape(bright.shape), twin.reshape(bright.shape)], -1)
         none = np.zeros((*bright.shape[:2], 1), bright.dtype)
-        return np.concatenate([dark, none, bright, none], -1)
+        return np.concatenate([dark, none, twin, none], -1)
 
 
 class TwinTransforms:
@@ -185,7 +210,7 @@ def attach(dataset: Any, hyp: Any) -> None:
     loader = getattr(dataset, "load_image", None)
     if not isinstance(loader, DarkLoader):
         raise ValueError("denoise= wants pictures that lowlight= darkens; this data set has none")
-    dataset.load_image = TwinLoader(dataset, loader.settings, loader.seed)
+    dataset.load_image = TwinLoader(dataset, loader.settings, loader.seed, read_request(hyp.denoise)["target"])
     dataset.build_transforms = TwinTransforms(dataset)
     dataset.transforms = dataset.build_transforms(hyp)
 
@@ -193,8 +218,10 @@ def attach(dataset: Any, hyp: Any) -> None:
 # ---- the loss ------------------------------------------------------------------------------------
 
 
-def prepare(model: Any, args: Any) -> None:
-    """Give a model that is about to be trained its term and its teacher; `args` are those of the trainer.
+def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> None:
+    """Give a model that is about to be trained its term, and its teacher or its decoder.
+
+    `args` are those of the trainer; `checkpoint` is that of a run that is resumed.
 
     The teacher's file is written into `args.denoise`, so that a resumed run finds the same one.
 
@@ -207,6 +234,12 @@ def prepare(model: Any, args: Any) -> None:
     if getattr(type(model).loss, "_stock", None) is None:
         raise ValueError(f"denoise= does not know how {type(model).__name__} computes its loss; leave it out")
     asked = read_request(args.denoise)
+    if asked["target"] in decoder.PICTURES:
+        args.denoise = {**asked, "from": list(asked["from"])}
+        terms.TERMS[model] = Reconstruction(model, asked, checkpoint)
+        model.denoise = {"target": asked["target"], "name": DECODER_NAME}
+        warn_of_frozen(model, places_of(model, asked["from"]), args.freeze)
+        return
     source = asked["teacher"] or next(
         (given for given in (args.pretrained, args.model) if str(given).endswith(".pt")), None
     )
@@ -224,22 +257,20 @@ def prepare(model: Any, args: Any) -> None:
     model.denoise = {"target": asked["target"], "name": NAME}
 
 
-class FeatureTwin:
-    """The term of `denoise=features`: distance of features in the dark from the teacher's in the light.
+class PairTerm:
+    """What the terms of all targets share: they split the pairs, and keep features of the dark picture.
 
     Args:
         model: The model that is trained.
-        teacher: A model whose features at the same places have the same shapes. It is frozen.
         asked: What `read_request` returned.
-    Raises: ValueError: a place does not exist, or has other channels in the teacher.
+    Raises: ValueError: a place does not exist.
     """
 
     name = NAME
 
-    def __init__(self, model: Any, teacher: Any, asked: dict[str, Any]) -> None:
+    def __init__(self, model: Any, asked: dict[str, Any]) -> None:
         self.alpha, self.gain = asked["alpha"], asked["gain"]
-        self.teacher = teacher.float().eval().requires_grad_(False)
-        self.layers, self.teacher_layers = places_of(model, asked["from"]), places_of(teacher, asked["from"])
+        self.layers = places_of(model, asked["from"])
         self.outputs: dict[int, Tensor] = {}
         self.bright: Tensor | None = None
 
@@ -276,6 +307,22 @@ class FeatureTwin:
             for handle in handles:
                 handle.remove()
 
+
+class FeatureTwin(PairTerm):
+    """The term of `denoise=features`: distance of features in the dark from the teacher's in the light.
+
+    Args:
+        model: The model that is trained.
+        teacher: A model whose features at the same places have the same shapes. It is frozen.
+        asked: What `read_request` returned.
+    Raises: ValueError: a place does not exist, or has other channels in the teacher.
+    """
+
+    def __init__(self, model: Any, teacher: Any, asked: dict[str, Any]) -> None:
+        super().__init__(model, asked)
+        self.teacher = teacher.float().eval().requires_grad_(False)
+        self.teacher_layers = places_of(teacher, asked["from"])
+
     def value(self, model: Any) -> Tensor:
         """Return gain * sum over the places of the mean squared difference, relative to the teacher's variance."""
         bright, self.bright = self.bright, None
@@ -286,6 +333,59 @@ class FeatureTwin:
         found = [self.outputs[number] for number in self.layers]
         self.outputs.clear()
         return self.gain * torch.stack([distance(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
+
+
+class Reconstruction(PairTerm):
+    """The term of the other targets: error of the picture that `model.denoiser` decodes from features in the dark.
+
+    Args:
+        model: The model that is trained; it is given a decoder.
+        asked: What `read_request` returned.
+        checkpoint: That of a run that is resumed, whose decoder goes on; None begins with a new one.
+    Raises: ValueError: a place does not exist, or the checkpoint has no decoder for these places.
+    """
+
+    name = DECODER_NAME
+
+    def __init__(self, model: Any, asked: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
+        super().__init__(model, asked)
+        first, was_training = first_convolution(model), model.training
+        with torch.no_grad():
+            x = torch.zeros(1, first.in_channels, SIDE, SIDE, device=first.weight.device)
+            maps = features(model.eval(), x, self.layers)
+        model.train(was_training)
+        self.strides = [SIDE // output.shape[-1] for output in maps]
+        channels = dict.fromkeys(self.strides, 0)
+        for stride, output in zip(self.strides, maps):
+            channels[stride] += output.shape[1]
+        decoder.attach(model, channels, first.in_channels, checkpoint)
+
+    def value(self, model: Any) -> Tensor:
+        """Return gain * error of the decoded picture, relative to the variance of the target."""
+        target, self.bright = self.bright, None
+        assert target is not None
+        found: dict[int, list[Tensor]] = {}
+        for number, stride in zip(self.layers, self.strides):
+            found.setdefault(stride, []).append(self.outputs[number])
+        self.outputs.clear()
+        return self.gain * decoder.error(model.denoiser, found, target)
+
+
+def warn_of_frozen(model: Any, numbers: list[int], freeze: Any) -> None:
+    """Warn if freeze= names every layer up to the deepest that the decoder reads: then the decoder alone learns."""
+    from ultralytics.utils import LOGGER
+
+    listed = freeze if isinstance(freeze, list) else range(freeze) if isinstance(freeze, int) else ()
+    frozen = [f"model.{name}." for name in listed]
+    learns = any(
+        not any(name in f"model.{parameter}" for name in frozen)
+        for parameter, _ in nn.Sequential(*layers_of(model)[: max(numbers) + 1]).named_parameters()
+    )
+    if not learns:
+        LOGGER.warning(
+            f"denoise: freeze={freeze} freezes all that the decoder reads from, so the decoder learns and the model "
+            "does not; leave a layer of the backbone unfrozen"
+        )
 
 
 def distance(features: Tensor, target: Tensor) -> Tensor:
@@ -302,10 +402,11 @@ def distance(features: Tensor, target: Tensor) -> Tensor:
     return (features - target).square().mean() / target.var().clamp(min=1e-12)
 
 
-def features(model: Any, x: Tensor, wanted: list[int]) -> list[Tensor]:
+def features(model: Any, x: Any, wanted: list[int]) -> list[Tensor]:
     """Run the layers of a model up to the last one wanted, and return the outputs of those."""
     outputs: list[Any] = []
-    for number, layer in enumerate(layers_of(model)[: max(wanted) + 1]):
+    layers: Any = layers_of(model)[: max(wanted) + 1]
+    for number, layer in enumerate(layers):
         if layer.f != -1:
             x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
         x = layer(x)
@@ -322,7 +423,7 @@ def places_of(model: Any, places: tuple[str, ...]) -> list[int]:
     for place in places:
         if place != NECK and place not in ends:
             raise ValueError(f"denoise: from names {place!r}; this model has {', '.join(ends)} and {NECK}")
-        numbers += [ends[place]] if place != NECK else [int(number) for number in layers_of(model)[-1].f]
+        numbers += [ends[place]] if place != NECK else [int(number) for number in model.model[-1].f]
     return list(dict.fromkeys(numbers))
 
 

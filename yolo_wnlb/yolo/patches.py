@@ -134,9 +134,14 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
 
 
 def fuse(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Fold the blocks too."""
+    """Fold the blocks too, and take off what denoise= trained beside the model before the parameters are counted."""
     from yolo_wnlb.wnlb import WNLB
+    from yolo_wnlb.yolo.weights import DECODER
 
+    if hasattr(model, DECODER):
+        from yolo_wnlb.yolo import decoder
+
+        decoder.drop(model)
     fused = stock(model, *args, **kwargs)
     for module in fused.modules():
         if isinstance(module, WNLB):
@@ -299,7 +304,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
     if getattr(trainer.args, "denoise", None):
         from yolo_wnlb.yolo import denoise
 
-        denoise.prepare(model, trainer.args)
+        denoise.prepare(model, trainer.args, checkpoint if trainer.resume else None)
     return checkpoint
 
 

@@ -17,6 +17,7 @@ from yolo_wnlb.wnlb import WNLB
 PLACES = (WNLB, nn.Identity)  # of blocks, with or without one
 FORM = ("operation", "sub_sample", "weighted", "scale", "embed_dim")  # what a block was trained as
 WRAPPED = ("_orig_mod", "module", "student_model")  # where torch.compile, DDP and distillation keep the model
+DECODER = "denoiser"  # attribute of a model that is trained with denoise=bright, clean or n2n
 FIRST_CONV = "model.0.conv.weight"  # Ultralytics adapts it to other numbers of input channels
 
 
@@ -82,7 +83,7 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
     Returns:
         The summary line, and the warnings (empty when the source is the target without blocks).
     """
-    theirs, ours = source.state_dict(), target.state_dict()
+    theirs, ours = tensors_of(source), tensors_of(target)
     fits = {name for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
     unfit = [name for name in theirs if name not in fits]
     blocks = tuple(f"model.{i}." for i, layer in enumerate(layers_of(target)) if isinstance(layer, WNLB))
@@ -100,6 +101,8 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
         summary += f"; {len(head)} of its head have another shape ({_head(source)} -> {_head(target)})"
     if stem:
         summary += f"; the first convolution is adapted to {ours[FIRST_CONV].shape[1]} channels"
+    if hasattr(source, DECODER):
+        summary += f"; the decoder of its training with denoise= ({DECODER}.*) stays behind"
     warnings = []
     if left_out:
         values = ", ".join(f"w = {block.w.item():.4g}" if block.weighted else "no w" for block in left_out)
@@ -121,6 +124,11 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
             "Give pretrained= the checkpoint of the same model and scale."
         )
     return summary, warnings
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a model by name, without those of a decoder, which is no part of it."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{DECODER}.")}
 
 
 def is_fixed(block: WNLB) -> bool:

@@ -1,0 +1,142 @@
+"""The decoder of `denoise=bright`, `clean` and `n2n`: it is trained beside a model, and prediction never sees it.
+
+From the features that a model has of a dark picture, the decoder restores another picture of the same scene:
+the bright one, the dark one without noise, or the dark one with other noise. It can only do so if the features
+hold what the noise hides, so its error is a training signal for the backbone that needs no label. The idea is
+that of Buchholz et al., "DenoiSeg: Joint Denoising and Segmentation" (ECCV workshop 2020); other noise as a
+target is that of Lehtinen et al., "Noise2Noise" (ICML 2018).
+
+    P5 ─ Conv 3x3, 32 maps ─ x2 ┐
+    P4 ─────────────────────────┴ Conv 3x3, 32 maps ─ x2 ┐
+    P3 ──────────────────────────────────────────────────┴ Conv 3x3, 32 maps ─ Conv 3x3 ─ picture
+
+The last convolution is linear. It runs at the resolution of the finest features, stride s, and gives s * s
+pixels a position, which are rearranged to full size (Shi et al., "Real-Time Single Image and Video Super-Resolution
+Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016): the target keeps every pixel of its noise,
+and the cost is that of stride s.
+
+The decoder is an `nn.ModuleDict` of classes of torch.nn in `model.denoiser`, beside `model.model`: no layer
+number moves, and a checkpoint opens where this package is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from yolo_wnlb.imaging.camera import Shot, capture, clean
+from yolo_wnlb.yolo.weights import DECODER
+
+WIDTH = 32  # maps of each convolution but the last
+ONE_CODE = (1 / 255) ** 2  # added to the variance of a target: a picture of one colour has none
+EPS, MOMENTUM = 1e-3, 0.03  # of the norms, as in all of Ultralytics' models
+
+
+# ---- the pictures that a decoder can be asked for ------------------------------------------------
+
+
+def bright_picture(bright: np.ndarray, shot: Shot) -> np.ndarray:
+    """Return the picture before darkening."""
+    return bright
+
+
+def other_noise(bright: np.ndarray, shot: Shot) -> np.ndarray:
+    """Take the dark picture again: the same shot, with noise that is independent of the first."""
+    return capture(bright, replace(shot, noise_seed=shot.noise_seed ^ 1))
+
+
+PICTURES: dict[str, Callable[[np.ndarray, Shot], np.ndarray]] = {
+    "bright": bright_picture,
+    "clean": clean,
+    "n2n": other_noise,
+}
+
+
+# ---- the network ---------------------------------------------------------------------------------
+
+
+def build(channels: dict[int, int], colours: int) -> nn.ModuleDict:
+    """Build a decoder with random weights, without a draw from the random numbers of the training.
+
+    Args:
+        channels: {stride: number of feature maps of that stride}, powers of two.
+        colours: Channels of the picture, 1 or 3.
+    """
+    layers: dict[str, nn.Module] = {}
+    strides, deeper = sorted(channels, reverse=True), 0
+    with torch.random.fork_rng(devices=[]):
+        for stride in strides:
+            convolution = nn.Conv2d(channels[stride] + deeper, WIDTH, 3, padding=1, bias=False)
+            layers[f"stride{stride}"] = nn.Sequential(convolution, nn.BatchNorm2d(WIDTH, EPS, MOMENTUM), nn.SiLU())
+            deeper = WIDTH
+        layers["last"] = nn.Conv2d(WIDTH, colours * strides[-1] ** 2, 3, padding=1)
+    layers["pixels"] = nn.BatchNorm2d(colours, ONE_CODE, MOMENTUM, affine=False)
+    return nn.ModuleDict(layers)
+
+
+def decode(decoder: nn.ModuleDict, features: dict[int, list[Tensor]]) -> Tensor:
+    """Restore a picture from {stride s: maps (B, C_s, H / s, W / s)}.
+
+    Returns: (B, colours, H, W) in units of the target's standard deviation around its mean. The running mean and
+        variance of `decoder["pixels"]` turn them into values in [0, 1].
+    """
+    strides = sorted(features, reverse=True)
+    x: Tensor | None = None
+    for stride in strides:
+        maps = features[stride]
+        if x is not None:
+            maps = [*maps, F.interpolate(x, size=maps[0].shape[-2:], mode="nearest")]
+        x = decoder[f"stride{stride}"](torch.cat(maps, 1))
+    return F.pixel_shuffle(decoder["last"](x), strides[-1])
+
+
+def error(decoder: nn.ModuleDict, features: dict[int, list[Tensor]], picture: Tensor) -> Tensor:
+    """Return the mean squared error of the decoded picture, relative to the variance of each colour in the batch.
+
+    0 is a perfect picture, 1 is one that has the mean colour of the batch everywhere. Relative, because the
+    pictures of `clean` and `n2n` are dark: their variance, and with it the plain squared error and its gradient, is
+    a hundredth of that of bright ones.
+
+    Args:
+        decoder: In training mode: it also averages the mean and the variance of the pictures.
+        features: As for `decode`.
+        picture: (B, colours, H, W) in [0, 1].
+    """
+    decoded = decode(decoder, features)
+    with torch.autocast(picture.device.type, enabled=False):
+        wanted = decoder["pixels"](picture.float())
+        return (decoded.float() - wanted).square().mean()
+
+
+# ---- the decoder of a model ----------------------------------------------------------------------
+
+
+def attach(model: Any, channels: dict[int, int], colours: int, checkpoint: dict[str, Any] | None) -> nn.ModuleDict:
+    """Put a decoder into `model.denoiser`: that of the checkpoint of a run that is resumed, else a new one.
+
+    Raises: ValueError: the checkpoint has no decoder, or another one.
+    """
+    decoder = build(channels, colours)
+    if checkpoint is not None:
+        saved = getattr(checkpoint.get("ema") or checkpoint.get("model"), DECODER, None)
+        try:
+            decoder.load_state_dict({} if saved is None else saved.float().state_dict())
+        except RuntimeError as mismatch:
+            raise ValueError(
+                "denoise: the checkpoint to resume holds no decoder of this form; resume the last.pt that this run "
+                f"wrote, or start a new run ({str(mismatch).splitlines()[0]})"
+            ) from mismatch
+    setattr(model, DECODER, decoder.to(next(model.parameters()).device))
+    return decoder
+
+
+def drop(model: Any) -> None:
+    """Take the decoder off a model that is about to predict or to be exported; others stay as they are."""
+    if isinstance(getattr(model, "denoise", None), dict) and isinstance(getattr(model, DECODER, None), nn.ModuleDict):
+        delattr(model, DECODER)
