@@ -96,6 +96,20 @@ def test_load_takes_weights_and_verbose():
     assert parameters(tasks.BaseModel.load) == ["self", "weights", "verbose"], "patches.load"
 
 
+def test_every_detector_computes_its_loss_through_one_function():
+    assert parameters(tasks.BaseModel.loss) == ["self", "batch", "preds"], "terms.loss"
+    assert tasks.DetectionModel.loss is tasks.SegmentationModel.loss is tasks.BaseModel.loss
+    assert tasks.RTDETRDetectionModel.loss is not tasks.BaseModel.loss, "denoise.prepare refuses it"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_that_is_given_a_batch_calls_its_loss_with_it(training, monkeypatch):
+    model = YOLO("yolov8n.yaml", verbose=False).model.train(training)
+    monkeypatch.setattr(tasks.BaseModel, "loss", lambda *arguments, **options: (arguments[1:], options))
+    batch = {"img": torch.zeros(1, 3, 32, 32)}
+    assert model(batch) == ((batch,), {})
+
+
 def test_fuse_is_called_in_front_of_a_prediction_and_of_an_export(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     called, stock = [], tasks.BaseModel.fuse
@@ -477,6 +491,14 @@ def test_the_transforms_of_a_data_set_hold_albumentations_by_name(images):
     )
 
 
+def test_the_colour_jitter_is_one_transform_and_comes_after_all_geometry(images):
+    built = build(images, mosaic=0.5, mixup=0.5, copy_paste=0.5)
+    names = [type(step).__name__ for step in built.transforms.transforms]
+    assert names.count("RandomHSV") == 1
+    assert {*names[names.index("RandomHSV") :]} <= {"RandomHSV", "RandomFlip", "Format"}, "denoise.TwinColour"
+    assert "build_transforms" in inspect.getsource(type(built).close_mosaic), "the epochs without mosaic build anew"
+
+
 def test_a_trainer_sets_up_its_loaders_under_these_names():
     source = inspect.getsource(engine.BaseTrainer)
     assert "self.train_loader" in source and "self.test_loader" in source, "dark_training.check_pipeline"
@@ -491,9 +513,10 @@ def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_ru
     assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.init_tuner"
 
 
-def test_a_word_of_ours_that_stands_alone_is_not_dropped():
+@pytest.mark.parametrize(("word", "example"), patches.ARGUMENTS.items())
+def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
     """`yolo segment train ... lowlight`: the stock function takes a known word, and does nothing with it."""
     from ultralytics.cfg import entrypoint
 
-    with pytest.raises(SyntaxError, match="'lowlight' lacks its value; write lowlight=severe"):
-        entrypoint("segment train data=coco8-seg.yaml lowlight")
+    with pytest.raises(SyntaxError, match=f"'{word}' lacks its value; write {word}={example}"):
+        entrypoint(f"segment train data=coco8-seg.yaml {word}")

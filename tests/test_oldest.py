@@ -12,7 +12,14 @@ from yolo_wnlb import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = re.search(r'"ultralytics>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
-TESTS = ("test_contract.py", "test_graft.py", "test_weights.py", "test_dark_training.py")
+TESTS = (
+    "test_contract.py",
+    "test_graft.py",
+    "test_weights.py",
+    "test_dark_training.py",
+    "test_denoise.py",
+    "test_decoder.py",
+)
 CODE = """
 import sys, pytest, ultralytics
 assert ultralytics.__version__ == sys.argv[1], f"{ultralytics.__version__} from {ultralytics.__file__}"

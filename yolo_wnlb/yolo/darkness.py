@@ -20,7 +20,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,12 +31,26 @@ AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"
 
 
-def read_request(value: Any) -> tuple[Settings, int]:
-    """Split what stands behind lowlight= into settings and the seed of validation.
+class Darkness(NamedTuple):
+    """What lowlight= asks for.
+
+    Attributes:
+        camera: Of which a shot is drawn for each picture.
+        seed: Of the shots in validation.
+        p: Probability, above 0 and up to 1, that a training picture is darkened. Validation darkens all.
+    """
+
+    camera: Settings
+    seed: int
+    p: float
+
+
+def read_request(value: Any) -> Darkness:
+    """Read what stands behind lowlight=.
 
     Args:
         value: A preset's name, True for the default one, or a dict of settings that may hold
-            "preset" and "seed" (an integer, default 0).
+            "preset", "seed" (an integer, default 0) and "p" (a number, default 1).
     Raises: ValueError: something in it is unknown or out of bounds.
     """
     if not isinstance(value, (str, bool, dict)):
@@ -44,10 +58,12 @@ def read_request(value: Any) -> tuple[Settings, int]:
             f"lowlight is {value!r}; wanted a preset such as severe, True, or settings {{'preset': 'severe', 'ev': -3}}"
         )
     changes = dict(value) if isinstance(value, dict) else {"preset": value}
-    seed = changes.pop("seed", 0)
+    seed, p = changes.pop("seed", 0), changes.pop("p", 1)
     if type(seed) is not int:
         raise ValueError(f"the seed in lowlight is {seed!r}; wanted an integer")
-    return settings(changes), seed
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p <= 1:
+        raise ValueError(f"p in lowlight is {p!r}; wanted the share of pictures to darken, above 0 and at most 1")
+    return Darkness(settings(changes), seed, float(p))
 
 
 def check_request(cfg: dict[str, Any]) -> None:
@@ -100,8 +116,8 @@ class DarkLoader:
     without it. Pictures are darkened after the stock resize to imgsz; caches keep the bright ones.
     """
 
-    def __init__(self, dataset: Any, settings: Settings, seed: int) -> None:
-        self.dataset, self.settings, self.seed, self.calls = dataset, settings, seed, 0
+    def __init__(self, dataset: Any, darkness: Darkness) -> None:
+        self.dataset, self.darkness, self.calls = dataset, darkness, 0
         folders = ((getattr(dataset, "data", None) or {}).get("path"), os.path.commonpath(dataset.im_files))
         self.roots = [Path(folder).resolve() for folder in folders if folder]
 
@@ -109,12 +125,15 @@ class DarkLoader:
         """Load picture `i`: uint8 (H, W, 3) BGR or (H, W, 1), its original and its resized (H, W)."""
         self.calls += 1
         bright, original, resized = type(self.dataset).load_image(self.dataset, i, *args, **kwargs)
-        rng: Any = random if self.dataset.augment else picture_rng(self.seed, self.key(i))
-        return self.view(bright, self.settings.draw(rng)), original, resized
+        camera, seed, p = self.darkness
+        if self.dataset.augment and p < 1 and random.random() >= p:
+            return self.view(bright, None), original, resized
+        rng: Any = random if self.dataset.augment else picture_rng(seed, self.key(i))
+        return self.view(bright, camera.draw(rng)), original, resized
 
-    def view(self, bright: np.ndarray, shot: Shot) -> np.ndarray:
-        """Return what the data set is given of a picture (H, W, C) that is to be darkened by a shot: the dark one."""
-        return capture(bright, shot)
+    def view(self, bright: np.ndarray, shot: Shot | None) -> np.ndarray:
+        """Return what the data set is given of a picture (H, W, C): as the shot makes it, or as it is without one."""
+        return bright if shot is None else capture(bright, shot)
 
     def key(self, i: int) -> str:
         """Path of picture `i`, with /, within the data set's folder; else within the one that holds all pictures."""
@@ -152,10 +171,12 @@ def attach(dataset: Any, hyp: Any) -> None:
             f"lowlight= simulates a grey or a colour camera, and this data set has {dataset.channels} channels; train "
             "on it without lowlight="
         )
-    camera, seed = read_request(request)
-    dataset.load_image = DarkLoader(dataset, camera, seed)
-    when = "anew each time" if dataset.augment else f"always the same way (seed {seed})"
-    LOGGER.info(f"{dataset.prefix}low light ({request}): {dataset.ni} pictures darkened {when}: {camera}")
+    darkness = read_request(request)
+    dataset.load_image = DarkLoader(dataset, darkness)
+    when = "anew each time" if dataset.augment else f"always the same way (seed {darkness.seed})"
+    if dataset.augment and darkness.p < 1:
+        when += f" with probability {darkness.p:g}, else left bright"
+    LOGGER.info(f"{dataset.prefix}low light ({request}): {dataset.ni} pictures darkened {when}: {darkness.camera}")
 
 
 def darkened_by(data: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ with a teacher that stays as it is.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from yolo_wnlb.imaging.camera import Settings, Shot, capture
+from yolo_wnlb.imaging.camera import Shot
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness, decoder, terms
-from yolo_wnlb.yolo.darkness import DarkLoader
+from yolo_wnlb.yolo.darkness import DarkLoader, Darkness
 from yolo_wnlb.yolo.grafting import stage_ends
 from yolo_wnlb.yolo.weights import layers_of, unwrap
 
@@ -120,7 +121,7 @@ def check_request(cfg: dict[str, Any]) -> None:
             "denoise= wants the two pictures of a pair to be alike but for the darkness, and augmentations= would "
             "change one of them; leave it out, and darken with lowlight="
         )
-    camera = darkness.read_request(cfg["lowlight"])[0]
+    camera = darkness.read_request(cfg["lowlight"]).camera
     if asked["target"] in ("clean", "n2n") and not (camera.sigma_s[1] or camera.sigma_c[1]):
         raise ValueError(
             f"denoise={asked['target']} learns to remove noise, and lowlight={cfg['lowlight']} makes none; give "
@@ -149,13 +150,15 @@ class TwinLoader(DarkLoader):
     Grey: uint8 (H, W, 2).
     """
 
-    def __init__(self, dataset: Any, settings: Settings, seed: int, target: str) -> None:
-        super().__init__(dataset, settings, seed)
+    def __init__(self, dataset: Any, request: Darkness, target: str) -> None:
+        super().__init__(dataset, request)
         self.target = target
 
-    def view(self, bright: np.ndarray, shot: Shot) -> np.ndarray:
-        """Return the dark picture and its twin, (H, W, C) each, as one."""
-        dark, twin = capture(bright, shot), decoder.PICTURES.get(self.target, decoder.bright_picture)(bright, shot)
+    def view(self, bright: np.ndarray, shot: Shot | None) -> np.ndarray:
+        """Return the dark picture and its twin, (H, W, C) each, as one; the bright one twice without a shot."""
+        dark, twin = super().view(bright, shot), bright
+        if shot is not None and self.target in decoder.PICTURES:
+            twin = decoder.PICTURES[self.target](bright, shot)
         if bright.shape[-1] == 1:
             return np.concatenate([dark.reshape(bright.shape), twin.reshape(bright.shape)], -1)
         none = np.zeros((*bright.shape[:2], 1), bright.dtype)
@@ -171,10 +174,17 @@ class TwinTransforms:
     def __call__(self, hyp: Any) -> Any:
         """Build them.
 
-        Raises: RuntimeError: there is no colour jitter to replace, as there is in the releases that are known.
+        Raises:
+            RuntimeError: there is no colour jitter to replace, as there is in the releases that are known.
+            ValueError: this release of Ultralytics copies and pastes pictures of up to four channels only.
         """
-        from ultralytics.data.augment import RandomHSV
+        from ultralytics.data.augment import CopyPaste, RandomHSV
 
+        if getattr(hyp, "copy_paste", 0) and self.dataset.channels > 1 and draws_in_colour(CopyPaste):
+            raise ValueError(
+                f"denoise= and copy_paste={hyp.copy_paste} do not go together in this release of Ultralytics, which "
+                "pastes pictures of up to four channels, and a pair has eight; leave out copy_paste, or update it"
+            )
         built = type(self.dataset).build_transforms(self.dataset, hyp)
         places = [place for place, step in enumerate(built.transforms) if isinstance(step, RandomHSV)]
         if len(places) != 1:
@@ -184,6 +194,11 @@ class TwinTransforms:
         if self.dataset.channels != 1:
             built.transforms[places[0]] = TwinColour(built.transforms[places[0]])
         return built
+
+
+def draws_in_colour(copy_paste: type) -> bool:
+    """Tell whether CopyPaste draws its mask with the channels of the picture, as it did in 8.4.0."""
+    return "np.zeros(im.shape, np.uint8)" in inspect.getsource(copy_paste)
 
 
 class TwinColour:
@@ -210,7 +225,7 @@ def attach(dataset: Any, hyp: Any) -> None:
     loader = getattr(dataset, "load_image", None)
     if not isinstance(loader, DarkLoader):
         raise ValueError("denoise= wants pictures that lowlight= darkens; this data set has none")
-    dataset.load_image = TwinLoader(dataset, loader.settings, loader.seed, read_request(hyp.denoise)["target"])
+    dataset.load_image = TwinLoader(dataset, loader.darkness, read_request(hyp.denoise)["target"])
     dataset.build_transforms = TwinTransforms(dataset)
     dataset.transforms = dataset.build_transforms(hyp)
 
@@ -229,7 +244,6 @@ def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> 
         FileNotFoundError: there is no file to take the teacher from.
         ValueError: the teacher is another model, or `loss` is the model's own.
     """
-    from ultralytics.nn import tasks
 
     if getattr(type(model).loss, "_stock", None) is None:
         raise ValueError(f"denoise= does not know how {type(model).__name__} computes its loss; leave it out")
@@ -248,13 +262,31 @@ def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> 
             "denoise=features learns from what a trained model sees in the light, and this training starts at random; "
             "give pretrained=FILE.pt, or denoise={'target': 'features', 'teacher': 'FILE.pt'}"
         )
-    if not Path(source).is_file():
-        raise FileNotFoundError(f"denoise: there is no teacher {source}; put the checkpoint there, as it was")
-    teacher = unwrap(tasks.load_checkpoint(str(source))[0])
+    teacher = load_teacher(Path(source))
     asked |= {"teacher": str(Path(source).resolve()), "from": list(asked["from"])}
     args.denoise = asked
     terms.TERMS[model] = FeatureTwin(model, teacher, asked)
     model.denoise = {"target": asked["target"], "name": NAME}
+
+
+def load_teacher(file: Path) -> Any:
+    """Load the model of a checkpoint, in float32 and frozen.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no checkpoint.
+    """
+    from ultralytics.nn import tasks
+
+    if file.suffix != ".pt":
+        raise ValueError(f"denoise: the teacher {file} is an export, or no model at all; wanted a checkpoint, FILE.pt")
+    if not file.is_file():
+        raise FileNotFoundError(f"denoise: there is no teacher {file}; put the checkpoint there, as it was")
+    try:
+        model = tasks.load_checkpoint(str(file))[0]
+    except Exception as error:  # of whatever a damaged or a foreign file makes of the loading code
+        raise ValueError(f"denoise: the teacher {file} is not a readable Ultralytics checkpoint: {error}") from error
+    return unwrap(model).float().eval().requires_grad_(False)
 
 
 class PairTerm:
@@ -315,13 +347,22 @@ class FeatureTwin(PairTerm):
         model: The model that is trained.
         teacher: A model whose features at the same places have the same shapes. It is frozen.
         asked: What `read_request` returned.
-    Raises: ValueError: a place does not exist, or has other channels in the teacher.
+    Raises: ValueError: a place does not exist, or has another shape in the teacher.
     """
 
     def __init__(self, model: Any, teacher: Any, asked: dict[str, Any]) -> None:
         super().__init__(model, asked)
-        self.teacher = teacher.float().eval().requires_grad_(False)
-        self.teacher_layers = places_of(teacher, asked["from"])
+        self.teacher = teacher
+        try:
+            self.teacher_layers = places_of(teacher, asked["from"])
+            theirs = shapes_of(teacher, self.teacher_layers)
+        except (ValueError, AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(f"denoise: the teacher has to be a detector of the same architecture ({error})") from error
+        if theirs != (ours := shapes_of(model, self.layers)):
+            raise ValueError(
+                f"denoise: the teacher has to be a model of the same architecture and scale; its features at "
+                f"{', '.join(asked['from'])} are {theirs}, those of the model {ours}"
+            )
 
     def value(self, model: Any) -> Tensor:
         """Return gain * sum over the places of the mean squared difference, relative to the teacher's variance."""
@@ -349,16 +390,12 @@ class Reconstruction(PairTerm):
 
     def __init__(self, model: Any, asked: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         super().__init__(model, asked)
-        first, was_training = first_convolution(model), model.training
-        with torch.no_grad():
-            x = torch.zeros(1, first.in_channels, SIDE, SIDE, device=first.weight.device)
-            maps = features(model.eval(), x, self.layers)
-        model.train(was_training)
-        self.strides = [SIDE // output.shape[-1] for output in maps]
+        shapes = shapes_of(model, self.layers)
+        self.strides = [SIDE // width for _, _, width in shapes]
         channels = dict.fromkeys(self.strides, 0)
-        for stride, output in zip(self.strides, maps):
-            channels[stride] += output.shape[1]
-        decoder.attach(model, channels, first.in_channels, checkpoint)
+        for stride, (count, _, _) in zip(self.strides, shapes):
+            channels[stride] += count
+        decoder.attach(model, channels, first_convolution(model).in_channels, checkpoint)
 
     def value(self, model: Any) -> Tensor:
         """Return gain * error of the decoded picture, relative to the variance of the target."""
@@ -389,15 +426,7 @@ def warn_of_frozen(model: Any, numbers: list[int], freeze: Any) -> None:
 
 
 def distance(features: Tensor, target: Tensor) -> Tensor:
-    """Return mean((features - target)^2) / var(target) of two maps (B, C, H, W), in float32.
-
-    Raises: ValueError: their shapes differ.
-    """
-    if features.shape != target.shape:
-        raise ValueError(
-            f"denoise: the features are {tuple(features.shape)}, the teacher's {tuple(target.shape)}; the teacher has "
-            "to be a model of the same architecture and scale"
-        )
+    """Return mean((features - target)^2) / var(target) of two maps (B, C, H, W), in float32."""
     features, target = features.float(), target.float()
     return (features - target).square().mean() / target.var().clamp(min=1e-12)
 
@@ -412,6 +441,16 @@ def features(model: Any, x: Any, wanted: list[int]) -> list[Tensor]:
         x = layer(x)
         outputs.append(x if number in model.save or number in wanted else None)
     return [outputs[number] for number in wanted]
+
+
+def shapes_of(model: Any, wanted: list[int]) -> list[tuple[int, ...]]:
+    """Return the shapes (C, H, W) of the outputs of layers, for a picture of SIDE x SIDE pixels."""
+    first, was_training = first_convolution(model), model.training
+    with torch.no_grad():
+        x = torch.zeros(1, first.in_channels, SIDE, SIDE, device=first.weight.device)
+        outputs = features(model.eval(), x, wanted)
+    model.train(was_training)
+    return [tuple(output.shape[1:]) for output in outputs]
 
 
 def places_of(model: Any, places: tuple[str, ...]) -> list[int]:
