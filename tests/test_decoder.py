@@ -171,25 +171,50 @@ def test_every_pixel_of_the_picture_has_a_channel_of_its_own_in_the_last_convolu
 
 
 @pytest.mark.parametrize("scale", [1, 0.1, 0.02])
-def test_the_error_of_the_mean_colour_is_1_and_that_of_the_picture_is_0_however_dark_it_is(scale):
-    picture = scale * torch.rand(2, 3, 16, 16)
-    made = decoder.build({8: 4}, colours=3)
-    nn.init.zeros_(made["last"].weight)
-    nn.init.zeros_(made["last"].bias)
-    maps = {8: [torch.rand(2, 4, 2, 2)]}
-    assert decoder.error(made, maps, picture).item() == pytest.approx(1, abs=0.5)
-    assert decoder.error(made, maps, picture).item() <= 1
-    with pytest.MonkeyPatch.context() as patch:
-        wanted = decoder.build({8: 4}, colours=3)["pixels"](picture)
-        patch.setattr(decoder, "decode", lambda *_: wanted)
-        assert decoder.error(made, maps, picture).item() == 0
+def test_the_error_of_the_mean_colour_is_1_and_that_of_the_picture_is_0_however_dark_it_is(scale, monkeypatch):
+    picture, made = scale * torch.rand(2, 3, 16, 16), decoder.build({8: 4}, colours=3)
+    flat = picture - picture.mean((0, 2, 3), keepdim=True)
+    for decoded, wanted in (
+        (torch.zeros_like(flat), 1),
+        (flat / flat.square().mean((0, 2, 3), keepdim=True).sqrt(), 0),
+    ):
+        monkeypatch.setattr(decoder, "decode", lambda *_, decoded=decoded: decoded)
+        assert decoder.error(made, {}, torch.rand(2, 3, 16, 16), picture).item() == pytest.approx(wanted, abs=0.4)
+    monkeypatch.setattr(decoder, "ONE_CODE", 0)
+    assert decoder.error(made, {}, torch.rand(2, 3, 16, 16), picture).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_padding_does_not_count(monkeypatch):
+    """Only the pixels at the rim, which touch the picture, are taken for a part of it."""
+    dark, picture = 0.1 * torch.rand(2, 1, 3, 40, 40)
+    for width in (0, 1, 24):
+        sides, grey = (width,) * 4, 114 / 255
+        padded = [nn.functional.pad(part, sides, value=grey) for part in (dark, picture)]
+        inside = decoder.is_padding(*padded)[..., width : 40 + width, width : 40 + width]
+        assert not inside.any()
+    wide = decoder.is_padding(*(nn.functional.pad(part, (24,) * 4, value=0.4) for part in (dark, picture)))
+    assert wide.sum() == 88**2 - 42**2
+    errors = []
+    for wrong in (0, 9):
+        decoded = wrong * wide.float().expand(1, 3, 88, 88)
+        monkeypatch.setattr(decoder, "decode", lambda *_, decoded=decoded: decoded)
+        padded = [nn.functional.pad(part, (24,) * 4, value=0.4) for part in (dark, picture)]
+        errors.append(decoder.error(decoder.build({8: 4}, 3), {}, *padded))
+    assert errors[0] == errors[1]
+
+
+def test_a_flat_bright_or_noisy_place_is_no_padding():
+    flat, noisy = torch.full((1, 3, 8, 8), 0.9), 0.1 * torch.rand(1, 3, 8, 8)
+    assert not decoder.is_padding(noisy, flat).any() and not decoder.is_padding(0.5 * flat, flat).any()
+    assert not decoder.is_padding(noisy, noisy).any()
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 1])
-def test_a_picture_of_one_colour_gives_a_finite_error_and_gradient(value):
-    made = decoder.build({8: 4}, colours=3)
-    maps = torch.rand(1, 4, 2, 2, requires_grad=True)
-    error = decoder.error(made, {8: [maps]}, torch.full((1, 3, 16, 16), float(value)))
+@pytest.mark.parametrize("dark", [0, 1], ids=["all is padding", "all is picture"])
+def test_a_picture_of_one_colour_gives_a_finite_error_and_gradient(value, dark):
+    made, maps = decoder.build({8: 4}, colours=3), torch.rand(1, 4, 2, 2, requires_grad=True)
+    picture = torch.full((1, 3, 16, 16), float(value))
+    error = decoder.error(made, {8: [maps]}, picture * (1 - dark) + dark * torch.rand_like(picture), picture)
     error.backward()
     assert error.isfinite() and error < 5 and maps.grad.isfinite().all()
 
@@ -198,7 +223,7 @@ def test_mixed_precision_computes_the_error_in_float32():
     made = decoder.build({8: 4, 16: 8}, colours=3)
     maps = {8: [torch.rand(2, 4, 2, 2)], 16: [torch.rand(2, 8, 1, 1)]}
     with torch.autocast("cpu", torch.bfloat16):
-        error = decoder.error(made, maps, torch.rand(2, 3, 16, 16))
+        error = decoder.error(made, maps, *torch.rand(2, 2, 3, 16, 16))
     error.backward()
     assert error.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in made.parameters())

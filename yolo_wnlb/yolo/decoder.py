@@ -35,6 +35,7 @@ from yolo_wnlb.yolo.weights import DECODER
 
 WIDTH = 32  # maps of each convolution but the last
 ONE_CODE = (1 / 255) ** 2  # added to the variance of a target: a picture of one colour has none
+HALF_CODE = 0.5 / 255  # pixels that differ by less have the same colour
 EPS, MOMENTUM = 1e-3, 0.03  # of the norms, as in all of Ultralytics' models
 
 
@@ -76,15 +77,13 @@ def build(channels: dict[int, int], colours: int) -> nn.ModuleDict:
             layers[f"stride{stride}"] = nn.Sequential(convolution, nn.BatchNorm2d(WIDTH, EPS, MOMENTUM), nn.SiLU())
             deeper = WIDTH
         layers["last"] = nn.Conv2d(WIDTH, colours * strides[-1] ** 2, 3, padding=1)
-    layers["pixels"] = nn.BatchNorm2d(colours, ONE_CODE, MOMENTUM, affine=False)
     return nn.ModuleDict(layers)
 
 
 def decode(decoder: nn.ModuleDict, features: dict[int, list[Tensor]]) -> Tensor:
     """Restore a picture from {stride s: maps (B, C_s, H / s, W / s)}.
 
-    Returns: (B, colours, H, W) in units of the target's standard deviation around its mean. The running mean and
-        variance of `decoder["pixels"]` turn them into values in [0, 1].
+    Returns: (B, colours, H, W) in units of the target's standard deviation around its mean.
     """
     strides = sorted(features, reverse=True)
     x: Tensor | None = None
@@ -96,22 +95,38 @@ def decode(decoder: nn.ModuleDict, features: dict[int, list[Tensor]]) -> Tensor:
     return F.pixel_shuffle(decoder["last"](x), strides[-1])
 
 
-def error(decoder: nn.ModuleDict, features: dict[int, list[Tensor]], picture: Tensor) -> Tensor:
+def error(decoder: nn.ModuleDict, features: dict[int, list[Tensor]], dark: Tensor, picture: Tensor) -> Tensor:
     """Return the mean squared error of the decoded picture, relative to the variance of each colour in the batch.
 
     0 is a perfect picture, 1 is one that has the mean colour of the batch everywhere. Relative, because the
     pictures of `clean` and `n2n` are dark: their variance, and with it the plain squared error and its gradient, is
-    a hundredth of that of bright ones.
+    a hundredth of that of bright ones. Padding does not count: grey beside dark pictures, it would be most of the
+    variance, and to tell it from the pictures most of what is learnt.
 
     Args:
-        decoder: In training mode: it also averages the mean and the variance of the pictures.
-        features: As for `decode`.
-        picture: (B, colours, H, W) in [0, 1].
+        decoder: What `build` returned.
+        features: As for `decode`, of the dark picture.
+        dark: The dark picture, (B, colours, H, W) in [0, 1].
+        picture: The target, of the same shape.
     """
     decoded = decode(decoder, features)
     with torch.autocast(picture.device.type, enabled=False):
-        wanted = decoder["pixels"](picture.float())
-        return (decoded.float() - wanted).square().mean()
+        picture, counts = picture.float(), ~is_padding(dark.float(), picture.float())
+        number = counts.sum().clamp(min=1)
+        mean = (picture * counts).sum((0, 2, 3), keepdim=True) / number
+        variance = ((picture - mean).square() * counts).sum((0, 2, 3), keepdim=True) / number
+        wanted = (picture - mean) / (variance + ONE_CODE).sqrt()
+        return ((decoded.float() - wanted).square() * counts).sum() / (number * picture.shape[1])
+
+
+def is_padding(dark: Tensor, picture: Tensor) -> Tensor:
+    """Return which pixels are padding, (B, 1, H, W): those in a patch of 3 x 3 of one colour, the same in both.
+
+    In a picture this is so only where it is black without any noise, and there is nothing to restore.
+    """
+    span = F.max_pool2d(dark, 3, 1, 1) + F.max_pool2d(-dark, 3, 1, 1)
+    change = torch.maximum(span, (dark - picture).abs()).amax(1, keepdim=True)
+    return change < HALF_CODE
 
 
 # ---- the decoder of a model ----------------------------------------------------------------------

@@ -390,6 +390,7 @@ class Reconstruction(PairTerm):
 
     def __init__(self, model: Any, asked: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         super().__init__(model, asked)
+        self.dark: Tensor | None = None
         shapes = shapes_of(model, self.layers)
         self.strides = [SIDE // width for _, _, width in shapes]
         channels = dict.fromkeys(self.strides, 0)
@@ -397,15 +398,22 @@ class Reconstruction(PairTerm):
             channels[stride] += count
         decoder.attach(model, channels, first_convolution(model).in_channels, checkpoint)
 
+    def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Split a batch of pairs, and keep the dark half too."""
+        batch = super().prepare(model, batch)
+        self.dark = batch["img"]
+        return batch
+
     def value(self, model: Any) -> Tensor:
         """Return gain * error of the decoded picture, relative to the variance of the target."""
-        target, self.bright = self.bright, None
-        assert target is not None
+        dark, target = self.dark, self.bright
+        self.dark = self.bright = None
+        assert dark is not None and target is not None
         found: dict[int, list[Tensor]] = {}
         for number, stride in zip(self.layers, self.strides):
             found.setdefault(stride, []).append(self.outputs[number])
         self.outputs.clear()
-        return self.gain * decoder.error(model.denoiser, found, target)
+        return self.gain * decoder.error(model.denoiser, found, dark, target)
 
 
 def warn_of_frozen(model: Any, numbers: list[int], freeze: Any) -> None:
