@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import run_python
 from test_dark_training import dataset, write
-from test_decoder import halves, pairs
+from test_decoder import SEGMENTS, halves, pairs
 from test_train import QUICK, train
 from torch import nn
 from ultralytics import YOLO
@@ -85,7 +85,7 @@ def test_the_dark_half_is_what_the_same_training_sees_without_denoise(channels, 
 
 def test_copy_paste_is_refused_where_it_would_fail_in_the_middle(bright, monkeypatch):
     monkeypatch.setattr(denoise, "draws_in_colour", lambda _: True)
-    with pytest.raises(ValueError, match="denoise= and copy_paste=0.3 do not go together in this release"):
+    with pytest.raises(ValueError, match=r"denoise= and copy_paste=0\.3 do not go together in this release"):
         dataset(bright, "train", lowlight="severe", denoise="features", copy_paste=0.3)
 
 
@@ -158,6 +158,7 @@ def test_the_teacher_in_the_light_is_reached_exactly(source):
     assert term.value(model) == 0
 
 
+@SEGMENTS
 def test_at_alpha_1_the_head_has_no_gradient_and_the_teacher_never_has_one(source):
     model = network(source("yolov8n-seg"), "yolov8n-seg.yaml", alpha=1)
     model(pairs())[0].sum().backward()
@@ -178,6 +179,7 @@ def test_mixed_precision_gives_a_finite_term_in_float32(source):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+@SEGMENTS
 def test_a_block_is_compared_behind_its_stage(source):
     model = network(source("yolov8n-seg"), "yolov8n-seg-wnlb.yaml", alpha=1, **{"from": "P3,P4,P5"})
     term = terms.TERMS[model]
@@ -250,7 +252,7 @@ def test_without_labels_the_backbone_learns_and_the_head_stays_as_it_was(run, so
     weights = [dict(layers_of(model)[-1].named_parameters()) for model in (trained, start)]
     for name, tensor in weights[1].items():
         if "cv3" not in name and "dfl" not in name:  # cv3 has another number of classes
-            assert torch.equal(weights[0][name], tensor.half().float()), name  # resumed from a checkpoint of 16 bits
+            torch.testing.assert_close(weights[0][name], tensor, rtol=2e-3, atol=1e-6)  # it was resumed from 16 bits
     assert not torch.equal(trained.model[0].conv.weight, start.model[0].conv.weight)
 
 
