@@ -28,9 +28,13 @@ PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
     "ultralytics.data.utils": "patch_downloads",
     "ultralytics.utils.checks": "patch_checks",
     "ultralytics.nn.tasks": "patch_tasks",
+    "ultralytics.engine.exporter": "patch_exporter",
+    "ultralytics.engine.model": "patch_model",
+    "ultralytics.engine.predictor": "patch_predictor",
     "ultralytics.engine.trainer": "patch_trainer",
     "ultralytics.engine.tuner": "patch_tuner",
     "ultralytics.engine.validator": "patch_validator",
+    "ultralytics.utils.benchmarks": "patch_benchmarks",
 }
 warned = False
 

@@ -81,6 +81,7 @@ class WNLB(nn.Module):
     """
 
     folded = False  # until `fold` is called, and in checkpoints that do not know the attribute
+    off = False  # True leaves the block out, in training too: z = x. See yolo_wnlb.yolo.night
     idle = False  # True where `fold` found that the block does nothing; asked again at every pass
 
     def __init__(
@@ -137,6 +138,8 @@ class WNLB(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return z (B, C, H, W) of x (B, C, H, W), in the memory format of x (contiguous: some folded dot products)."""
+        if self.off:
+            return x
         if self.is_folded and can_fold(self):
             return folded_forward(self, x)
         theta, phi, g = self.embed(x)  # (B, N, d), (B, M, d), (B, M, e): N = H*W positions, M keys

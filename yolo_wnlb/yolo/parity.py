@@ -18,6 +18,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.metrics import box_iou
 
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo import night
 from yolo_wnlb.yolo.models import (
     channels_of,
     find_pictures,
@@ -128,6 +129,9 @@ def check_export(
 ) -> Parity:
     """Compare an exported detection or segmentation model with its checkpoint, on the CPU.
 
+    A checkpoint with blocks is compared in the mode that was chosen at the export, night=False or night=True, which
+    stands in the metadata; in exports of earlier revisions it does not, and the checkpoint is taken as it is switched.
+
     The raw outputs are compared on identical letterboxed input, then the detections of
     `YOLO(...).predict` at its defaults, paired by class and box IoU.
 
@@ -173,14 +177,22 @@ def check_export(
     precision = precision_of(backend)
     limits = TOLERANCE[precision] if tolerance is None else dict.fromkeys(OUTPUTS, float(tolerance))
     parity = Parity(f"{weights} against {exported}", precision, limits)
-    if any(isinstance(m, WNLB) and m.weighted and m.w.item() == 0 for m in model.model.modules()):
+    at_night = night.exported_at_night(backend.metadata)
+    finals = [YOLO(weights), YOLO(exported, task=model.task)]  # before AutoBackend fuses in place
+    if at_night is not None and night.blocks_of(model):
+        for checkpoint in (model, finals[0]):
+            night.set_night(checkpoint, at_night)
+    elif at_night:
+        raise ValueError(f"{exported} has wNLB blocks and {weights} has none; give the checkpoint that was exported")
+    if night.is_night(model) is False:
+        parity.notes.append("the day model: the blocks of the checkpoint are left out, as in the export (night=False)")
+    elif any(isinstance(m, WNLB) and m.weighted and m.w.item() == 0 for m in model.model.modules()):
         parity.notes.append("a wNLB block is still the identity (w = 0): parity says nothing about it")
     if not dynamic:
         parity.notes.append("static export: compared at its one size")
     elif shapes == [tuple(backend.imgsz)] and sizes is None:
         parity.notes.append("compared at the size of the export only: at others it returns another number of rows")
 
-    finals = [YOLO(weights), YOLO(exported, task=model.task)]  # before AutoBackend fuses in place
     if end2end:
         model.model.end2end = True  # type: ignore[union-attr]
         parity.notes.append("end-to-end head: raw rows are compared with the closest row of their class")

@@ -14,7 +14,7 @@ import inspect
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,6 +84,7 @@ def patch_tasks(tasks: ModuleType) -> None:
     import torch
 
     from yolo_wnlb.wnlb import WNLB
+    from yolo_wnlb.yolo import night
     from yolo_wnlb.yolo.grafting import NAMES
 
     for name in NAMES:
@@ -97,6 +98,7 @@ def patch_tasks(tasks: ModuleType) -> None:
     wrap(tasks.BaseModel, "load", load)
     wrap(tasks.BaseModel, "fuse", fuse)
     wrap(tasks.BaseModel, "loss", loss)
+    tasks.BaseModel.night = property(night.is_night, night.set_night)
 
 
 def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -158,9 +160,13 @@ def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: An
     return terms.loss(stock, model, batch, preds)
 
 
-# ---- ultralytics.cfg, ultralytics.data.base: lowlight= and denoise= ------------------------------
+# ---- ultralytics.cfg, ultralytics.data.base: lowlight=, denoise= and night= ----------------------
 
-ARGUMENTS = {"lowlight": "severe", "denoise": "features"}  # beside the stock ones, each with an example
+ARGUMENTS = {
+    "lowlight": "severe",
+    "denoise": "features",
+    "night": "False",
+}  # beside the stock ones, each with an example
 
 
 def patch_cfg(cfg: ModuleType) -> None:
@@ -195,6 +201,10 @@ def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwar
         from yolo_wnlb.yolo import denoise
 
         denoise.check_request(cfg)
+    if "night" in cfg:
+        from yolo_wnlb.yolo import night
+
+        night.check_request(cfg)
 
 
 def patch_data(base: ModuleType) -> None:
@@ -323,9 +333,17 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
 
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
-    """Refuse another value of ARGUMENTS, which the stock function would drop with a warning or without a word."""
+    """Refuse night=, and on resume another value of ARGUMENTS, which the stock function would drop.
+
+    Raises: ValueError: one of these was given.
+    """
     from yolo_wnlb.yolo.darkness import check_resumed
 
+    if getattr(trainer.args, "night", None) is not None:
+        raise ValueError(
+            "night= chooses a mode of a trained model for predict, track, val, export and benchmark; a training always "
+            "has its blocks on. Leave night= out"
+        )
     stock(trainer, overrides)
     if trainer.resume:
         for name in ARGUMENTS:
@@ -374,11 +392,16 @@ def patch_validator(validator: ModuleType) -> None:
 
 
 def validate(stock: Callable[..., Any], validator: Any, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
-    """Remember in which darkness the model was trained."""
+    """Remember in which darkness the model was trained; switch its blocks as night= says, for this validation."""
+    from yolo_wnlb.yolo import night
     from yolo_wnlb.yolo.weights import unwrap
 
+    asked = getattr(validator.args, "night", None)
+    if asked is not None:
+        model = night.load(validator.args.model if model is None else model)
     validator.trained_in = getattr(unwrap(model), "lowlight", None)
-    return stock(validator, trainer, model, **kwargs)
+    with night.switched(night.blocks_of(model), asked):
+        return stock(validator, trainer, model, **kwargs)
 
 
 def run_callbacks(stock: Callable[..., Any], validator: Any, event: str) -> None:
@@ -405,4 +428,118 @@ def init_tuner(stock: Callable[..., Any], tuner: Any, *args: Any, **kwargs: Any)
         raise ValueError("tune does not know lowlight=; write a dark data set with 'yolo-wnlb darken', and tune on it")
     if given.get("denoise"):
         raise ValueError("tune does not know denoise=; tune without it, and give it to the training that follows")
+    if given.get("night") is not None:
+        raise ValueError("tune trains the blocks, so night= has no meaning for it; leave it out")
     stock(tuner, *args, **kwargs)
+
+
+# ---- ultralytics.engine.predictor, exporter, model, ultralytics.utils.benchmarks: night= --------------
+
+
+def patch_predictor(predictor: ModuleType) -> None:
+    """Let a predictor switch the blocks of its own copy of the model."""
+    from yolo_wnlb.yolo import night
+
+    predictor.AutoBackend.night = property(night.is_night, night.set_night)  # type: ignore[attr-defined]
+    predictor.BasePredictor.night_switch = predictor.BasePredictor.night_asked = None  # type: ignore[attr-defined]
+    for name, wrapper in (
+        ("setup_model", setup_predictor),
+        ("stream_inference", stream_inference),
+        ("inference", inference),
+    ):
+        wrap(predictor.BasePredictor, name, wrapper)
+
+
+def setup_predictor(stock: Callable[..., Any], predictor: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+    """Remember the blocks of the model that the predictor is made from, beside those of its own copy."""
+    from yolo_wnlb.yolo import night
+
+    stock(predictor, model, *args, **kwargs)
+    predictor.night_switch = night.PredictorSwitch(model, predictor.model)
+
+
+def stream_inference(stock: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """Take night= out of the arguments, which older releases keep for the next call, and let it hold for this call.
+
+    Raises: ValueError: it was given for a model without blocks.
+    """
+    from yolo_wnlb.yolo import night
+
+    asked = vars(predictor.args).pop("night", None)
+    if asked is not None:
+        if predictor.model is None:
+            predictor.setup_model(inspect.signature(stock).bind(predictor, *args, **kwargs).arguments.get("model"))
+        night.required_blocks(predictor.model)
+
+    def results() -> Iterator[Any]:
+        predictor.night_asked = asked
+        yield from stock(predictor, *args, **kwargs)
+
+    return results()
+
+
+def inference(stock: Callable[..., Any], predictor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Compute one batch with the blocks switched as this call asks, or as the model of the `YOLO` object is."""
+    switch = predictor.night_switch
+    if switch is None or not switch.own:
+        return stock(predictor, *args, **kwargs)
+    with switch.during_pass(predictor.night_asked):
+        return stock(predictor, *args, **kwargs)
+
+
+def patch_exporter(exporter: ModuleType) -> None:
+    """Let an export be made without the blocks."""
+    wrap(exporter.Exporter, "__call__", export)
+    wrap(exporter.Exporter, "run_callbacks", export_callbacks)
+
+
+def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Export the model as night= says, or as it is switched."""
+    from yolo_wnlb.yolo import night
+
+    asked = getattr(exporter.args, "night", None)
+    exporter.night = night.is_night(model) if asked is None else asked
+    return stock(exporter, night.to_export(model, asked), *args, **kwargs)
+
+
+def export_callbacks(stock: Callable[..., Any], exporter: Any, event: str) -> None:
+    """Write into the metadata of a model that has blocks whether they act in the export."""
+    from yolo_wnlb.yolo import night
+
+    if event == "on_export_start" and exporter.night is not None:
+        exporter.metadata[night.KEY] = exporter.night
+    stock(exporter, event)
+
+
+def patch_model(model: ModuleType) -> None:
+    """Let `YOLO(...).night` be `YOLO(...).model.night`, and `benchmark` know night=."""
+    from yolo_wnlb.yolo import night
+
+    model.Model.night = property(night.is_night, night.set_night)  # type: ignore[attr-defined]
+    wrap(model.Model, "benchmark", benchmark)
+
+
+def patch_benchmarks(benchmarks: ModuleType) -> None:
+    """Let the function behind `yolo benchmark` know night= too: it would drop it for the PyTorch row."""
+    wrap(benchmarks, "benchmark", benchmark)
+
+
+def benchmark(stock: Callable[..., Any], *args: Any, night: bool | None = None, **kwargs: Any) -> Any:
+    """Switch the blocks of the model, the first argument of both, while all formats are measured.
+
+    Raises: ValueError: night= is neither True nor False, or the model has no blocks.
+    """
+    if night is None:
+        return stock(*args, **kwargs)
+    from ultralytics import YOLO
+
+    from yolo_wnlb.yolo.night import check_value, required_blocks, switched
+
+    check_value(night)
+    bound = inspect.signature(stock).bind(*args, **kwargs)
+    bound.apply_defaults()
+    first = next(iter(bound.arguments))
+    if isinstance(bound.arguments[first], (str, Path)):
+        bound.arguments[first] = YOLO(bound.arguments[first])
+    with switched(required_blocks(bound.arguments[first]), night):
+        return stock(*bound.args, **bound.kwargs)
