@@ -520,3 +520,49 @@ def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
 
     with pytest.raises(SyntaxError, match=f"'{word}' lacks its value; write {word}={example}"):
         entrypoint(f"segment train data=coco8-seg.yaml {word}")
+
+
+# ---- night= --------------------------------------------------------------------------------------
+
+
+def test_a_predictor_calls_its_own_methods_with_the_model_and_the_source():
+    from ultralytics.engine.predictor import BasePredictor
+
+    assert parameters(BasePredictor.setup_model)[:2] == ["self", "model"], "patches.setup_predictor"
+    assert parameters(BasePredictor.stream_inference)[:3] == ["self", "source", "model"], "patches.stream_inference"
+    source = inspect.getsource(BasePredictor.stream_inference)
+    assert "self.setup_model(model)" in source and "self.inference(im" in source, "patches.inference"
+    for name in ("__call__", "predict_cli"):
+        assert "self.stream_inference(" in inspect.getsource(getattr(BasePredictor, name)), "patches.stream_inference"
+
+
+def test_a_backend_keeps_a_pytorch_model_as_it_was_given(model):
+    from ultralytics.nn.autobackend import AutoBackend
+
+    backend = AutoBackend(model, device=torch.device("cpu"), verbose=False)
+    assert isinstance(backend.model, tasks.BaseModel), "night.detector_in"
+
+
+def test_an_export_takes_its_name_from_pt_path_and_its_metadata_before_it_starts():
+    from ultralytics.engine.exporter import Exporter
+
+    source = inspect.getsource(Exporter.__call__)
+    assert parameters(Exporter.__call__)[:2] == ["self", "model"], "patches.export"
+    assert 'getattr(model, "pt_path", None)' in source, "night.to_export"
+    assert source.index("self.metadata = {") < source.index('run_callbacks("on_export_start")'), (
+        "patches.export_callbacks"
+    )
+    assert parameters(Exporter.run_callbacks) == ["self", "event"], "patches.export_callbacks"
+
+
+def test_benchmarks_take_the_model_first_and_a_trainer_checks_resume_first():
+    from ultralytics.engine.model import Model
+
+    source = inspect.getsource(engine.BaseTrainer.__init__)
+    assert source.index("check_resume(") < source.index("get_dataset("), "patches.check_resume: night= is refused early"
+    assert parameters(Model.benchmark)[0] == "self", "patches.benchmark"
+    assert "import benchmark" in inspect.getsource(Model.benchmark), "patches.benchmark: both are wrapped"
+    pytest.importorskip("ultralytics.utils.benchmarks")
+    from ultralytics.utils import benchmarks
+
+    assert parameters(benchmarks.benchmark)[0] == "model", "patches.benchmark"

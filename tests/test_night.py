@@ -403,9 +403,11 @@ def test_a_benchmark_switches_the_model_while_it_runs(adapted):
 def test_a_training_of_the_blocks_alone_leaves_every_other_tensor_as_it_was(adapted, day, data, folder):
     model, stock = YOLO(adapted), YOLO(day)
     frozen = [i for i, layer in enumerate(model.model.model) if not isinstance(layer, WNLB)]
-    options = {"imgsz": 64, "batch": 2, "nbs": 2, "epochs": 1, "workers": 0, "plots": False, "val": False}
+    options = {"imgsz": 64, "batch": 3, "nbs": 3, "epochs": 1, "workers": 0, "plots": False, "val": False}
     options |= {"optimizer": "SGD", "lr0": 1.0, "warmup_epochs": 0, "project": str(folder), "device": "cpu"}
-    model.train(data=str(data), freeze=frozen, **options)  # two steps
+    model.train(
+        data=str(data), freeze=frozen, **options
+    )  # two steps; 8.4.0 cannot train segmenters with two pictures a batch
     trained = YOLO(Path(model.trainer.save_dir) / "weights" / "last.pt")
     before, after = night.blocks_of(YOLO(adapted)), night.blocks_of(trained)
     assert not any(equal([*a.parameters()], [*b.parameters()]) for a, b in zip(before, after)), "they have been trained"
@@ -422,8 +424,8 @@ def test_a_source_in_float32_is_rounded_like_every_checkpoint(source, folder):
     model.save(folder / "rounded.pt")
     saved = YOLO(folder / "rounded.pt")
     assert not equal(predict(saved, night=False), predict(stock))
+    stock = YOLO(source("yolov8n"))
     stock.model.half().float()
-    stock.predictor = None
     assert equal(predict(saved, night=False), predict(stock))
 
 

@@ -12,14 +12,8 @@ from yolo_wnlb import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = re.search(r'"ultralytics>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
-TESTS = (
-    "test_contract.py",
-    "test_graft.py",
-    "test_weights.py",
-    "test_dark_training.py",
-    "test_denoise.py",
-    "test_decoder.py",
-)
+NAMES = ("contract", "graft", "weights", "dark_training", "denoise", "decoder", "night")
+TESTS = [f"test_{name}.py" for name in NAMES]
 CODE = """
 import sys, pytest, ultralytics
 assert ultralytics.__version__ == sys.argv[1], f"{ultralytics.__version__} from {ultralytics.__file__}"
