@@ -311,6 +311,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
             )
         if model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
+    vars(model).pop("denoise", None)  # of the training that the checkpoint comes from
     if getattr(trainer.args, "denoise", None):
         from yolo_wnlb.yolo import denoise
 
