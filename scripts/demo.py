@@ -54,7 +54,7 @@ def main() -> int:
     overview(results, out / "overview.jpg")
     parity = check_export(best, onnx, images=pictures)
 
-    learned = [f"{m.w.item():+.4f}" for m in trained.model.modules() if isinstance(m, WNLB)]
+    learned = [f"{m.w.mean().item():+.4f}" for m in trained.model.modules() if isinstance(m, WNLB)]
     print(f"\n{parity}\n")
     print(f"mask mAP50-95 {metrics.seg.map:.3f}, mAP50 {metrics.seg.map50:.3f} on 100 dark pictures of shapes")
     print(f"learned w after P3, P4, P5: {', '.join(learned)}")

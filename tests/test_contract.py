@@ -29,7 +29,7 @@ from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
 from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
 
-from yolo_wnlb.wnlb import INITS, OPERATIONS, WNLB
+from yolo_wnlb.wnlb import COSINE, INITS, OPERATIONS, WNLB
 from yolo_wnlb.yolo import grafting as surgery
 from yolo_wnlb.yolo import patches, weights
 
@@ -72,7 +72,7 @@ def test_parse_model_takes_a_dictionary_the_channels_and_verbose():
 
 def test_an_unknown_module_gets_its_arguments_verbatim(monkeypatch):
     monkeypatch.setattr(tasks, "Probe", Probe, raising=False)
-    options = [*OPERATIONS, *INITS, 3, 0.5, None, False, {"a": "c2"}]
+    options = [*OPERATIONS, *INITS, COSINE, 3, 0.5, None, False, {"a": "c2"}]
     rows = [[-1, 1, "Conv", [24, 3, 2]], [-1, 1, "Probe", list(options)]]
     layers, _ = tasks.parse_model({"nc": 1, "backbone": rows, "head": []}, ch=3, verbose=False)
     assert list(layers[1].args) == options, "graft.complete passes options as positional arguments"

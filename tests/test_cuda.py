@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from conftest import shapes_set
-from test_wnlb import equations, randomised
+from test_wnlb import equations, only_with_keys, randomised
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from yolo_wnlb.pairwise import OPERATIONS, softmax_response
+from yolo_wnlb.pairwise import CONTROLS, OPERATIONS, softmax_response
 from yolo_wnlb.wnlb import WNLB
 
 DEVICE = os.environ.get("YOLO_WNLB_TEST_DEVICE", "cuda")
@@ -50,6 +50,7 @@ def assert_close(found, wanted, dtype, what, least=1e-6, times=1):
 
 def block_of(operation, sub_sample, **options):
     """Return a block with numbers of the size of trained ones, in float64 on the CPU."""
+    only_with_keys(operation, sub_sample)
     block = randomised(WNLB(32, operation=operation, sub_sample=sub_sample, **options)).double()
     with torch.no_grad():
         for parameter in block.parameters():
@@ -181,8 +182,10 @@ def test_a_long_sequence_is_right_and_takes_no_map(dtype, record_property):
 
 
 def small_network(operation):
-    layers = [nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.SiLU(), WNLB(32, operation=operation, sub_sample=2)]
-    return nn.Sequential(*layers, nn.Conv2d(32, 1, 1)).to(DEVICE)
+    block = WNLB(32, operation=operation, sub_sample=1 if operation in CONTROLS else 2)
+    return nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.SiLU(), block, nn.Conv2d(32, 1, 1)).to(
+        DEVICE
+    )
 
 
 def learn(network, steps=25):

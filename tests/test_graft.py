@@ -227,6 +227,9 @@ def test_the_options_of_a_row_reach_the_block():
         name: value for name, value in options.items() if name != "w_learnable"
     }
     assert "w" in dict(block.named_buffers())
+    forms = [{"scale": "cosine", "w_per_channel": True}, {"operation": "depthwise"}]
+    cosine, depthwise = (m for m in built(graft(SMALL, [1, 2], forms)[0]).model if isinstance(m, WNLB))
+    assert (cosine.scale, cosine.w.shape, depthwise.operation) == ("cosine", (16,), "depthwise")
     assert built(graft(SMALL, [1], {"weighted": False})[0]).model[2].weighted is False
     assert built(graft(SMALL, [1])[0]).model[2].extra_repr() == WNLB(16).extra_repr()
 

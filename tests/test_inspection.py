@@ -62,8 +62,8 @@ def see_much(model):
 
 def forms():
     for operation in pairwise.OPERATIONS:
-        for sub_sample in (1, 2, 3):
-            for scale in (1.0, None, 0.3) if "gaussian" in operation else (1.0,):
+        for sub_sample in (1,) if operation in pairwise.CONTROLS else (1, 2, 3):
+            for scale in (1.0, None, 0.3, "cosine") if "gaussian" in operation else (1.0,):
                 yield pytest.param({"operation": operation, "sub_sample": sub_sample, "scale": scale})
 
 
@@ -74,8 +74,19 @@ def test_a_row_of_attention_is_the_row_of_the_whole_map(options):
     x = torch.randn(1, 6, 5, 7)
     positions = [(row, column) for row in range(5) for column in range(7)]
     with torch.no_grad():
-        q, k = block.theta(x)[0].flatten(1).T, block.pool(block.phi(x))[0].flatten(1).T
-        if "gaussian" in options["operation"]:
+        phi = block.theta if options["operation"] == "non_local_means" else block.phi
+        q, k = block.theta(x)[0].flatten(1).T, block.pool(phi(x))[0].flatten(1).T
+        if options["operation"] == "pointwise":
+            whole = torch.eye(35)
+        elif options["operation"] == "depthwise":
+            block.depthwise.weight.copy_(torch.rand(1, 1, 3, 3).expand(4, 1, 3, 3))  # the same for all channels
+            whole = block.depthwise(torch.eye(35).reshape(35, 1, 5, 7).expand(35, 4, 5, 7))[:, 0].flatten(1).T
+        elif options["operation"] == "non_local_means":
+            h2 = block.temperature * torch.cdist(q, q).square().mean()
+            whole = torch.softmax(-torch.cdist(q, k).square() / h2, 1)
+        elif options["scale"] == "cosine":
+            whole = torch.softmax(10 * nn.functional.normalize(q) @ nn.functional.normalize(k).T, 1)
+        elif "gaussian" in options["operation"]:
             scale = options["scale"] or q.shape[1] ** -0.5
             whole = torch.softmax(scale * q @ k.T, 1)
         elif options["operation"] == "dot_product":
@@ -288,7 +299,7 @@ def test_attention_lies_over_the_places_whose_keys_count():
         "a.png", bright, 1.0, None, Letterbox.of(bright, (64, 64)), {}, [], (20.0, 20.0), "as asked"
     )
     observation.maps["5"] = (torch.zeros(1, 4, 8, 8),) * 2
-    block = BlockStatistics("5", "P3", 8, 4, "embedded_gaussian", 3, 0.1, 1.0, neighbours_at=[1.0])
+    block = BlockStatistics("5", "P3", 8, 4, "embedded_gaussian", 3, 0.1, "0.1", 1.0, neighbours_at=[1.0])
     row = np.zeros((3, 3), np.float32)  # 8 x 8 positions, pooled by 3: the last window has two rows
     row[2, 0] = 1
     drawn = attention_strip([block], [row], observation)[:MAP_SIDE, MAP_SIDE + GAP + GAP // 2 : -GAP // 2]

@@ -152,7 +152,7 @@ assert np.mean(parity.mask_ious) > 0.8
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("operation", ["gaussian", "dot_product", "concatenation"])
+@pytest.mark.parametrize("operation", ["gaussian", "dot_product", "concatenation", "non_local_means"])
 def test_the_other_operations_export_too(operation, folder):
     from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
@@ -161,6 +161,21 @@ def test_the_other_operations_export_too(operation, folder):
     (folder / f"yolov8-{operation}-seg.yaml").write_text(to_yaml(definition, operation))
     weights = build(str(folder / f"yolov8n-{operation}-seg.yaml"), folder / f"{operation}.pt")
     parity = check_export(weights, export(weights, f"{operation}_export", dynamic=True), sizes=[160, (96, 128)])
+    assert parity.ok, parity
+
+
+def test_cosine_a_w_for_each_channel_and_the_adapters_export_too(folder):
+    from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
+
+    options = [
+        {"scale": "cosine", "w_per_channel": True},
+        {"operation": "pointwise", "w_per_channel": True},
+        {"operation": "depthwise"},
+    ]
+    definition, _ = graft(load_yaml("yolov8-seg.yaml"), ["P3", "P4", "P5"], options)
+    (folder / "yolov8-forms-seg.yaml").write_text(to_yaml(definition, "forms"))
+    weights = build(str(folder / "yolov8n-forms-seg.yaml"), folder / "forms.pt")
+    parity = check_export(weights, export(weights, "forms_export", dynamic=True), sizes=[160, (96, 128)])
     assert parity.ok, parity
 
 

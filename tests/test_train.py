@@ -147,7 +147,8 @@ def test_w_has_a_group_without_decay_and_with_its_own_learning_rate(data, tmp_pa
     from yolo_wnlb.yolo.grafting import graft, load_yaml
 
     definition, _ = graft(
-        load_yaml("yolov8n-seg.yaml"), options=[{}, {"w_lr": 10}, {"w_init": 0.5, "w_learnable": False}]
+        load_yaml("yolov8n-seg.yaml"),
+        options=[{}, {"w_lr": 10, "w_per_channel": True, "scale": "cosine"}, {"w_init": 0.5, "w_learnable": False}],
     )
     model = SegmentationModel({**definition, "scale": "n"}, nc=5, verbose=False)
     overrides = {**QUICK, "data": str(data), "model": "yolov8n-seg.yaml", "project": str(tmp_path), "name": "opt"}
@@ -159,6 +160,7 @@ def test_w_has_a_group_without_decay_and_with_its_own_learning_rate(data, tmp_pa
     assert len(where) == len(list(model.parameters())) == sum(len(g["params"]) for g in optimizer.param_groups)
     first, second, fixed = blocks_of(model)
     usual = min(g["lr"] for g in optimizer.param_groups)
+    assert second.w.shape == (second.in_channels,) and where[id(second.logit_scale)]["weight_decay"] == 0
     for block, factor in ((first, 1), (second, 10)):
         group = where[id(block.w)]
         assert group["weight_decay"] == 0 and math.isclose(group["lr"], usual * factor)

@@ -250,6 +250,8 @@ def test_models_without_blocks_take_the_stock_way(source, log):
         ({"sub_sample": 4}, "sub_sample 1 -> 4"),
         ({"weighted": False}, "weighted True -> False"),
         ({"embed_dim": 8}, "embed_dim 32 -> 8"),
+        ({"scale": "cosine"}, "scale 1.0 -> cosine"),
+        ({"w_per_channel": True}, "w_per_channel False -> True"),
     ],
     ids=str,
 )

@@ -15,12 +15,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yolo_wnlb import folding, pairwise, wnlb
 from yolo_wnlb.folding import one_matrix_pays
-from yolo_wnlb.pairwise import OPERATIONS, dot_product_response, to_tokens
+from yolo_wnlb.pairwise import CONTROLS, OPERATIONS, SOFTMAX, dot_product_response, to_tokens
 from yolo_wnlb.wnlb import WNLB
 
-SCALES = [(o, s) for o in OPERATIONS for s in ((1.0, None, 0.3) if "gaussian" in o else (1.0,))]
+SCALES = [(o, s) for o in OPERATIONS for s in ((1.0, None, 0.3, "cosine") if "gaussian" in o else (1.0,))]
+PAPERS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")  # those of the authors' checkpoints
+WITHOUT_PLACE = [o for o in OPERATIONS if o != "depthwise"]  # forms that do not know where a position lies
+PARTS = [(o, s) for o in OPERATIONS for s in ((1, 2) if o not in CONTROLS else (1,))]  # sub_sample
 pytestmark = pytest.mark.usefixtures("seed")
-MAPLESS = [o for o in OPERATIONS if o != "concatenation"]
+MAPLESS = [form for form in SCALES if form[0] != "concatenation" and form[1] in (1.0, "cosine")]
+
+
+def only_with_keys(operation, sub_sample):
+    """Skip what no block is: a control has no keys to sub-sample."""
+    if operation in CONTROLS and sub_sample > 1:
+        pytest.skip("a control has no keys")
 
 
 def randomised(block):
@@ -51,19 +60,40 @@ def equations(block, x):
         return torch.stack([window.amax((2, 3)) for window in windows], 2)  # (B, channels, M)
 
     batch, _, height, width = x.shape
-    theta, phi, g = project(block.theta, x).flatten(2), keys(project(block.phi, x)), keys(project(block.g, x))
+    tied = block.theta if block.operation == "non_local_means" else block.phi
+    theta, phi, g = project(block.theta, x).flatten(2), keys(project(tied, x)), keys(project(block.g, x))
     n, m = theta.shape[2], phi.shape[2]
-    if block.operation == "concatenation":
+    total = 1
+    if block.operation == "pointwise":
+        f = torch.eye(n, dtype=x.dtype).expand(batch, n, n)
+    elif block.operation == "depthwise":
+        f = None
+    elif block.operation == "non_local_means":
+        whole = (theta[:, :, :, None] - theta[:, :, None]).square().sum(1)  # of all pairs of positions
+        apart = (theta[:, :, :, None] - phi[:, :, None]).square().sum(1)
+        f = -apart / (block.logit_scale.neg().exp() * whole.mean((1, 2), keepdim=True) + 1e-12)
+    elif block.operation == "concatenation":
         pair = torch.cat([theta[..., None].expand(-1, -1, n, m), phi[:, :, None].expand(-1, -1, n, m)], 1)
         f = project(block.W_f[0], pair)[:, 0].clamp(min=0)
+    elif block.scale == "cosine":
+        lengths = [(t.square().sum(1) + 1e-6).sqrt() for t in (theta, phi)]
+        f = torch.einsum("bdi,bdj->bij", theta, phi) / (lengths[0][:, :, None] * lengths[1][:, None])
+        f = f * block.logit_scale.exp()
     else:
         f = torch.einsum("bdi,bdj->bij", theta, phi)
-    if "gaussian" in block.operation:
-        f = torch.exp(f * (theta.shape[1] ** -0.5 if block.scale is None else block.scale))
+        if "gaussian" in block.operation:
+            f = f * (theta.shape[1] ** -0.5 if block.scale is None else block.scale)
+    if block.operation in SOFTMAX:
+        f = torch.exp(f)
         total = f.sum(2, keepdim=True)
-    else:
+    elif block.operation in ("dot_product", "concatenation"):
         total = m
-    y = torch.einsum("bij,bej->bei", f / total, g).reshape(batch, -1, height, width)
+    if f is None:
+        around = nn.functional.pad(g.reshape(batch, -1, height, width), (1, 1, 1, 1))
+        shifted = [around[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        y = sum(k[:, None, None] * part for k, part in zip(block.depthwise.weight.flatten(1).T, shifted))
+    else:
+        y = torch.einsum("bij,bej->bei", f / total, g.expand(batch, -1, -1)).reshape(batch, -1, height, width)
     u, norm = project(block.W_z[0], y), block.W_z[1]
     if block.training:
         mean = u.mean((0, 2, 3))
@@ -72,7 +102,10 @@ def equations(block, x):
         mean, var = norm.running_mean, norm.running_var
     gain = norm.weight / torch.sqrt(var + norm.eps)
     u = (u - mean[None, :, None, None]) * gain[None, :, None, None] + norm.bias[None, :, None, None]
-    return block.w * u + (1 - block.w) * x if block.weighted else u + x
+    if not block.weighted:
+        return u + x
+    w = block.w.reshape(-1, 1, 1)
+    return w * u + (1 - w) * x
 
 
 # ---- the function ----------------------------------------------------------------------------------
@@ -84,6 +117,7 @@ def equations(block, x):
 @pytest.mark.parametrize("sub_sample", [1, 2, 3])
 @pytest.mark.parametrize(("operation", "scale"), SCALES)
 def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_sample, weighted, shape, training):
+    only_with_keys(operation, sub_sample)
     block = WNLB(shape[1], operation=operation, sub_sample=sub_sample, weighted=weighted, scale=scale)
     block = randomised(block).double().train(training)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -105,6 +139,7 @@ def test_values_and_gradients_are_those_of_the_equations(operation, scale, sub_s
 )
 def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dtype, tolerance, gram, monkeypatch):
     monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n: gram)
+    only_with_keys(operation, sub_sample)
     block = WNLB(shape[1], operation=operation, sub_sample=sub_sample, weighted=weighted, scale=scale)
     block = randomised(block).double().eval()
     x = torch.randn(shape, dtype=torch.float64)
@@ -114,6 +149,12 @@ def test_folded_it_is_the_same(operation, scale, sub_sample, weighted, shape, dt
     torch.testing.assert_close(block(x.to(dtype)), wanted.to(dtype), rtol=tolerance, atol=tolerance)
     block.double().train()
     torch.testing.assert_close(block(x), equations(block, x), rtol=1e-6, atol=1e-6)
+
+
+def distance_weights(theta, temperature):
+    """Weights of non-local means of tokens (B, N, d) as they are written: (B, N, N)."""
+    apart = (theta[:, :, None] - theta[:, None]).square().sum(3)
+    return (-apart / (temperature * apart.mean((1, 2), keepdim=True))).softmax(2)
 
 
 def tensor_of(block, name):
@@ -338,7 +379,7 @@ def test_an_embedding_that_is_more_than_its_numbers_is_called(change):
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", WITHOUT_PLACE)
 def test_a_g_that_is_not_linear_is_averaged_and_not_applied_to_the_mean(operation, folded):
     block, x = randomised(WNLB(4, operation=operation)).eval(), torch.randn(1, 4, 3, 3)
     conv = copy.deepcopy(block.g)
@@ -351,6 +392,8 @@ def test_a_g_that_is_not_linear_is_averaged_and_not_applied_to_the_mean(operatio
     eye = torch.eye(9).expand(1, 9, 9)  # whose mean is the map of weights
     weights = {
         "dot_product": lambda: dot_product_response(theta, phi, eye),
+        "pointwise": lambda: eye,
+        "non_local_means": lambda: distance_weights(theta, block.temperature),
         "concatenation": lambda: pairwise.concatenation_response(
             theta, phi, eye, block.W_f[0].weight, block.W_f[0].bias
         ),
@@ -375,8 +418,7 @@ def test_a_block_whose_norm_was_fused_by_others_goes_on():
 
 
 @pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
-@pytest.mark.parametrize("sub_sample", [1, 2])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("operation", "sub_sample"), PARTS)
 def test_a_traced_block_takes_other_sizes(operation, sub_sample, folded):
     block = randomised(WNLB(4, operation=operation, sub_sample=sub_sample)).eval()
     if folded:
@@ -491,7 +533,7 @@ def test_values_are_as_wide_as_the_fused_kernel_wants_them(device, dtype, widths
     assert pairwise.kernel_widths(x, 13, 5) == ((13, 13) if device == "cpu" else (16, 8 if widths[1] == 32 else 16))
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", WITHOUT_PLACE)
 def test_permuted_pixels_permute_the_output(operation):
     block = randomised(WNLB(6, operation=operation)).double().eval()
     x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
@@ -504,8 +546,7 @@ def test_permuted_pixels_permute_the_output(operation):
     torch.testing.assert_close(block(permuted(x)), permuted(block(x)))
 
 
-@pytest.mark.parametrize("sub_sample", [1, 2])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("operation", "sub_sample"), [part for part in PARTS if part[0] in WITHOUT_PLACE])
 def test_a_constant_field_stays_constant(operation, sub_sample):
     block = randomised(WNLB(6, operation=operation, sub_sample=sub_sample)).double().eval()
     x = torch.randn(1, 6, 1, 1, dtype=torch.float64).expand(1, 6, 5, 7)
@@ -531,9 +572,12 @@ def test_the_output_has_the_memory_format_of_the_input(operation, folded, monkey
     torch.testing.assert_close(last, usual)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_copies_and_pickles_compute_the_same(operation):
-    block = randomised(WNLB(6, operation=operation, sub_sample=2)).eval()
+@pytest.mark.parametrize("options", [{}, {"scale": "cosine"}, {"w_per_channel": True}], ids=str)
+@pytest.mark.parametrize(("operation", "sub_sample"), PARTS)
+def test_copies_and_pickles_compute_the_same(operation, sub_sample, options):
+    if "scale" in options and "gaussian" not in operation:
+        return
+    block = randomised(WNLB(6, operation=operation, sub_sample=sub_sample, **options)).eval()
     x = torch.randn(2, 6, 5, 7)
     for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
         assert torch.equal(twin(x), block(x))
@@ -544,9 +588,12 @@ def test_copies_and_pickles_compute_the_same(operation):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
-@pytest.mark.parametrize("sub_sample", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"weighted": False}, {"init": "released"}, {"w_learnable": False}], ids=str)
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weighted": False}, {"init": "released"}, {"w_learnable": False}, {"w_per_channel": True}],
+    ids=str,
+)
+@pytest.mark.parametrize(("operation", "sub_sample"), PARTS)
 def test_a_new_block_is_the_exact_identity(operation, options, sub_sample, training):
     block = WNLB(8, operation=operation, sub_sample=sub_sample, **options).train(training)
     x = torch.randn(2, 8, 5, 7) * 10
@@ -568,9 +615,8 @@ def descend(block, steps=3):
     return gradients
 
 
-@pytest.mark.parametrize("sub_sample", [1, 2])
 @pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "plain"])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("operation", "sub_sample"), PARTS)
 def test_every_parameter_learns_within_three_steps(operation, weighted, sub_sample):
     block = WNLB(8, operation=operation, weighted=weighted, sub_sample=sub_sample)
     start = copy.deepcopy(block).double().state_dict()
@@ -607,6 +653,163 @@ def test_a_fixed_w_is_stored_but_no_parameter():
     assert "w" not in WNLB(8, weighted=False).state_dict()
 
 
+# ---- one w for each channel ------------------------------------------------------------------------
+
+
+def with_own_w(operation="embedded_gaussian", channels=6):
+    """Make a block whose channels have different w."""
+    block = randomised(WNLB(channels, operation=operation, w_per_channel=True))
+    with torch.no_grad():
+        block.w.copy_(torch.linspace(-0.3, 0.6, channels))
+    return block
+
+
+@pytest.mark.parametrize("state", ["training", "eval", "folded", "folded, not one matrix"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_channel_is_mixed_by_its_own_w(operation, state, monkeypatch):
+    monkeypatch.setattr(folding, "one_matrix_pays", lambda channels, embed_dim, n: state == "folded")
+    block, x = with_own_w(operation).double().train(state == "training"), torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    if "folded" in state:
+        block.fold()
+    leaves = [leaf.requires_grad_() for leaf in (x, *block.parameters())]
+    found, wanted = block(x), equations(block, x)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(*(torch.autograd.grad(z.sin().sum(), leaves) for z in (found, wanted))):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["as it is", "folded"])
+def test_a_w_for_each_channel_keeps_the_type_of_the_map(folded):
+    block, x = with_own_w().eval(), torch.randn(1, 6, 4, 4)
+    if folded:
+        block.fold()
+    wanted = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(x.bfloat16()).dtype == torch.bfloat16
+        assert block(x).dtype == torch.float32
+    block.half()
+    torch.testing.assert_close(block(x.half()).float(), wanted, rtol=1e-2, atol=1e-2)
+    assert block(x.half()).dtype == torch.float16
+
+
+def test_a_w_for_each_channel_starts_at_w_init_and_may_be_fixed():
+    assert WNLB(6, w_per_channel=True).w.tolist() == [0] * 6
+    block = WNLB(6, w_per_channel=True, w_init=0.5, w_learnable=False)
+    assert block.w.tolist() == [0.5] * 6
+    assert "w" in dict(block.named_buffers())
+    assert block.w_per_channel and not WNLB(6).w_per_channel and not WNLB(6, weighted=False).w_per_channel
+
+
+def test_one_w_is_read_into_a_block_that_has_one_for_each_channel():
+    scalar, block = randomised(WNLB(6)).eval(), WNLB(6, w_per_channel=True).eval()
+    for assign in (False, True):
+        block.load_state_dict(scalar.state_dict(), assign=assign)
+        x = torch.randn(1, 6, 4, 4)
+        torch.testing.assert_close(block(x), scalar(x))
+        block.w.data[0] = 0.9  # the others keep theirs
+        assert block.w.tolist() == pytest.approx([0.9] + [0.3] * 5)
+    with pytest.raises(RuntimeError, match="size mismatch for w"):
+        scalar.load_state_dict(block.state_dict())
+
+
+def test_folded_a_block_with_one_w_that_is_not_zero_is_not_left_out():
+    block, x = randomised(WNLB(6, w_per_channel=True)).eval(), torch.randn(1, 6, 4, 4)
+    block.w.data.zero_()
+    block.fold()
+    with torch.no_grad():
+        assert block(x) is x
+        block.w.data[3] = 0.1
+        assert (block(x) != x).any((0, 2, 3)).tolist() == [False, False, False, True, False, False]
+
+
+# ---- kernels with a temperature ---------------------------------------------------------------------
+
+WARM = [{"operation": "non_local_means"}, *({"operation": o, "scale": "cosine"} for o in PAPERS[:2])]
+
+
+def weights_of(block, x):
+    """Return the softmax of a block, (B, N, M)."""
+    theta, phi, _ = block.embed(x)
+    q, k = block.queries_and_keys(theta, phi)
+    return (q @ k.transpose(1, 2)).softmax(2)
+
+
+def test_a_temperature_starts_at_its_source_and_stays_above_the_lowest():
+    block = WNLB(6, scale="cosine")
+    assert block.temperature.item() == pytest.approx(0.1)
+    assert block.logit_scale.item() == pytest.approx(2.302585)  # log 10, as in Swin Transformer V2
+    block.logit_scale.data.fill_(100.0)
+    assert block.temperature.item() == pytest.approx(0.01)
+    assert all("logit_scale" not in WNLB(6, operation=o).state_dict() for o in (*PAPERS, *CONTROLS))
+
+
+@pytest.mark.parametrize("options", WARM, ids=str)
+def test_the_scale_of_the_features_does_not_change_whom_a_position_attends_to(options):
+    block, x = WNLB(6, **options).double(), torch.randn(1, 6, 5, 7, dtype=torch.float64)
+    if block.operation == "embedded_gaussian":
+        block.theta.bias.data.zero_()
+    torch.testing.assert_close(weights_of(block, x * 1000), weights_of(block, x), rtol=1e-3, atol=1e-6)
+
+
+def test_non_local_means_do_not_change_when_a_constant_is_added():
+    block, x = WNLB(6, operation="non_local_means").double(), torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(weights_of(block, x + 50), weights_of(block, x))
+    torch.testing.assert_close(weights_of(block, x), distance_weights(block.embed(x)[0], block.temperature))
+
+
+def test_non_local_means_with_a_narrow_kernel_copy_each_position():
+    block, x = WNLB(6, operation="non_local_means").double(), torch.randn(1, 6, 5, 7, dtype=torch.float64)
+    block.logit_scale.data.fill_(20.0)
+    x = x * 3  # no two alike
+    assert (weights_of(block, x)[0].diagonal() > 0.5).all()
+
+
+def test_non_local_means_take_noise_out_of_a_picture():
+    """Buades et al.: alike positions are averaged wherever they lie, so noise goes and edges stay."""
+    block = WNLB(8, 8, "non_local_means").eval()
+    clean = torch.where(torch.arange(24)[None] // 4 % 2 == 0, 1.0, -1.0).expand(1, 8, 24, 24)
+    noisy = clean + 0.3 * torch.randn(clean.shape)
+    with torch.no_grad():
+        for conv in (block.theta, block.g):
+            conv.weight.copy_(torch.eye(8)[:, :, None, None])
+        y = block.respond(*block.embed(noisy)).transpose(1, 2).reshape(clean.shape)
+    assert (y - clean).square().mean() < (noisy - clean).square().mean() / 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("options", WARM, ids=str)
+@pytest.mark.parametrize("in_parts", [False, True], ids=["fused", "as in ONNX"])
+def test_extreme_features_leave_kernels_with_a_temperature_finite(options, dtype, in_parts, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: in_parts)
+    block = WNLB(8, w_init=0.5, **options).eval().to(dtype)
+    block.logit_scale.data.fill_(50.0)
+    lonely = torch.zeros(1, 8, 40, 40)
+    lonely[..., 20, 20] = 1000
+    for x in (lonely, torch.randn(1, 8, 40, 40) * 3000, torch.zeros(1, 8, 3, 3), torch.full((1, 8, 5, 5), 1e-6)):
+        assert block(x.to(dtype)).isfinite().all()
+
+
+@pytest.mark.parametrize("options", WARM, ids=str)
+def test_gradients_of_empty_features_are_finite(options):
+    block = randomised(WNLB(8, **options))
+    if block.operation == "embedded_gaussian":
+        block.theta.bias.data.zero_()
+    x = torch.zeros(2, 8, 5, 5, requires_grad=True)
+    block(x).square().sum().backward()
+    assert all(leaf.grad is None or leaf.grad.abs().max() < 1e6 for leaf in (x, *block.parameters()))
+
+
+@pytest.mark.parametrize("sub_sample", [1, 3])
+@pytest.mark.parametrize(("operation", "scale"), SCALES)
+def test_in_parts_as_in_an_onnx_graph_it_is_the_same(operation, scale, sub_sample, monkeypatch):
+    only_with_keys(operation, sub_sample)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    monkeypatch.setattr(pairwise, "MAX_PAIRS", 200)
+    block = randomised(WNLB(6, operation=operation, scale=scale, sub_sample=sub_sample)).double().eval()
+    x = torch.randn(1, 6, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(block(x), equations(block, x), rtol=1e-9, atol=1e-9)
+
+
 # ---- the authors' checkpoints ----------------------------------------------------------------------
 
 
@@ -638,7 +841,7 @@ class Released(nn.Module):
         return self.w * self.W_z(y) + (1 - self.w) * x
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", PAPERS)
 def test_released_checkpoints_load_strictly_and_compute_the_same(operation):
     released = randomised(Released(8, 4, operation)).double().eval()
     block = WNLB(8, operation=operation).double().eval()
@@ -652,7 +855,7 @@ def test_released_checkpoints_load_strictly_and_compute_the_same(operation):
     assert all(torch.equal(state[name], before[name]) and state[name].shape == before[name].shape for name in state)
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", PAPERS)
 def test_released_checkpoints_load_as_part_of_a_larger_model_too(operation):
     released = nn.Sequential(nn.ReLU(), randomised(Released(8, 4, operation)).double()).eval()
     model = nn.Sequential(nn.ReLU(), WNLB(8, operation=operation).double()).eval()
@@ -683,16 +886,16 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def largest(operation):
-    block, x = randomised(WNLB(16, operation=operation)), torch.randn(1, 16, 64, 64, requires_grad=True)
+def largest(operation, scale=1.0):
+    block, x = randomised(WNLB(16, operation=operation, scale=scale)), torch.randn(1, 16, 64, 64, requires_grad=True)
     with Largest() as mode:
         block(x).sum().backward()
     return mode.numbers
 
 
-@pytest.mark.parametrize("operation", MAPLESS)
-def test_no_map_of_all_pairs_is_made_in_either_direction(operation):
-    assert largest(operation) <= 4 * 16 * 64 * 64  # the map of all pairs would hold 4096 * 4096
+@pytest.mark.parametrize(("operation", "scale"), MAPLESS)
+def test_no_map_of_all_pairs_is_made_in_either_direction(operation, scale):
+    assert largest(operation, scale) <= 4 * 16 * 64 * 64  # the map of all pairs would hold 4096 * 4096
 
 
 def test_concatenation_alone_makes_the_map_of_all_pairs():
@@ -711,8 +914,7 @@ def test_concatenation_refuses_a_map_that_fits_no_memory():
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
-@pytest.mark.parametrize("sub_sample", [1, 2])
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(("operation", "sub_sample"), PARTS)
 def test_half_precision_stays_half_and_close_to_single(operation, sub_sample, dtype, tolerance):
     block = WNLB(16, operation=operation, sub_sample=sub_sample, w_init=0.5).eval()
     x = torch.randn(2, 16, 9, 7)
@@ -803,12 +1005,22 @@ def test_logits_beyond_float16_stay_finite_and_right():
         ({"w_learnable": "no"}, "w_learnable must be True or False; got 'no'"),
         ({"w_init": None}, "w_init must be a finite number; got None"),
         ({"w_init": True}, "w_init must be a finite number; got True"),
-        ({"scale": "auto"}, "scale must be a finite number; got 'auto'"),
+        ({"scale": "auto"}, "scale must be a finite number, None for 1/sqrt(d), or 'cosine'; got 'auto'"),
+        ({"scale": True}, "scale must be a finite number; got True"),
+        ({"scale": [1]}, "scale must be a finite number; got [1]"),
+        ({"scale": "cosine", "operation": "dot_product"}, "scale acts on the softmax forms only"),
+        ({"scale": "cosine", "operation": "non_local_means"}, "learns its own scale, 1/h^2; remove scale='cosine'"),
+        ({"scale": None, "operation": "non_local_means"}, "learns its own scale, 1/h^2; remove scale=None"),
+        ({"scale": 0.5, "operation": "pointwise"}, "scale acts on the softmax forms only"),
+        ({"sub_sample": 2, "operation": "pointwise"}, "operation='pointwise' has no keys to sub-sample; remove"),
+        ({"sub_sample": 2, "operation": "depthwise"}, "operation='depthwise' has no keys to sub-sample; remove"),
+        ({"w_per_channel": "yes"}, "w_per_channel must be True or False; got 'yes'"),
+        ({"weighted": False, "w_per_channel": True}, "weighted=False has no w; remove w_init, w_learnable, w_lr and"),
         ({"w_lr": 0}, "w_lr must be above 0; got 0 (to fix w use w_learnable=False)"),
         ({"w_lr": -1.0}, "w_lr must be above 0; got -1.0"),
         ({"scale": None, "operation": "dot_product"}, "scale acts on the softmax forms only"),
         ({"scale": 0.5, "operation": "concatenation"}, "change operation='concatenation'"),
-        ({"weighted": False, "w_init": 0.5}, "weighted=False has no w; remove w_init, w_learnable and w_lr"),
+        ({"weighted": False, "w_init": 0.5}, "weighted=False has no w; remove w_init, w_learnable, w_lr and w_per"),
         ({"weighted": False, "w_learnable": False}, "weighted=False has no w"),
         ({"weighted": False, "w_lr": 10.0}, "weighted=False has no w"),
     ],
@@ -831,6 +1043,13 @@ def test_the_text_of_a_block_tells_its_form_and_its_present_w():
     nn.init.constant_(block.w, 0.125)
     assert "8, embed_dim=3, operation=dot_product, sub_sample=2, w=0.125\n" in str(block)
     assert "sub_sample=1, weighted=False\n" in str(WNLB(8, weighted=False))
+    assert "sub_sample=1, scale=cosine, temperature=0.1, w=0\n" in str(WNLB(8, scale="cosine"))
+    assert "non_local_means, sub_sample=1, temperature=0.1, w=0\n" in str(WNLB(8, operation="non_local_means"))
+    block = WNLB(8, w_per_channel=True)
+    assert "w=0\n" in str(block)
+    block.w.data[2] = -0.25
+    assert "w=-0.25 to 0\n" in str(block)
+    assert "w=" not in str(WNLB(8, w_per_channel=True, scale="cosine").to("meta"))
 
 
 def test_the_examples_of_the_docstrings_run():

@@ -183,6 +183,15 @@ def place(value: str) -> int | str:
     return int(value) if value.isdecimal() else value
 
 
+def scale(value: str) -> Any:
+    """Read the scale of the logits: a number, none, or the word cosine."""
+    return value if value == "cosine" else optional(number()).read(value)
+
+
+PAIRWISE = ("embedded_gaussian", "gaussian", "non_local_means", "dot_product", "concatenation")
+ADAPTERS = ("pointwise", "depthwise")
+
+
 @command(
     "graft",
     "Insert wNLB rows into a stock model YAML.",
@@ -206,13 +215,19 @@ def place(value: str) -> int | str:
                 ("embed_dim", whole(1), "channels of theta, phi and g (default: half of the input's)", None),
                 (
                     "operation",
-                    text("NAME", "embedded_gaussian", "gaussian", "dot_product", "concatenation"),
-                    "pairwise function: embedded_gaussian, gaussian, dot_product, concatenation",
+                    text("NAME", *PAIRWISE, *ADAPTERS),
+                    f"pairwise function: {', '.join(PAIRWISE)}; or an adapter of equal size that compares no "
+                    f"positions: {', '.join(ADAPTERS)}",
                     "embedded_gaussian",
                 ),
                 ("sub_sample", whole(), "side of the max-pooling of the keys", 1),
                 ("weighted", truth(), "False: the plain non-local block, without w", True),
-                ("scale", optional(number()), "factor of the logits; none is 1/sqrt(d)", 1.0),
+                (
+                    "scale",
+                    Kind("X", "a number, cosine, or none", scale, ("cosine", "none")),
+                    "factor of the logits; none is 1/sqrt(d); cosine: unit vectors and a learnable temperature",
+                    1.0,
+                ),
                 ("w_init", number(), "start of w; anything but 0 gives up the identity start", 0.0),
                 ("w_learnable", truth(), "False fixes w at w_init", True),
                 ("w_lr", number(), "learning rate of w as a multiple of the others'", 1.0),
@@ -222,6 +237,7 @@ def place(value: str) -> int | str:
                     "start: identity, or that of the authors' file",
                     "identity",
                 ),
+                ("w_per_channel", truth(), "True: each channel has a w of its own", False),
             )
         ),
     ],

@@ -50,7 +50,7 @@ def folded_forward(block: Any, x: Tensor) -> Tensor:
     if block.idle and may_leave_out(block, x) and does_nothing(block):
         return x
     mix, shift, keep = output_numbers(block)
-    mix, shift, keep = constant(mix), constant(shift), constant(keep.to(x.dtype))  # (C, e), (C,), ()
+    mix, shift, keep = constant(mix), constant(shift), constant(keep.to(x.dtype))  # (C, e), (C,), () or (C,)
     if one_matrix_serves(block, x):
         return one_matrix(block, x, mix, shift, keep)
     y = block.respond(*block.embed(x))  # (B, N, e)
@@ -60,11 +60,12 @@ def folded_forward(block: Any, x: Tensor) -> Tensor:
     else:
         z = to_map(F.linear(y, mix, shift), x)
     z = z.to(x.dtype)
+    keep = keep[:, None, None] if keep.ndim else keep
     return z + keep * x if torch.jit.is_tracing() else z.addcmul_(x, keep)  # exporters know the sum
 
 
 def output_numbers(block: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mix (C, e), shift (C,) and keep (), with which z = mix y + shift + keep x.
+    """Return mix (C, e), shift (C,) and keep, of the shape of w, () or (C,), with which z = mix y + shift + keep x.
 
     W_z and its norm are u = gain (W y - mean) + bias, gain = weight / sqrt(var + eps), and z = w u + (1 - w) x.
     """
@@ -85,10 +86,10 @@ def does_nothing(block: Any) -> bool:
     """Tell whether z = x whatever x is: w = 0, or the norm of a block without w is zero. Reads the numbers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # a traced graph is meant to keep the answer
-        if block.weighted and bool(block.w != 0):
+        if block.weighted and bool((block.w != 0).any()):
             return False
         mix, shift, keep = output_numbers(block)
-        return not bool(mix.any() | shift.any() | (keep != 1))
+        return not bool(mix.any() | shift.any() | (keep != 1).any())
 
 
 def may_leave_out(block: Any, x: Tensor) -> bool:

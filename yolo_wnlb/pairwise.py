@@ -2,10 +2,13 @@
 
     y_i = sum_j f(theta_i, phi_j) g_j / C(x)          theta (B, N, d), phi (B, M, d), g (B, M, e) -> y (B, N, e)
 
-Each function computes y for one f, for N positions and M keys. None of them keeps the N x M map, but
-`concatenation_response`, which cannot do without. Torch only.
+Each `..._response` computes y for one f, for N positions and M keys. None of them keeps the N x M map, but
+`concatenation_response`, which cannot do without. All forms whose f is a softmax share `softmax_response`;
+`cosine_tokens` and `distance_tokens` turn theta and phi into tokens whose products are their logits. Torch only.
 
 Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018, https://arxiv.org/abs/1711.07971, section 3.2.
+Liu et al., "Swin Transformer V2", CVPR 2022, https://arxiv.org/abs/2111.09883, equation 2 (cosine).
+Buades, Coll, Morel, "A non-local algorithm for image denoising", CVPR 2005 (non_local_means).
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOGGER = logging.getLogger("ultralytics")  # who exports a model reads this log
-OPERATIONS = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+SOFTMAX = ("embedded_gaussian", "gaussian", "non_local_means")  # the weights of a position add up to 1
+CONTROLS = ("pointwise", "depthwise")  # no position is compared with another: what the comparison adds
+OPERATIONS = (*SOFTMAX, "dot_product", "concatenation", *CONTROLS)
+REACH = 128.0  # of `distance_tokens`, in h: squares of it, and their products, fit float16
 MAX_PAIRS = 2**22  # of queries and keys at a time in an ONNX graph: 16 MiB of float32
 MAX_PARTS = 256  # in an ONNX graph, of five nodes each
 MAX_MAP_BYTES = 2 * 2**30  # of the N x M map that `concatenation_response` builds; a training step holds about two
@@ -33,7 +39,7 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).reshape(like.shape[0], tokens.shape[2], *like.shape[2:])
 
 
-# ---- softmax: 'embedded_gaussian' and 'gaussian' ---------------------------------------------------
+# ---- softmax: 'embedded_gaussian', 'gaussian' and 'non_local_means' --------------------------------
 
 
 def softmax_response(theta: Tensor, phi: Tensor, g: Tensor, scale: float, d: int, e: int) -> Tensor:
@@ -95,6 +101,38 @@ def kernel_widths(x: Tensor, d: int, e: int) -> tuple[int, int]:
 def widen(tokens: Tensor, extra: int) -> Tensor:
     """Append zero channels to tokens (B, N, C), which change neither their products nor, cut off again, a mean."""
     return F.pad(tokens, (0, extra)) if extra else tokens  # F.pad would copy, were there none to add
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Return x, in float32 if it has 16 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def cosine_tokens(theta: Tensor, phi: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens q (B, N, d) and k (B, M, d) with q_i . k_j = cos(theta_i, phi_j) / temperature.
+
+    A length below 1e-3 counts as 1e-3, smoothly, so that the gradient of a token that is 0 stays finite.
+    """
+    q, k = (t / (t.square().sum(2, keepdim=True) + 1e-6).sqrt() for t in map(at_least_single, (theta, phi)))
+    return (q / temperature).to(theta.dtype), k.to(phi.dtype)
+
+
+def distance_tokens(theta: Tensor, phi: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens q (B, N, d + 1), k (B, M, d + 1) whose softmax_j(q_i . k_j) is that of -|theta_i - phi_j|^2 / h^2.
+
+    h^2 is `temperature` times the mean of |theta_i - theta_j|^2 over all pairs of positions of an image, which is
+    twice their variance: the width of the kernel follows the noise of the image, as Buades et al. set it.
+    -|a - b|^2 = 2 a . b - |b|^2 - |a|^2, of which the last does not depend on j and cancels in the softmax.
+    A token further than REACH h from the mean of all is drawn to there: it has no neighbours in either place.
+    """
+    q, k = at_least_single(theta), at_least_single(phi)
+    mean = q.mean(1, keepdim=True)  # the same for both: distances stay, and numbers are as small as they can be
+    q, k = q - mean, k - mean
+    h = (2 * temperature * q.square().sum(2, keepdim=True).mean(1, keepdim=True) + 1e-12).sqrt()
+    q, k = (t / (t.square().sum(2, keepdim=True) / REACH**2).clamp_min(1).sqrt() for t in (q / h, k / h))
+    q = torch.cat([2 * q, -torch.ones_like(q[:, :, :1])], 2)
+    k = torch.cat([k, k.square().sum(2, keepdim=True)], 2)
+    return q.to(theta.dtype), k.to(phi.dtype)
 
 
 # ---- 'dot_product' -----------------------------------------------------------------------------------

@@ -389,9 +389,9 @@ def train_epoch(
 
 
 def weights_of_blocks(model: nn.Module) -> dict[str, float]:
-    """Return the present w of every block, by name."""
+    """Return the present w of every block, by name; the mean of all channels where each has its own."""
     blocks = {name: module for name, module in model.named_modules() if isinstance(module, WNLB) and module.weighted}
-    return {f"w {name}": block.w.item() for name, block in blocks.items()}
+    return {f"w {name}": block.w.mean().item() for name, block in blocks.items()}
 
 
 def resume_from(

@@ -105,12 +105,12 @@ def why_boxes_only(truth: coco.Truth, task: str) -> str | None:
 
 
 def learned_w(model: Any) -> list[float]:
-    """Return the learned w of the blocks, from the first on."""
+    """Return the learned w of the blocks, from the first on; the mean of all channels where each has its own."""
     from yolo_wnlb.wnlb import WNLB
 
     module = network(model)
     blocks = [m for m in module.modules() if isinstance(m, WNLB)] if module is not None else []
-    return [round(block.w.item(), 5) for block in blocks if block.weighted]
+    return [round(block.w.mean().item(), 5) for block in blocks if block.weighted]
 
 
 def model_size(model: Any, image_size: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_wnlb.pairwise import to_tokens
+from yolo_wnlb.pairwise import CONTROLS, SOFTMAX
 from yolo_wnlb.visualize.observation import Observation
 from yolo_wnlb.wnlb import WNLB
 
@@ -29,7 +29,8 @@ class BlockStatistics:
         channels: Of x and z.
         operation: As in `WNLB`.
         sub_sample: As in `WNLB`.
-        w: None for the plain non-local block, which has none.
+        w: None for the plain non-local block, which has none; the mean where each channel has its own.
+        w_text: The same as text, with the range of all channels: "0.25", "-0.1 to 0.3", "none".
         w_z_norm: Frobenius norm of W_z with its normalisation folded in.
         change: |z - x| / |x| in each image: Frobenius norms of the whole map.
         neighbours: Effective number of neighbours in each image, the median of a grid of positions.
@@ -44,6 +45,7 @@ class BlockStatistics:
     operation: str
     sub_sample: int
     w: float | None
+    w_text: str
     w_z_norm: float
     change: list[float] = field(default_factory=list)
     neighbours: list[float] = field(default_factory=list)
@@ -65,12 +67,20 @@ def attention(block: WNLB, x: Tensor, positions: Sequence[tuple[int, int]]) -> T
 
     Returns: (len(positions), h, w), over the keys j: positions, or windows of sub_sample x sub_sample
         of them. Rows of the softmax forms sum to 1; those of the others may not, and a dot product
-        may be negative.
+        may be negative. 'depthwise' has other weights in each channel: their mean sizes.
     """
-    rows, columns = zip(*positions)
-    q = to_tokens(block.theta(x[:, :, list(rows), list(columns), None]))[0]  # (Q, d)
-    keys = block.pool(block.phi(x))  # (1, d, h, w)
-    k = to_tokens(keys)[0]  # (M, d)
+    height, width = x.shape[2:]
+    if block.operation in CONTROLS:
+        kernel = block.depthwise.weight.abs().mean((0, 1)) if block.operation == "depthwise" else x.new_ones(1, 1)
+        reach = len(kernel) // 2
+        weights = x.new_zeros(len(positions), height + 2 * reach, width + 2 * reach)
+        for weight, (row, column) in zip(weights, positions):
+            weight[row : row + len(kernel), column : column + len(kernel)] = kernel
+        return weights[:, reach : reach + height, reach : reach + width]
+    theta, phi, _ = block.embed(x)
+    if block.operation in SOFTMAX:
+        theta, phi = block.queries_and_keys(theta, phi)
+    q, k = theta[0, [row * width + column for row, column in positions]], phi[0]  # (Q, d), (M, d)
     if block.operation == "dot_product":
         weights = q @ k.T / len(k)
     elif block.operation == "concatenation":
@@ -78,8 +88,8 @@ def attention(block: WNLB, x: Tensor, positions: Sequence[tuple[int, int]]) -> T
         w_q, w_k = w_f.weight.reshape(2, -1, 1).unbind()
         weights = torch.relu(q @ w_q + (k @ w_k).T + w_f.bias) / len(k)  # (Q, 1) + (1, M)
     else:
-        weights = (q @ k.T * (q.shape[1] ** -0.5 if block.scale is None else block.scale)).softmax(1)
-    return weights.reshape(len(q), *keys.shape[2:])
+        weights = (q @ k.T * block.scale_and_width[0]).softmax(1)
+    return weights.reshape(len(q), *(-(-side // block.sub_sample) for side in (height, width)))
 
 
 def effective_neighbours(weights: Tensor) -> Tensor:
@@ -105,10 +115,9 @@ def statistics_of(layer: str, block: WNLB, observation: Observation) -> BlockSta
     """Return what does not depend on the image; `add_image` adds the rest."""
     stride = observation.letterbox.input[0] // observation.maps[layer][0].shape[2]
     stage = f"P{math.log2(stride):.0f}" if stride & (stride - 1) == 0 else f"1/{stride}"
-    w = block.w.item() if block.weighted else None
-    return BlockStatistics(
-        layer, stage, stride, block.in_channels, block.operation, block.sub_sample, w, w_z_norm(block)
-    )
+    w = block.w.mean().item() if block.weighted else None
+    form = (block.in_channels, block.operation, block.sub_sample, w, block.w_text)
+    return BlockStatistics(layer, stage, stride, *form, w_z_norm(block))
 
 
 def add_image(statistics: BlockStatistics, block: WNLB, observation: Observation) -> np.ndarray:
@@ -127,6 +136,6 @@ def add_image(statistics: BlockStatistics, block: WNLB, observation: Observation
 
 def why_identity(statistics: BlockStatistics) -> str:
     """Say why a block changes nothing."""
-    if statistics.w == 0:
+    if statistics.w_text == "0":
         return "w = 0"
     return "W_z = 0" if statistics.w_z_norm == 0 else "W_z(y) = x"

@@ -21,6 +21,7 @@ import numpy as np
 
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.sheet import footer, heading, in_a_row, panel, paper, resized, scaled, shortened, write
+from yolo_wnlb.pairwise import SOFTMAX
 from yolo_wnlb.visualize.block_statistics import BlockStatistics, add_image, statistics_of, why_identity
 from yolo_wnlb.visualize.observation import (
     IMAGE_SIDE,
@@ -77,7 +78,7 @@ class Report:
         rows[0] += ["neighbours"]
         for b in self.blocks:
             rows.append([b.layer, b.stage, f"{b.stride}", f"{b.channels}", b.operation, f"{b.sub_sample}"])
-            rows[-1] += ["none" if b.w is None else f"{b.w:.4g}", f"{b.w_z_norm:.3g}", extent(b.change, ".2%")]
+            rows[-1] += [b.w_text, f"{b.w_z_norm:.3g}", extent(b.change, ".2%")]
             rows[-1] += [f"{extent(b.neighbours, '.1f')} of {extent(b.keys, 'd')}"]
         lines = [
             f"{printable(self.weights)}: {count('block', self.blocks)}, {count('image', self.images)}, {protocol}",
@@ -222,11 +223,11 @@ def remarks(report: Report) -> list[str]:
             notes.append(f"{block}: {why_identity(block)}, the block is the identity: before and after are equal")
     if broken := [str(block) for block in report.blocks if not np.isfinite(block.change).all()]:
         notes.append(f"{'; '.join(broken)}: features that are no finite numbers; the training has diverged")
-    softmax = [block for block in report.blocks if "gaussian" in block.operation]
+    softmax = [block for block in report.blocks if block.operation in SOFTMAX]
     if copies := [str(b) for b in softmax if statistics.median(b.neighbours) < COPIES_ONE < b.keys[0]]:
         notes.append(
             f"{'; '.join(copies)}: at most positions the softmax chooses one key, so that y is a copy and no "
-            "mean; a smaller scale, such as None for 1/sqrt(d), starts softer"
+            "mean; a smaller scale, such as None for 1/sqrt(d), or scale=cosine starts softer"
         )
     if zero := [str(block) for block in report.blocks if not any(block.neighbours)]:
         notes.append(
@@ -249,7 +250,7 @@ def features_page(blocks: Sequence[BlockStatistics], observation: Observation) -
     for block in blocks:
         x, z = (side[0] for side in observation.maps[block.layer])
         most = int((z - x).square().sum((1, 2)).argmax())
-        w = "no w" if block.w is None else f"w {block.w:.4g}"
+        w = "no w" if block.w is None else f"w {block.w_text}"
         caption = [str(block), f"{w}, change {block.change[-1]:.1%}", f"{len(x)} x {x.shape[1]} x {x.shape[2]}"]
         panels = [panel([picture], caption, MAP_SIDE)]
         for before, after, what in ((x.mean(0), z.mean(0), "mean"), (x[most], z[most], f"channel {most}")):
@@ -377,7 +378,9 @@ def plot(blocks: Sequence[BlockStatistics], file: Path) -> None:
         for place, (block, all_values) in enumerate(zip(blocks, values)):
             if len(all_values) > 1:
                 axes.plot(all_values, [place] * len(all_values), "o", color="#16181c", markersize=3, alpha=0.7)
-            caption = "no w" if title == "w" and block.w is None else form.format(middle[place])
+            caption = form.format(middle[place])
+            if title == "w":
+                caption = "no w" if block.w is None else block.w_text
             caption += f" of {extent(block.keys, 'd')}" if title == "effective neighbours" else ""
             axes.annotate(caption, (0.01, place - 0.22), xycoords=axes.get_yaxis_transform(), fontsize=9, va="bottom")
         axes.set_yticks(places, [f"{b}\n{b.operation.replace('_', ' ')}" for b in blocks], fontsize=9)

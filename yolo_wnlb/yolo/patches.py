@@ -366,16 +366,18 @@ def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: 
     learnable = [m for m in unwrap(model).modules() if isinstance(m, WNLB) and "w" in m._parameters]
     blocks = [block for block in learnable if block.w.requires_grad]
     for factor in sorted({block.w_lr for block in blocks}):
-        scalars = [block.w for block in blocks if block.w_lr == factor]
-        ids = {id(w) for w in scalars}
+        weights = [block.w for block in blocks if block.w_lr == factor]
+        ids = {id(w) for w in weights}
         home = next(group for group in optimizer.param_groups if any(id(p) in ids for p in group["params"]))
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in ids]
         settings = {**home, "lr": home["lr"] * factor, "weight_decay": 0.0, "param_group": "wnlb"}
-        optimizer.add_param_group({**settings, "params": scalars})
-        LOGGER.info(f"wNLB: {len(scalars)} weights w with learning rate {settings['lr']:.3g} and no decay")
+        optimizer.add_param_group({**settings, "params": weights})
+        LOGGER.info(
+            f"wNLB: {sum(w.numel() for w in weights)} weights w with learning rate {settings['lr']:.3g} and no decay"
+        )
     if frozen := [block for block in learnable if not block.w.requires_grad]:
-        values = ", ".join(f"{block.w.item():.4g}" for block in frozen)
+        values = ", ".join(block.w_text for block in frozen)
         LOGGER.warning(
             f"wNLB: freeze={trainer.args.freeze} freezes {len(frozen)} of {len(learnable)} w (at {values}): a block at "
             "w = 0 does nothing. To freeze the backbone around the blocks, list its layers: freeze=[0,1,2,3,4,6,...]"

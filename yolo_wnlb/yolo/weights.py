@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yolo_wnlb.wnlb import WNLB
 
 PLACES = (WNLB, nn.Identity)  # of blocks, with or without one
-FORM = ("operation", "sub_sample", "weighted", "scale", "embed_dim")  # what a block was trained as
+FORM = ("operation", "sub_sample", "weighted", "scale", "embed_dim", "w_per_channel")  # what a block was trained as
 WRAPPED = ("_orig_mod", "module", "student_model")  # where torch.compile, DDP and distillation keep the model
 DECODER = "denoiser"  # attribute of a model that is trained with denoise=bright, clean or n2n
 FIRST_CONV = "model.0.conv.weight"  # Ultralytics adapts it to other numbers of input channels
@@ -105,15 +105,15 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
         summary += f"; the decoder of its training with denoise= ({DECODER}.*) stays behind"
     warnings = []
     if left_out:
-        values = ", ".join(f"w = {block.w.item():.4g}" if block.weighted else "no w" for block in left_out)
+        values = ", ".join(f"w = {block.w_text}" if block.weighted else "no w" for block in left_out)
         warnings.append(f"wNLB: no place here for {len(left_out)} of the source's blocks, left out ({values})")
     for number, (a, b) in enumerate(zip(layers_of(source), layers_of(target))):
         if isinstance(a, WNLB) and isinstance(b, WNLB):
             pairs = [(name, getattr(a, name), getattr(b, name)) for name in FORM]
             if changed := [f"{name} {was} -> {now}" for name, was, now in pairs if was != now]:
                 warnings.append(f"wNLB: block {number} was trained as another function ({', '.join(changed)})")
-            if is_fixed(b) and a.weighted and a.w.item() != b.w_init:
-                warnings.append(f"wNLB: block {number} keeps its fixed w = {b.w_init:g}; it was {a.w.item():.4g}")
+            if is_fixed(b) and a.weighted and bool((a.w != b.w_init).any()):
+                warnings.append(f"wNLB: block {number} keeps its fixed w = {b.w_init:g}; it was {a.w_text}")
     kinds = [[type(x).__name__ for x in layers_of(m)[:-1] if not isinstance(x, PLACES)] for m in (source, target)]
     if kinds[0] != kinds[1] or any(not name.startswith(blocks) for name in lost):
         what = _mismatch(source, target, kinds[0] == kinds[1])
