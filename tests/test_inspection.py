@@ -13,6 +13,7 @@ from ultralytics.data.augment import LetterBox
 
 from yolo_wnlb import WNLB, cli, pairwise
 from yolo_wnlb.data.shapes import NAMES, generate
+from yolo_wnlb.imaging import camera
 from yolo_wnlb.imaging.sheet import GAP, scaled
 from yolo_wnlb.visualize.block_statistics import BlockStatistics, attention, effective_neighbours, w_z_norm
 from yolo_wnlb.visualize.inspection import MAP_SIDE, attention_strip, draw, inspect_model, tone
@@ -184,6 +185,49 @@ def test_the_table_holds_what_comes_out_by_hand(source, photos, tmp_path):
     change = f"{report.blocks[0].change[0]:.2%}"
     assert re.search(rf"\n3 +P2 +4 +32 +embedded_gaussian +8 +0\.25 +[\d.]+ +{change} +[\d.]+ of 4\n", said), said
     assert re.search(r"\n1 +1\.png +40,20 +as asked +[\d.]+ of 4 ", said), said
+
+
+def test_the_distance_to_the_bright_twin_is_what_comes_out_by_hand(source, photos, tmp_path):
+    weights = source("yolov8n-seg-wnlb")
+    report = inspect_model(weights, photos / "1.png", tmp_path / "out", imgsz=SIZE, lowlight="severe")
+    image = cv2.imread(str(photos / "1.png"))
+    dark = camera.capture(image, camera.settings("severe").draw(camera.picture_rng(0, "1.png")))
+    x, t = (torch.from_numpy(i[..., ::-1].transpose(2, 0, 1).copy())[None] / 255 for i in (dark, image))
+    wanted = []
+    with torch.no_grad():
+        for layer in YOLO(weights).model.float().eval().model[:12]:
+            if isinstance(layer, WNLB):
+                z = layer(x)
+                wanted.append([((f - t) ** 2).mean().item() / t.var().item() for f in (x, z)])
+                x = z
+            else:
+                x, t = layer(x), layer(t)
+    found = [[*b.twin_before, *b.twin_after] for b in report.blocks]
+    assert found == [pytest.approx(pair, rel=1e-3) for pair in wanted] and len(found) == 3
+    text = str(report)
+    assert "darkened by lowlight=severe" in text and "which the model computes without its blocks" in text
+    assert re.search(rf"to bright twin: before +after\n5 .* {wanted[0][0]:.3f} +{wanted[0][1]:.3f}\n", text), text
+    page = cv2.imread(str(tmp_path / "out/twins-1.png"))
+    assert page.shape[1] == 8 * (MAP_SIDE + GAP) and "twins-1.png" in report.files
+    report = inspect_model(weights, photos / "1.png", tmp_path / "out", imgsz=SIZE, exist_ok=True)
+    assert not (tmp_path / "out/twins-1.png").exists() and "bright twin" not in str(report)
+
+
+def test_a_position_is_one_of_the_picture_as_given_though_it_is_darkened_at_the_size_of_training(source, tmp_path):
+    cv2.imwrite(str(tmp_path / "wide.png"), np.full((96, 256, 3), 200, np.uint8))
+    weights = source("yolov8n-wnlb")
+    options = {"imgsz": SIZE, "at": (200, 40), "lowlight": {"preset": "mild", "seed": 3}}
+    report = inspect_model(weights, tmp_path / "wide.png", tmp_path / "out", **options)
+    assert report.positions == [(200, 40, "as asked")]
+    with pytest.raises(ValueError, match=r"outside wide\.png"):
+        inspect_model(weights, tmp_path / "wide.png", tmp_path / "out2", **{**options, "at": (300, 40)})
+
+
+@pytest.mark.parametrize("lowlight", ["servere", {"alpha": 7}, 3])
+def test_a_darkness_that_is_none_is_refused_before_anything_is_written(lowlight, source, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"servere|alpha|lowlight is 3"):
+        inspect_model(source("yolov8n-wnlb"), photos, tmp_path / "out", imgsz=SIZE, lowlight=lowlight)
+    assert not (tmp_path / "out").exists()
 
 
 def test_where_w_is_zero_before_and_after_are_equal(source, photos, tmp_path):
@@ -441,6 +485,8 @@ def special(tmp_path_factory):
 def test_a_model_for_grey_images_sees_them_in_grey(source, special, photos, tmp_path):
     report = inspect_model(special(1), photos, tmp_path / "out", n=2, imgsz=SIZE, other=source("yolov8n"))
     assert report.images == ["0.png", "2.png"] and all(b.change[0] > 0 for b in report.blocks)
+    dark = inspect_model(special(1), photos, tmp_path / "dark", n=1, imgsz=SIZE, other=source("yolov8n"), lowlight=True)
+    assert all(b.twin_before[0] > 0 for b in dark.blocks)
     page = cv2.imread(str(tmp_path / "out/features-1.png")).astype(int)
     picture = page[38 : 38 + MAP_SIDE, GAP // 2 : GAP // 2 + MAP_SIDE]
     assert np.ptp(picture, axis=2).max() == 0 and picture.std() > 10  # drawn as the model sees it
@@ -451,16 +497,18 @@ def test_a_model_for_four_channels_takes_images_that_have_them(special, photos, 
     cv2.imwrite(str(tmp_path / "four.png"), np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 4), np.uint8))
     report = inspect_model(weights, tmp_path / "four.png", tmp_path / "out", imgsz=SIZE)
     assert all(b.change[0] > 0 for b in report.blocks)
+    with pytest.raises(ValueError, match="lowlight=mild simulates a grey or a colour camera, and a model here takes 4"):
+        inspect_model(weights, tmp_path / "four.png", tmp_path / "other", imgsz=SIZE, lowlight="mild")
     with pytest.raises(ValueError, match=r"0\.png has 3 channels, and the model takes pictures of 4"):
         inspect_model(weights, photos, tmp_path / "other", imgsz=SIZE)
     assert not (tmp_path / "other").exists()
 
 
 def test_images_of_one_name_keep_apart_and_strays_are_left_out(source, photos, tmp_path):
-    for camera in ("cam1", "cam2"):
-        shutil.copytree(photos, tmp_path / camera)
-        (tmp_path / camera / ".DS_Store").write_bytes(b"Bud1")
-        (tmp_path / camera / "._0.png").write_bytes(b"a resource fork")
+    for folder in ("cam1", "cam2"):
+        shutil.copytree(photos, tmp_path / folder)
+        (tmp_path / folder / ".DS_Store").write_bytes(b"Bud1")
+        (tmp_path / folder / "._0.png").write_bytes(b"a resource fork")
     (tmp_path / "cam1/0.png").rename(tmp_path / "cam1/two\nlines.png")
     report = inspect_model(source("yolov8n-wnlb"), [tmp_path / "cam1", tmp_path / "cam2"], tmp_path / "o", imgsz=SIZE)
     assert report.images == ["cam1/1.png", "cam1/2.png", "two\\nlines.png", "0.png", "cam2/1.png", "cam2/2.png"]

@@ -499,6 +499,11 @@ def evaluate_into(
         Option("at", point(), "pixel whose attention is drawn (default: the centre of the best detection)"),
         Option("with", path("OTHER.pt"), "a second model, whose predictions stand beside"),
         Option("conf", number(0, 1), "lowest score of a detection that is drawn", 0.25),
+        Option(
+            "lowlight",
+            text("PRESET", *PRESETS),
+            "the pictures are bright: darken them, and compare the features with those of the bright ones",
+        ),
         EXIST_OK,
     ],
 )

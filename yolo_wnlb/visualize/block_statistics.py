@@ -14,6 +14,7 @@ from torch import Tensor
 from yolo_wnlb.pairwise import CONTROLS, SOFTMAX
 from yolo_wnlb.visualize.observation import Observation
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo.denoise import distance
 
 GRID = 8  # positions a side, of the grid whose neighbours are counted
 
@@ -36,6 +37,9 @@ class BlockStatistics:
         neighbours: Effective number of neighbours in each image, the median of a grid of positions.
         neighbours_at: The same of the one position chosen in each image.
         keys: How many neighbours there are to choose from in each image.
+        twin_before: Distance of x, of the dark picture, to the same features of its bright twin, in each image:
+            mean((x - t)^2) / var(t), where the model without its blocks computes t. Empty without bright twins.
+        twin_after: The same of z.
     """
 
     layer: str
@@ -51,6 +55,8 @@ class BlockStatistics:
     neighbours: list[float] = field(default_factory=list)
     neighbours_at: list[float] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+    twin_before: list[float] = field(default_factory=list)
+    twin_after: list[float] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.stage}, layer {self.layer}"
@@ -127,6 +133,10 @@ def add_image(statistics: BlockStatistics, block: WNLB, observation: Observation
     grid = [np.linspace(0, side - 1, min(side, GRID)).round().astype(int).tolist() for side in x.shape[2:]]
     of_grid = attention(block, x, [(row, column) for row in grid[0] for column in grid[1]])
     statistics.neighbours.append(float(effective_neighbours(of_grid).median()))
+    if observation.twin:
+        target = observation.twin[statistics.layer]
+        statistics.twin_before.append(float(distance(x, target)))
+        statistics.twin_after.append(float(distance(z, target)))
     position = observation.letterbox.map_position(observation.position, observation.bright, x.shape)
     of_position = attention(block, x, [position])
     statistics.neighbours_at.append(float(effective_neighbours(of_position)))

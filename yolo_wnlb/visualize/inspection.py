@@ -8,6 +8,7 @@ Dark images are drawn brighter than they are, and say so; the model gets them as
 from __future__ import annotations
 
 import colorsys
+import math
 import os
 import re
 import statistics
@@ -29,17 +30,24 @@ from yolo_wnlb.visualize.observation import (
     Object,
     Observation,
     blocks_of,
+    darkened,
     load_model,
     observe,
     read_samples,
     recorded_maps,
     training_data,
+    without_blocks,
 )
+from yolo_wnlb.yolo.darkness import read_request
 from yolo_wnlb.yolo.models import channels_of
 
 MAP_SIDE = 256  # pixels, the longer side of a map, as drawn
+TWINS = (
+    "to bright twin: mean((f - t)^2) / var(t) of the features f of the dark picture, before and after the block, and t "
+    "of the bright one, which the model computes without its blocks; the mean of all images"
+)
 COPIES_ONE = 1.5  # effective neighbours; with fewer, attention copies one position
-PAGES = {  # and features-1.png, ...
+PAGES = {  # and features-1.png, ..., twins-1.png, ...
     "blocks.png": "w, W_z, the change and the neighbours of each block",
     "predictions.png": "what is labelled, and what was found",
     "attention.png": "what one position of each image attends to",
@@ -76,10 +84,13 @@ class Report:
         protocol = ", ".join(f"{key} {value}" for key, value in self.protocol.items())
         rows = [["layer", "stage", "stride", "channels", "operation", "sub_sample", "w", "|W_z|", "|z-x|/|x|"]]
         rows[0] += ["neighbours"]
+        twins = any(b.twin_before for b in self.blocks)
+        rows[0] += ["to bright twin: before", "after"] if twins else []
         for b in self.blocks:
             rows.append([b.layer, b.stage, f"{b.stride}", f"{b.channels}", b.operation, f"{b.sub_sample}"])
             rows[-1] += [b.w_text, f"{b.w_z_norm:.3g}", extent(b.change, ".2%")]
             rows[-1] += [f"{extent(b.neighbours, '.1f')} of {extent(b.keys, 'd')}"]
+            rows[-1] += [f"{statistics.mean(d):.3f}" for d in (b.twin_before, b.twin_after)] if twins else []
         lines = [
             f"{printable(self.weights)}: {count('block', self.blocks)}, {count('image', self.images)}, {protocol}",
             *aligned(rows),
@@ -108,6 +119,7 @@ def inspect_model(
     at: Sequence[float] | None = None,
     other: str | Path | None = None,
     conf: float = 0.25,
+    lowlight: Any = None,
     exist_ok: bool = False,
 ) -> Report:
     """Look into a model that has blocks, on the CPU: write pictures, return the numbers.
@@ -124,6 +136,9 @@ def inspect_model(
             confident detection, or that of the image.
         other: A second checkpoint, with blocks or without, whose predictions stand beside.
         conf: Lowest confidence of a prediction to draw.
+        lowlight: As in training, a preset or settings: the images are bright; they are resized to imgsz, then
+            darkened, and the features of the dark ones are compared with those of the bright ones, before and
+            after each block. None: the images are taken as they are.
         exist_ok: Write over the pictures in `out`.
     Raises: ValueError, OSError: with the remedy; nothing is written.
     """
@@ -143,12 +158,21 @@ def inspect_model(
     stride = max(int(model.model.stride.max()) for model in models)
     if isinstance(size, bool) or not isinstance(size, int) or size < stride or size % stride:
         raise ValueError(f"imgsz is {size!r}; wanted a multiple of the stride, {stride}")
+    camera, seed = (None, 0) if lowlight in (None, False) else read_request(lowlight)
     images = training_data(models[0], weights) if images is None else images
     report = Report(str(weights), {"image size": size, "confidence at least": conf}, Path(), files=dict(PAGES))
     sources = [images] if isinstance(images, (str, Path)) else images
     samples = read_samples(sources, n, [channels_of(model) for model in models], report.notes)
     for sample in samples:
         check_position(at, sample.name, sample.images[0])
+    originals = [sample.images[0].shape for sample in samples]
+    if camera is not None:
+        if {channels_of(model) for model in models} - {1, 3}:
+            raise ValueError(
+                f"lowlight={lowlight} simulates a grey or a colour camera, and a model here takes "
+                f"{' and '.join(str(channels_of(model)) for model in models)} channels; leave it out"
+            )
+        samples = [darkened(sample, camera, seed, size) for sample in samples]
     report.folder = make_folder(out, exist_ok)
 
     labelled = any(sample.labels is not None for sample in samples)
@@ -159,10 +183,19 @@ def inspect_model(
     attention_strips: list[np.ndarray] = []
     prediction_strips: list[np.ndarray] = [heading(["labels", *titles] if labelled else titles, IMAGE_SIDE)]
     maps = recorded_maps(models[0])
+    teacher = None
+    if camera is not None:
+        report.protocol["darkened by"] = f"lowlight={lowlight}"
+        bright = load_model(Path(weights))
+        teacher = (bright, without_blocks(bright))
+        report.notes.append(TWINS)
     for number, sample in enumerate(samples, 1):
-        observation = observe(sample, models, maps, at, imgsz=size, conf=conf)
+        zoom_y, zoom_x = (new / old for new, old in zip(sample.images[0].shape, originals[number - 1][:2]))
+        position = None if at is None else (at[0] * zoom_x, at[1] * zoom_y)
+        observation = observe(sample, models, maps, position, teacher, imgsz=size, conf=conf)
+        x, y = observation.position
         report.images.append(observation.name)
-        report.positions.append((*observation.position, observation.target))
+        report.positions.append((x / zoom_x, y / zoom_y, observation.target))
         if not report.blocks:
             report.blocks = [statistics_of(layer, block, observation) for layer, block in modules.items()]
         attentions = [add_image(block, modules[block.layer], observation) for block in report.blocks]
@@ -170,6 +203,9 @@ def inspect_model(
         prediction_strips.append(prediction_strip(observation, labelled, palette))
         page = features_page(report.blocks, observation)
         report.save(f"features-{number}.png", page, f"{observation.name} before and after each block")
+        if observation.twin:
+            shows = f"{observation.name} in the dark before and after each block, and its bright twin"
+            report.save(f"twins-{number}.png", twins_page(report.blocks, observation), shows)
     plot(report.blocks, report.folder / "blocks.png")
     report.save("attention.png", attention_page(report.blocks, attention_strips))
     below = f"Drawn: confidence {conf} or more, at image size {size}."
@@ -212,7 +248,9 @@ def make_folder(out: str | Path | None, exist_ok: bool) -> Path:
 
 def pages_in(folder: Path) -> list[Path]:
     """List the files in a folder that have the names of our pages."""
-    return [file for file in folder.glob("*.png") if file.name in PAGES or re.fullmatch(r"features-\d+", file.stem)]
+    return [
+        file for file in folder.glob("*.png") if file.name in PAGES or re.fullmatch(r"(features|twins)-\d+", file.stem)
+    ]
 
 
 def remarks(report: Report) -> list[str]:
@@ -266,6 +304,45 @@ def features_page(blocks: Sequence[BlockStatistics], observation: Observation) -
     below = (
         "Before is x and after is z, on one scale, the lowest to the highest of both; their difference has a scale of "
         f"its own. The one channel is that with the largest |z - x|. {shown_brightness(observation)}."
+    )
+    return np.vstack([*page, footer(below, page[0].shape[1])])
+
+
+def twins_page(blocks: Sequence[BlockStatistics], observation: Observation) -> np.ndarray:
+    """Draw a row for each block: features in the dark before and after it, and those of the bright twin.
+
+    The maps are the mean of all channels, and the channel that the block brings closest to the bright twin.
+    """
+    assert observation.twin is not None and observation.twin_image is not None
+    size = scaled(observation.bright.shape, MAP_SIDE)
+    pictures = [resized(observation.bright, size), resized(observation.twin_image, size)]
+    names = ["the dark picture", "its bright twin"]
+    names += ["mean of channels: before", "after", "bright twin", "one channel: before", "after", "bright twin"]
+    page = [heading(names, MAP_SIDE)]
+    for block in blocks:
+        x, z = (side[0] for side in observation.maps[block.layer])
+        target = observation.twin[block.layer][0]
+        gain = ((x - target).square() - (z - target).square()).mean((1, 2))
+        best = int(gain.nan_to_num(-math.inf).argmax())
+        apart = [f"distance {block.twin_before[-1]:.3f} before", f"{block.twin_after[-1]:.3f} after the block"]
+        panels = [panel([pictures[0]], [str(block), shortened(observation.name, 30)], MAP_SIDE)]
+        panels.append(panel([pictures[1]], apart, MAP_SIDE))
+        for maps, what in (
+            ([side.mean(0) for side in (x, z, target)], "mean"),
+            ([side[best] for side in (x, z, target)], f"channel {best}"),
+        ):
+            cut = [observation.letterbox.crop(side.numpy(), size) for side in maps]
+            low, high = float(cut[2].min()), float(cut[2].max())
+            variance = float(maps[2].var().clamp_min(1e-12))
+            for side, of_cut in zip(maps, cut):
+                error = float((side - maps[2]).square().mean()) / variance
+                caption = [what, f"distance {error:.3f}" if side is not maps[2] else f"{low:.3g} to {high:.3g}"]
+                panels.append(panel(with_scale(of_cut, low, high, FEATURES), caption, MAP_SIDE))
+        page.append(in_a_row(panels))
+    below = (
+        "The scale of three maps is that of the bright twin, from its lowest to its highest number. Distance: mean "
+        "squared difference over the variance of the bright twin's. The one channel is that which the block brings "
+        f"closest to it. The dark picture: {shown_brightness(observation).lower()}."
     )
     return np.vstack([*page, footer(below, page[0].shape[1])])
 

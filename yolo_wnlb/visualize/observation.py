@@ -21,6 +21,7 @@ from ultralytics import YOLO
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.imaging.camera import Settings, capture, picture_rng
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.pictures import (
     display_names,
@@ -65,11 +66,13 @@ class Sample(NamedTuple):
     name: No other sample has it.
     images: As each model takes it, uint8 (H, W, channels of the model), BGR if there are three.
     labels: None where there are none.
+    bright: The image as the first model takes it before it was darkened; None where it was not.
     """
 
     name: str
     images: list[np.ndarray]
     labels: list[Object] | None
+    bright: np.ndarray | None = None
 
 
 class Letterbox(NamedTuple):
@@ -120,6 +123,9 @@ class Observation(NamedTuple):
     found: What each model found, the most confident first.
     position: x, y in pixels, whose attention is to be drawn.
     target: What is at the position.
+    twin: {layer: features (1, C, h, w) at its block} of the bright twin of a darkened image, by the model
+        without its blocks; None where the image was not darkened.
+    twin_image: The bright twin, uint8 BGR.
     """
 
     name: str
@@ -131,6 +137,8 @@ class Observation(NamedTuple):
     found: list[list[Object]]
     position: tuple[float, float]
     target: str
+    twin: dict[str, Tensor] | None = None
+    twin_image: np.ndarray | None = None
 
 
 # ---- images and their labels ---------------------------------------------------------------------
@@ -158,6 +166,18 @@ def read_samples(sources: Sequence[str | Path], n: int, channels: Sequence[int],
         sizes = {f: scaled(i[0].shape, IMAGE_SIDE) for f, i in zip(files, images) if labelled.get(f) == source}
         labels.update(read_labels(source, sizes, notes))
     return [Sample(name, i, labels.get(file)) for name, file, i in zip(display_names(files), files, images)]
+
+
+def darkened(sample: Sample, camera: Settings, seed: int, size: int) -> Sample:
+    """Shrink or enlarge an image to `size`, its longer side in pixels, as training does, then take it in the dark.
+
+    The same image is darkened in the same way in every call, by its name and the seed.
+    """
+    bright = [
+        resized(image, scaled(image.shape, size)).reshape(*scaled(image.shape, size), -1) for image in sample.images
+    ]
+    dark = [capture(image, camera.draw(picture_rng(seed, sample.name))) for image in bright]
+    return sample._replace(images=dark, bright=bright[0])
 
 
 def read_labels(source: Path, sizes: dict[Path, tuple[int, int]], notes: list[str]) -> dict[Path, list[Object]]:
@@ -226,10 +246,40 @@ def recorded_maps(model: YOLO) -> FeatureMaps:
     return maps
 
 
+def without_blocks(model: YOLO) -> dict[str, Tensor]:
+    """Let every block of a model return its input; return a dict that each pass fills: {layer: this input}."""
+    inputs: dict[str, Tensor] = {}
+
+    def pass_on(layer: str) -> Any:
+        def hook(block: WNLB, x: tuple[Tensor], z: Tensor) -> Tensor:
+            inputs[layer] = x[0]
+            return x[0]
+
+        return hook
+
+    for layer, block in blocks_of(model).items():
+        block.register_forward_hook(pass_on(layer))
+    return inputs
+
+
 def observe(
-    sample: Sample, models: Sequence[YOLO], maps: FeatureMaps, at: Sequence[float] | None, **options: Any
+    sample: Sample,
+    models: Sequence[YOLO],
+    maps: FeatureMaps,
+    at: Sequence[float] | None,
+    teacher: tuple[YOLO, dict[str, Tensor]] | None = None,
+    **options: Any,
 ) -> Observation:
-    """Give an image to the models; `maps` is what `recorded_maps` returned for the first one."""
+    """Give an image to the models.
+
+    Args:
+        sample: The image.
+        models: All that are to predict.
+        maps: What `recorded_maps` returned for the first model.
+        at: x, y in pixels of the image, whose attention is to be drawn.
+        teacher: The first model once more, and what `without_blocks` returned for it: sees the bright twin.
+        options: Of Ultralytics' predict.
+    """
     try:
         results = [
             model.predict(image, **options, device="cpu", verbose=False)[0]
@@ -252,7 +302,12 @@ def observe(
     peak = float(np.percentile(colour.max(2), 99.5))
     gain = WHITE / peak if 0 < peak < WHITE / 1.5 else 1.0
     bright = np.clip(colour * gain, 0, 255).astype(np.uint8)
-    return Observation(sample.name, bright, gain, sample.labels, letterbox, dict(maps), found, (x, y), target)
+    observation = Observation(sample.name, bright, gain, sample.labels, letterbox, dict(maps), found, (x, y), target)
+    if teacher is None or sample.bright is None:
+        return observation
+    model, inputs = teacher
+    model.predict(sample.bright, **options, device="cpu", verbose=False)
+    return observation._replace(twin=dict(inputs), twin_image=in_colour(sample.bright))
 
 
 def objects_of(result: Any) -> list[Object]:
