@@ -321,3 +321,25 @@ def test_training_says_that_weights_are_random_only_when_they_are(source, log):
         args = SimpleNamespace(model="yolov8n-seg-wnlb.yaml", task="segment", pretrained=True, resume=False)
         setup_model(lambda trainer: None, SimpleNamespace(model=model, args=args))
         assert sum("all weights start at random" in line for line in log) == said
+
+
+def test_a_w_for_each_channel_is_carried_reported_and_logged_as_one_w_is(log):
+    from types import SimpleNamespace
+
+    from yolo_wnlb.detectors.fit import weights_of_blocks
+    from yolo_wnlb.study.models import learned_w
+
+    options = [{"w_per_channel": True}, {"w_per_channel": True, "w_init": 0.5, "w_learnable": False}, {}]
+    definition, _ = graft(load_yaml("yolov8n.yaml"), options=options)
+    theirs, ours = (DetectionModel({**definition, "scale": "n"}, verbose=False) for _ in range(2))
+    for block in blocks_of(theirs):
+        torch.nn.init.constant_(block.w, 0.25)
+    blocks_of(theirs)[0].w.data[:32] = -0.75
+    ours.load(theirs)
+    assert [line.partition("block 8 ")[2] for line in warnings_of(log)] == ["keeps its fixed w = 0.5; it was 0.25"]
+    own, fixed, one = blocks_of(ours)
+    assert own.w.tolist() == [-0.75] * 32 + [0.25] * 32 and set(fixed.w.tolist()) == {0.5} and one.w.item() == 0.25
+    assert learned_w(SimpleNamespace(module=ours)) == [-0.25, 0.5, 0.25]
+    assert list(weights_of_blocks(ours).values()) == [-0.25, 0.5, 0.25]
+    fresh("yolov8n").load(theirs)
+    assert warnings_of(log)[-1].endswith("left out (w = -0.75 to 0.25, w = 0.25, w = 0.25)")

@@ -216,8 +216,8 @@ ADAPTERS = ("pointwise", "depthwise")
                 (
                     "operation",
                     text("NAME", *PAIRWISE, *ADAPTERS),
-                    f"pairwise function: {', '.join(PAIRWISE)}; or an adapter of equal size that compares no "
-                    f"positions: {', '.join(ADAPTERS)}",
+                    f"pairwise function: {', '.join(PAIRWISE)}; or an adapter that compares no positions, as a "
+                    f"control: {', '.join(ADAPTERS)}",
                     "embedded_gaussian",
                 ),
                 ("sub_sample", whole(), "side of the max-pooling of the keys", 1),
