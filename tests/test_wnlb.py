@@ -1044,7 +1044,7 @@ def test_the_text_of_a_block_tells_its_form_and_its_present_w():
     assert "8, embed_dim=3, operation=dot_product, sub_sample=2, w=0.125\n" in str(block)
     assert "sub_sample=1, weighted=False\n" in str(WNLB(8, weighted=False))
     assert "sub_sample=1, scale=cosine, temperature=0.1, w=0\n" in str(WNLB(8, scale="cosine"))
-    assert "non_local_means, sub_sample=1, temperature=0.1, w=0\n" in str(WNLB(8, operation="non_local_means"))
+    assert "non_local_means, sub_sample=1, temperature=0.2, w=0\n" in str(WNLB(8, operation="non_local_means"))
     block = WNLB(8, w_per_channel=True)
     assert "w=0\n" in str(block)
     block.w.data[2] = -0.25
