@@ -26,6 +26,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "detectors": GROUND | {"imaging", "data", "metrics", "yolo"},
     "twins": GROUND | {"imaging", "data", "metrics", "yolo"},
     "visualize": GROUND | {"imaging", "data", "metrics", "yolo"},
+    "adapt": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "visualize"},
     "activate": GROUND | {"yolo"},
     "study": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "twins", "visualize"},
     "doctor": GROUND | {"activate"},
@@ -73,7 +74,7 @@ def test_no_two_modules_import_each_other():
         assert free, f"these import each other in a circle: {sorted(waits)}"
         waits = {name: wanted for name, wanted in waits.items() if name not in free}
         floors += 1
-    assert floors <= 11
+    assert floors <= 13
 
 
 @pytest.mark.parametrize("folder", [file.parent.name for file in PACKAGE.glob("*/__init__.py")])

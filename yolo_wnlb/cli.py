@@ -520,6 +520,58 @@ def run_inspect(files: list[str], options: dict[str, Any]) -> int:
 
 
 @command(
+    "adapt",
+    "Turn a detector and bright pictures without labels into a detector for the dark.",
+    files="MODEL.pt",
+    count=(1, 1),
+    file_keys=("model",),
+    example="yolo-wnlb adapt yolov8n-seg.pt images=day/ lowlight=severe out=runs/adapt/night",
+    about="The model as it is sees each picture bright, the trained one sees it darkened and learns to have the same "
+    "features. Writes adapted.pt, before_after.jpg and adapt.json. docs/adapt.md goes through it step by step. The "
+    "command goes on where it was stopped.",
+    resumes=True,
+    options=[
+        Option("images", path("FOLDER|DATA.yaml|VIDEO"), "bright pictures; their labels are not read", required=True),
+        Option("lowlight", text("PRESET", *PRESETS), f"how dark it gets: {', '.join(PRESETS)}", required=True),
+        Option("out", path("FOLDER"), "folder to make (default: runs/adapt/ and the model's name)"),
+        Option("train", text("blocks|all", "blocks", "all"), "the blocks alone, or everything but the head", "blocks"),
+        Option(
+            "after",
+            listed(Kind("P4", "stages P1 to P6 or numbers of rows", place, ("P2", "P3", "P4", "P5"))),
+            "where to insert blocks (default: P3,P4,P5 for train=blocks of a model without blocks, else nowhere)",
+        ),
+        Option("day", number(0), "share of training pictures that stay bright, below 1", 0.2),
+        Option("epochs", whole(), "default: as many as make 900 steps, at least 3"),
+        Option("imgsz", whole(), "side of the pictures in pixels, a multiple of 32 (default: as trained)"),
+        Option("batch", whole(), "pictures of a step", 8),
+        Option("lr", number(), "learning rate (default: 1e-3 for blocks, 2e-4 for all)"),
+        Option("data", path("DATA.yaml"), "labelled pictures: the true AP is measured on their val split too"),
+        Option("seed", whole(), "which pictures are held out, new blocks, the training", 0),
+        Option("limit", whole(), "use so many pictures, evenly spaced"),
+        Option("frames", whole(), "frames to take from a video, evenly spaced", 300),
+        Option("workers", whole(), "processes that load pictures (default: as Ultralytics has it)"),
+        DEVICE,
+        Option("dry_run", flag(), "write nothing; say what would be done, and how long it takes", False),
+        *(
+            Option(name, kind, help, default, group="Options of inserted blocks")
+            for name, kind, help, default in (
+                ("operation", text("NAME"), "pairwise function, see yolo-wnlb graft --help", "embedded_gaussian"),
+                ("sub_sample", whole(), "side of the max-pooling of the keys", 1),
+                ("embed_dim", whole(1), "channels of theta, phi and g (default: half of the input's)", None),
+                ("scale", optional(number()), "factor of the logits; none is 1/sqrt(d)", "none"),
+                ("w_lr", number(), "learning rate of w as a multiple of the others'", 20),
+            )
+        ),
+    ],
+)
+def run_adapt(files: list[str], options: dict[str, Any]) -> int:
+    """Adapt a model, and print what came of it."""
+    from yolo_wnlb.adapt.adapt import adapt
+
+    return show(adapt(files[0], options.pop("images"), options.pop("out", None), **options))
+
+
+@command(
     "compare",
     "Train and evaluate the rows of a study with equal data, seeds and budget, and print their table.",
     files="STUDY.yaml",

@@ -1,0 +1,1 @@
+"""A detector and bright pictures without labels in, a detector for the dark out."""
