@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import run_python
 
+from yolo_wnlb.adapt import training
 from yolo_wnlb.adapt.adapt import adapt
 from yolo_wnlb.adapt.agreement import agreement, truth_of
 from yolo_wnlb.adapt.pictures import find, held_out, link, spread
+from yolo_wnlb.adapt.plan import make_plan
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import generate
 from yolo_wnlb.wnlb import WNLB
@@ -115,8 +117,6 @@ def test_the_same_command_repeats_nothing_and_another_is_refused(run, source, da
 
 def test_a_run_that_was_stopped_in_training_goes_on(source, day, tmp_path, monkeypatch):
     """A detector, YOLO11, train=all: stopped in its second epoch."""
-    from yolo_wnlb.adapt import training
-
     asked, out = {**SMALL, "train": "all", "epochs": 2}, tmp_path / "out"
 
     def stop(line):
@@ -140,6 +140,38 @@ def test_a_run_that_was_stopped_in_training_goes_on(source, day, tmp_path, monke
         f"import torch; print(torch.load(r'{out}/adapted.pt', weights_only=False)['epoch'])"
     )
     assert run_python(code, tmp_path).stdout.split() == ["-1"]  # it opens where this package is not installed
+
+
+def test_a_training_that_was_killed_at_its_very_end_is_not_trained_again(source, day, tmp_path):
+    """After the last epoch Ultralytics writes last.pt, and then once more without the optimizer."""
+    plan = make_plan(source("yolov8n"), day, tmp_path / "out", "severe", day=0, epochs=2, imgsz=64)
+    last = tmp_path / "out/train/weights/last.pt"
+    last.parent.mkdir(parents=True)
+    state = {"model": None, "ema": plan.start, "epoch": 1, "train_args": {}, "optimizer": {"of": "training"}}
+    torch.save(state, last)
+    assert training.train(plan, tmp_path / "out", "cpu", 0, print) == last
+    assert training.finished_epoch(last) == -1
+    last.write_bytes(last.read_bytes()[:1000])  # killed while it was written
+    assert training.finished_epoch(last) is None and not last.exists()
+
+
+def test_a_model_with_blocks_trains_those_and_new_blocks_follow_the_seed(source, day, tmp_path):
+    plan = make_plan(source("yolov8n-seg-wnlb"), day, tmp_path / "out", "severe", day=0, imgsz=64)
+    assert plan.blocks == [5, 8, 11] and plan.settings["after"] == [] and not {*plan.frozen} & {*plan.blocks}
+    first, same, other = (
+        make_plan(source("yolov8n"), day, tmp_path / "out", "severe", day=0, imgsz=64, seed=seed, after=["P4"]).start
+        for seed in (1, 1, 2)
+    )
+    values = [model.state_dict()["model.7.theta.weight"] for model in (first, same, other)]
+    assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
+
+
+def test_the_default_length_is_900_steps_and_three_epochs_at_least(source, day, tmp_path):
+    def epochs(**asked):
+        plan = make_plan(source("yolov8n"), day, tmp_path / "out", "severe", day=0, imgsz=64, **asked)
+        return plan.settings["epochs"]
+
+    assert epochs(batch=8) == 900 and epochs(batch=1) == 113 and epochs(epochs=7) == 7
 
 
 def test_a_dry_run_writes_nothing_and_says_how_long_it_takes(source, day, tmp_path, capsys):

@@ -497,7 +497,9 @@ def test_every_command_ends_with_130_after_ctrl_c_and_says_whether_it_resumes(na
     monkeypatch.setitem(cli.COMMANDS, name, command)
     assert cli.main([name]) == 130
     resumes = (
-        "; nothing is lost, the same command goes on from here" if name in ("darken", "enhance", "compare") else ""
+        "; nothing is lost, the same command goes on from here"
+        if name in ("darken", "enhance", "compare", "adapt")
+        else ""
     )
     assert capsys.readouterr().err == f"yolo-wnlb {name}: stopped{resumes}\n"
 

@@ -86,7 +86,7 @@ def adapt(
         train: "blocks": the blocks alone, the detector stays as it is. "all": everything but the head.
         day: Share of training pictures that stay bright, from 0 to below 1.
         epochs: Default: as many as make 900 steps, at least 3.
-        imgsz: Pixels, a multiple of 32. Default: as the model was trained.
+        imgsz: Pixels, a multiple of the model's stride. Default: as the model was trained.
         batch: Pictures of a step.
         lr: Learning rate. Default: 1e-3 for the blocks, 2e-4 for all.
         data: A labelled data YAML of the same classes: the true AP is measured on its val split, too.

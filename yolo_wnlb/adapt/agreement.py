@@ -83,7 +83,7 @@ def truth_of(predictions: list[Prediction], files: Mapping[int, Path], names: Ma
             for number, file in files.items()
         ],
         "annotations": annotations,
-        "categories": [{"id": index + 1, "name": name} for index, name in names.items()],
+        "categories": [{"id": index + 1, "name": f"{index} {name}"} for index, name in names.items()],
     }
 
 
@@ -113,13 +113,13 @@ def feature_distances(teacher: Any, model: Any, bright: Files, dark: Files, chan
     teacher, model = (unwrap(network).float().eval().cpu() for network in (teacher, model))
     own = [places_of(network, ("P3", "P4", "P5", NECK)) for network in (teacher, model)]
     levels = ["P3", "P4", "P5", *(f"neck {i}" for i in range(1, len(own[0]) - 2))]
-    total = torch.zeros(len(levels))
+    stride, total = int(max(teacher.stride)), torch.zeros(len(levels))
     for number in bright:
         pair = [read_picture(files[number], channels) for files in (bright, dark)]
-        size = tuple(-(-side // 32) * 32 for side in pair[0].shape[:2])
+        height, width = (-(-side // stride) * stride for side in pair[0].shape[:2])
         with torch.inference_mode():
             wanted, found = (
-                features(network, to_input([picture], size), layers)  # type: ignore[arg-type]
+                features(network, to_input([picture], (height, width)), layers)
                 for network, picture, layers in zip((teacher, model), pair, own)
             )
         total += torch.stack([distance(a, b) for a, b in zip(found, wanted, strict=True)])

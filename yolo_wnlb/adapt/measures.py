@@ -86,6 +86,13 @@ def measure(
         *rows("agreement (AP)", held["agreement"]),
         *distance_rows(held["distance"]),
     ]
+    main = "masks" if plan.task == "segment" else "boxes"
+    before, after = (held["agreement"][f"dark, {which}"][main] for which in ("before", "after"))
+    if before is not None and after <= before:
+        table.append(
+            "Nothing was gained in the dark on these pictures; more pictures, another lowlight= or train= may help: "
+            "see docs/adapt.md"
+        )
     if not held["objects"]:
         table.append(
             f"The untouched model finds nothing with a confidence of {CONFIDENCE} on the bright pictures: there is "

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from yolo_wnlb.adapt.pictures import LEAST, Found, find
+from yolo_wnlb.adapt.pictures import LEAST, Found, find, held_out
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness
@@ -27,7 +27,6 @@ RATES = {"blocks": 1e-3, "all": 2e-4}  # learning rates
 AFTER = ("P3", "P4", "P5")  # where blocks are inserted if none are there and no place is named
 BLOCK = {"scale": None, "w_lr": 20.0}  # options of inserted blocks: logits over sqrt(d), a fast w
 STEPS, FEWEST_EPOCHS = 900, 3  # how long to train unless epochs= says it
-STRIDE = 32  # image sizes are multiples of it
 
 
 @dataclass
@@ -104,9 +103,7 @@ def make_plan(
     check_place(Path(images), Path(out))
     file, loaded = read_model(Path(model))
     network, names = loaded.model, dict(loaded.names)
-    size = imgsz or loaded.overrides.get("imgsz", 640)
-    if not isinstance(size, int):
-        raise ValueError(f"{file} was trained on pictures of {size} pixels; give one side with imgsz=")
+    size = choose_size(imgsz, loaded)
     places = list(after) if after else [] if train == "all" or has_blocks(network) else list(AFTER)
     if block and not places:
         raise ValueError(f"{', '.join(block)}: no block is inserted that could have it; give after=P3,P4,P5")
@@ -116,13 +113,13 @@ def make_plan(
     blocks = [i for i, layer in enumerate(layers_of(start)) if type(layer).__name__ == "WNLB"]
     last = len(layers_of(start)) - 1
     found = find(images, limit, frames)
-    training = found.count - min(max(round(found.count / 10), 10), 100, found.count // 3)
+    held = len(held_out(found.count, seed))
     settings = {
         "train": train,
         "after": places,
         "block": {**BLOCK, **(block or {})} if places else {},
         "day": day,
-        "epochs": epochs or max(FEWEST_EPOCHS, -(-STEPS // -(-training // batch))),
+        "epochs": epochs or max(FEWEST_EPOCHS, -(-STEPS // -(-(found.count - held) // batch))),
         "imgsz": size,
         "batch": batch,
         "lr": lr or RATES[train],
@@ -137,7 +134,7 @@ def make_plan(
         "out": str(Path(out).resolve()),
         **settings,
     }
-    return Plan(
+    plan = Plan(
         model=file,
         task=loaded.task,
         names=names,
@@ -151,16 +148,29 @@ def make_plan(
         settings=settings,
         identity=identity,
     )
+    darkness.read_request(plan.darkness_of_training)
+    return plan
 
 
 def check_numbers(**given: Any) -> None:
     """Refuse numbers that are no whole numbers of the right size; None stands for the default."""
-    least = {"epochs": 1, "imgsz": STRIDE, "batch": 1, "seed": 0, "limit": LEAST, "frames": LEAST}
+    least = {"epochs": 1, "imgsz": 1, "batch": 1, "seed": 0, "limit": LEAST, "frames": LEAST}
     for name, value in given.items():
         if value is not None and (type(value) is not int or value < least[name]):
             raise ValueError(f"{name}={value!r}: wanted a whole number, {least[name]} or more")
-    if given["imgsz"] and given["imgsz"] % STRIDE:
-        raise ValueError(f"imgsz={given['imgsz']}: wanted a multiple of {STRIDE}, the largest stride of the models")
+
+
+def choose_size(imgsz: int | None, model: Any) -> int:
+    """Return the side of the pictures in pixels: as asked, or as the model was trained.
+
+    Raises: ValueError: it is no multiple of the model's stride, or the model was trained on rectangles.
+    """
+    stride, trained = int(max(model.model.stride)), model.overrides.get("imgsz", 640)
+    if imgsz is not None and imgsz % stride:
+        raise ValueError(f"imgsz={imgsz}: wanted a multiple of {stride}, the largest stride of this model")
+    if imgsz is None and not isinstance(trained, int):
+        raise ValueError(f"this model was trained on pictures of {trained} pixels; give one side with imgsz=")
+    return imgsz or -(-int(trained) // stride) * stride
 
 
 def check_place(images: Path, out: Path) -> None:

@@ -17,11 +17,14 @@ from typing import Any
 import torch
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import strip_optimizer
 
 from yolo_wnlb.adapt.plan import Plan
 from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.yolo.denoise import NAME
 
 LONG_ENOUGH = 400  # steps from which on a warm-up is worth its time; it takes 100 at least
+ON_PURPOSE = ("Labels are missing", "No labels found", "this model was trained with lowlight=")  # parts of warnings
 TRIAL_STEPS = 5  # of a dry run
 EVERY = 10  # seconds between lines of progress
 
@@ -48,6 +51,7 @@ def arguments(plan: Plan, data: Path, steps_of_an_epoch: int) -> dict[str, Any]:
         "warmup_epochs": 0.5 if long else 0.0,
         "warmup_bias_lr": 0.0,
         "mosaic": 0.0,
+        "close_mosaic": 0,
         "scale": 0.3,
         "hsv_h": 0.0,  # colours and brightness are the camera's business
         "hsv_s": 0.0,
@@ -78,6 +82,9 @@ def train(plan: Plan, out: Path, device: str | None, workers: int | None, say: S
     """
     last = out / "train/weights/last.pt"
     epoch = finished_epoch(last)
+    if epoch is not None and epoch + 1 >= plan.settings["epochs"]:  # it was stopped before the last touch
+        strip_optimizer(last)
+        epoch = -1
     if epoch == -1:
         return last
     given: dict[str, Any] = {} if device is None else {"device": device}
@@ -142,9 +149,9 @@ def report_progress(model: YOLO, say: Say) -> None:
 
 
 def loss_of(trainer: Any) -> str:
-    """Write the mean of the loss in this epoch."""
+    """Write the mean of the loss in this epoch; where releases of Ultralytics do not name it, that of the last step."""
     loss = trainer.tloss
-    value = loss["twin_loss"] if isinstance(loss, dict) else trainer.loss
+    value = loss[NAME] if isinstance(loss, dict) else trainer.loss / trainer.batch_size
     return f"distance to the bright twins {float(value):.3f}"
 
 
@@ -172,10 +179,10 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Ultralytics' log to its warnings, without those about missing labels: there are none on purpose."""
+    """Keep Ultralytics' log to its warnings, without those about what is done on purpose."""
 
     def matters(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING and "abels" not in record.getMessage()
+        return record.levelno >= logging.WARNING and not any(part in record.getMessage() for part in ON_PURPOSE)
 
     LOGGER.addFilter(matters)
     level = LOGGER.level
