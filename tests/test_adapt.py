@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import run_python
 
 from yolo_wnlb.adapt import training
@@ -278,6 +279,10 @@ def places(day, source, tmp_path_factory):
     (root / "empty.avi").write_bytes(b"")
     video(root / "dark.avi", 20, 10)
     (root / "other.yaml").write_text(f"path: {root}\ntrain: day\nval: day\nnames: [a, b]\n")
+    names = {i: f"c{i}" for i in range(80)}
+    for name, folder in (("unlabelled", "day"), ("night", "twin")):
+        said = {"path": str(root / folder), "train": ".", "val": ".", "names": names}
+        (root / f"{name}.yaml").write_text(yaml.safe_dump(said))
     (root / "model.pt").symlink_to(source("yolov8n"))
     for name in ("yolov8n-cls", "yolov8n-pose", "yolov8n-obb"):
         model = YOLO(f"{name}.yaml", verbose=False).model
@@ -324,6 +329,8 @@ MISTAKES = [
     ("model.pt images=day train=all w_lr=3", "w_lr: no block is inserted that could have it"),
     ("model.pt images=day operation=nonsense", "nonsense"),
     ("model.pt images=day data=other.yaml", "has other classes than"),
+    ("model.pt images=day data=unlabelled.yaml", "none of the 12 val pictures has a label"),
+    ("model.pt images=day data=night.yaml", "are dark already (by yolo-wnlb darken: preset severe, seed 0)"),
     ("model.pt images=day data=nowhere.yaml", "there is no nowhere.yaml"),
     ("model.pt images=day epochs=0", "epochs=0: wanted a whole number, 1 or more"),
     ("model.pt images=day batch=0", "batch=0: wanted a whole number, 1 or more"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from yolo_wnlb.yolo.models import load_checkpoint
 
 Steps = Callable[[str, Callable[[], Any]], Any]
 Say = Callable[[str], None]
+FEW = 50  # objects in the held-out pictures, below which the table warns
 WHEN = {"dark": "in the dark", "day": "by day"}
 
 
@@ -93,6 +95,8 @@ def measure(
             "Nothing was gained in the dark on these pictures; more pictures, another lowlight= or train= may help: "
             "see docs/adapt.md"
         )
+    if 0 < held["objects"] < FEW:
+        table.append(f"{held['objects']} objects are few: take the agreement for a rough guess")
     if not held["objects"]:
         table.append(
             f"The untouched model finds nothing with a confidence of {CONFIDENCE} on the bright pictures: there is "
@@ -103,8 +107,9 @@ def measure(
         for which, file in files.items():
             for when, lowlight in (("dark", plan.lowlight), ("day", None)):
                 name = f"{when}, {which}"
-                true[name] = steps(f"true AP {name}", lambda: true_ap(plan, out, file, name, lowlight, device, say))  # noqa: B023
-        numbers["with labels"] = true
+                work = partial(true_ap, plan, out, file, name, lowlight, device, say)
+                true[name] = steps(f"true AP {name}, {plan.data}", work)
+        numbers["with labels"] = {"data": plan.data, **true}
         table += [f"With the labels of {plan.data}, val:", *rows("AP", true)]
     return numbers, table
 

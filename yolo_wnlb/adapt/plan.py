@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from yolo_wnlb.adapt.pictures import LEAST, Found, find, held_out
+from yolo_wnlb.data.coco import split_files
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness
@@ -130,7 +131,6 @@ def make_plan(
         "images": str(Path(images).resolve()),
         "pictures": found.fingerprint(),
         "lowlight": lowlight,
-        "data": None if data is None else str(data),
         "out": str(Path(out).resolve()),
         **settings,
     }
@@ -217,16 +217,27 @@ def read_model(file: Path) -> tuple[Path, Any]:
 
 
 def check_classes(data: str, names: dict[int, str], model: Path) -> None:
-    """Refuse a labelled data set of other classes than the model's, or without pictures to validate on."""
+    """Refuse a labelled data set of other classes than the model's, or without labels to validate on."""
+    from ultralytics.data.utils import img2label_paths
+
     found = read_data_yaml(data)[0]
     if not found.get("val"):
         raise ValueError(f"data={data} names no val: pictures, on which the true AP could be measured")
+    if dark := darkness.darkened_by(found):
+        raise ValueError(
+            f"the pictures of data={data} are dark already ({dark}); give the bright ones, they are darkened"
+        )
     theirs = {int(number): name for number, name in found["names"].items()}
     if theirs != names:
         number = next(i for i in range(max(len(theirs), len(names))) if theirs.get(i) != names.get(i))
         raise ValueError(
             f"data={data} has other classes than {model.name}: {len(theirs)} and {len(names)}; class {number} is "
             f"{theirs.get(number)!r} and {names.get(number)!r}. Give data of the model's classes, or leave data= out"
+        )
+    labels = img2label_paths(list(map(str, split_files(found, data, "val"))))
+    if not any(Path(label).is_file() and Path(label).stat().st_size for label in labels):
+        raise ValueError(
+            f"data={data}: none of the {len(labels)} val pictures has a label; leave data= out, or label them"
         )
 
 

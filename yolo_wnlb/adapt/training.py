@@ -24,7 +24,12 @@ from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.yolo.denoise import NAME
 
 LONG_ENOUGH = 400  # steps from which on a warm-up is worth its time; it takes 100 at least
-ON_PURPOSE = ("Labels are missing", "No labels found", "this model was trained with lowlight=")  # parts of warnings
+ON_PURPOSE = (
+    "Labels are missing",
+    "no labels found",
+    "No labels found",
+    "this model was trained with lowlight=",
+)  # parts of warnings
 TRIAL_STEPS = 5  # of a dry run
 EVERY = 10  # seconds between lines of progress
 
