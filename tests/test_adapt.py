@@ -167,6 +167,14 @@ def test_a_model_with_blocks_trains_those_and_new_blocks_follow_the_seed(source,
     assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
 
 
+def test_a_share_of_the_training_pictures_stays_bright(source, day, tmp_path):
+    """The held-out pictures are all darkened."""
+    plan = make_plan(source("yolov8n"), day, tmp_path / "out", "severe", day=0, imgsz=64)
+    assert plan.darkness_of_training == plan.lowlight == "severe"
+    plan.settings["day"] = 0.2
+    assert plan.darkness_of_training == {"preset": "severe", "p": 0.8} and plan.lowlight == "severe"
+
+
 def test_the_default_length_is_900_steps_and_three_epochs_at_least(source, day, tmp_path):
     def epochs(**asked):
         plan = make_plan(source("yolov8n"), day, tmp_path / "out", "severe", day=0, imgsz=64, **asked)

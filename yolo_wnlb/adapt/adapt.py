@@ -140,7 +140,7 @@ def describe(plan: Plan) -> list[str]:
     found, chosen = plan.found, plan.settings
     what = f"{len(plan.blocks)} blocks alone" if chosen["train"] == "blocks" else "everything but the head"
     new = f", new after {', '.join(map(str, chosen['after']))}" if chosen["after"] else ""
-    kind = f"frames of {found.files[0].name}" if found.frames else "pictures"
+    kind = f"frames of {printable(found.files[0].name)}" if found.frames else "pictures"
     lines = [
         f"{found.count} {kind}, median brightness {found.brightness:.0f} of 255; no label is read",
         f"trained: {what}{new}, {chosen['epochs']} epochs at {chosen['imgsz']} pixels, batches of {chosen['batch']}, "
