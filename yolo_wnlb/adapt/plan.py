@@ -17,6 +17,7 @@ import torch
 from yolo_wnlb.adapt.pictures import LEAST, Found, find, held_out
 from yolo_wnlb.data.coco import split_files
 from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.wnlb import WNLB
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness
 from yolo_wnlb.yolo.grafting import graft
@@ -111,7 +112,7 @@ def make_plan(
     if data is not None:
         check_classes(str(data), names, file)
     start = with_blocks(network, places, {**BLOCK, **(block or {})}, seed) if places else network
-    blocks = [i for i, layer in enumerate(layers_of(start)) if type(layer).__name__ == "WNLB"]
+    blocks = [i for i, layer in enumerate(layers_of(start)) if isinstance(layer, WNLB)]
     last = len(layers_of(start)) - 1
     found = find(images, limit, frames)
     held = len(held_out(found.count, seed))
