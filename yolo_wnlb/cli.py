@@ -188,6 +188,7 @@ def scale(value: str) -> Any:
     return value if value == "cosine" else optional(number()).read(value)
 
 
+SCALE = Kind("X", "a number, cosine, or none", scale, ("cosine", "none"))
 PAIRWISE = ("embedded_gaussian", "gaussian", "non_local_means", "dot_product", "concatenation")
 ADAPTERS = ("pointwise", "depthwise")
 
@@ -224,7 +225,7 @@ ADAPTERS = ("pointwise", "depthwise")
                 ("weighted", truth(), "False: the plain non-local block, without w", True),
                 (
                     "scale",
-                    Kind("X", "a number, cosine, or none", scale, ("cosine", "none")),
+                    SCALE,
                     "factor of the logits; none is 1/sqrt(d); cosine: unit vectors and a learnable temperature",
                     1.0,
                 ),
@@ -555,10 +556,11 @@ def run_inspect(files: list[str], options: dict[str, Any]) -> int:
         *(
             Option(name, kind, help, default, group="Options of inserted blocks")
             for name, kind, help, default in (
-                ("operation", text("NAME"), "pairwise function, see yolo-wnlb graft --help", "embedded_gaussian"),
+                ("operation", text("NAME", *PAIRWISE, *ADAPTERS), "as for graft", "embedded_gaussian"),
                 ("sub_sample", whole(), "side of the max-pooling of the keys", 1),
                 ("embed_dim", whole(1), "channels of theta, phi and g (default: half of the input's)", None),
-                ("scale", optional(number()), "factor of the logits; none is 1/sqrt(d)", "none"),
+                ("scale", SCALE, "factor of the logits; none is 1/sqrt(d)", "none"),
+                ("w_per_channel", truth(), "True: one w for each channel instead of one for all", False),
                 ("w_lr", number(), "learning rate of w as a multiple of the others'", 20),
             )
         ),

@@ -44,7 +44,7 @@ def write_pairs(pictures: Path, folder: Path, imgsz: int, lowlight: Any, channel
         channels: 1 or 3.
     Returns: {image id: file} of the bright and of the dark ones.
     """
-    camera, seed = read_request(lowlight)
+    camera, seed, _ = read_request(lowlight)
     bright, dark = Files(), Files()
     for part in ("bright", "dark"):
         (folder / part).mkdir(parents=True, exist_ok=True)

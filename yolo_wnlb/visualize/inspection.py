@@ -158,7 +158,7 @@ def inspect_model(
     stride = max(int(model.model.stride.max()) for model in models)
     if isinstance(size, bool) or not isinstance(size, int) or size < stride or size % stride:
         raise ValueError(f"imgsz is {size!r}; wanted a multiple of the stride, {stride}")
-    camera, seed = (None, 0) if lowlight in (None, False) else read_request(lowlight)
+    camera, seed = (None, 0) if lowlight in (None, False) else read_request(lowlight)[:2]
     images = training_data(models[0], weights) if images is None else images
     report = Report(str(weights), {"image size": size, "confidence at least": conf}, Path(), files=dict(PAGES))
     sources = [images] if isinstance(images, (str, Path)) else images
