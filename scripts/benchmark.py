@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.nn.tasks import SegmentationModel
 
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo import denoise, terms
 from yolo_wnlb.yolo.grafting import graft, load_yaml
 
 Options = dict[str, Any] | list[dict[str, Any]]
@@ -61,6 +63,8 @@ MODELS: dict[str, tuple[list[str], Options]] = {
     "P2-P5, 2x2": (FOUR, {"sub_sample": 2}),
     "P2-P5": (FOUR, {}),
 }
+TARGETS = ("features", "bright")  # of the cases denoise=..., which are plain models trained with that word
+WITH_DENOISE = tuple(f"denoise={target}" for target in TARGETS)
 STAGES = {"P2": (96, 160), "P3": (192, 80), "P4": (384, 40), "P5": (576, 20)}  # of yolov8m at 640 px: channels, side
 
 
@@ -92,7 +96,7 @@ def usual(channels: int, operation: str) -> nn.Module:
 
 def model_of(scale: str, case: str) -> SegmentationModel:
     """Build yolov8-seg with the blocks of a case, whose w is 0.1: at 0 they would be left out."""
-    after, options = MODELS[case]
+    after, options = MODELS["plain" if case in WITH_DENOISE else case]
     definition = load_yaml(f"yolov8{scale}-seg.yaml")
     definition = graft(definition, after, options)[0] if after else definition
     model = SegmentationModel({**definition, "scale": scale}, nc=80, verbose=False)
@@ -103,17 +107,32 @@ def model_of(scale: str, case: str) -> SegmentationModel:
     return model
 
 
-def step_of(model: SegmentationModel, device: str) -> Callable[[int, int], None]:
-    """Return a training step for pictures of a size, (side, batch)."""
-    model.to(device).train()
+def add_term(model: SegmentationModel, target: str) -> None:
+    """Give a model the term of denoise=TARGET; the teacher of features is its own copy."""
+    asked = denoise.read_request(target)
+    if target == "features":
+        teacher = deepcopy(model).eval().requires_grad_(False)
+        terms.TERMS[model] = denoise.FeatureTwin(model, teacher, asked)
+    else:
+        terms.TERMS[model] = denoise.Reconstruction(model, asked, None)
+    model.denoise = {"target": target, "name": terms.TERMS[model].name}
+
+
+def step_of(scale: str, case: str, device: str) -> Callable[[int, int], None]:
+    """Return a training step of a case for pictures of a size, (side, batch)."""
+    model = model_of(scale, case).to(device).train()
     model.args = get_cfg(overrides={"task": "segment"})
+    channels = 3
+    if case in WITH_DENOISE:  # pictures come in pairs
+        add_term(model, case.removeprefix("denoise="))
+        channels = 6
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
 
     def step(side: int, batch: int) -> None:
         n = 4 * batch
         scene = {
-            "img": torch.rand(batch, 3, side, side, device=device),
+            "img": torch.rand(batch, channels, side, side, device=device),
             "batch_idx": torch.arange(batch).repeat_interleave(4).to(device),
             "cls": torch.zeros(n, 1, device=device),
             "bboxes": torch.tensor([[0.5, 0.5, 0.3, 0.3]], device=device).repeat(n, 1),
@@ -350,7 +369,7 @@ def bench_training(args: argparse.Namespace) -> list[list[str]]:
     for scale in args.scale:
         took: dict[str, list[float]] = {}
         if args.rounds:
-            steps = {case: step_of(model_of(scale, case), args.device) for case in args.cases}
+            steps = {case: step_of(scale, case, args.device) for case in args.cases}
             works = {case: partial(step, args.imgsz, args.batch) for case, step in steps.items()}
             took = take_turns(works, args.rounds, args.device)
             del steps, works
@@ -370,7 +389,7 @@ def bench_training(args: argparse.Namespace) -> list[list[str]]:
 
 def memory_of_step(scale: str, case: str, args: argparse.Namespace) -> float:
     """Return the MiB that a training step adds at most to a model and its optimizer."""
-    step = step_of(model_of(scale, case), args.device)
+    step = step_of(scale, case, args.device)
     step(64, args.batch)  # one-time buffers are not counted
     return peak(lambda: step(args.imgsz, args.batch), args.device)
 
@@ -506,7 +525,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=BENCHES)
     parser.add_argument("--scale", nargs="+", default=["n"])
-    parser.add_argument("--cases", nargs="+", default=[*MODELS], choices=[*MODELS], metavar="CASE")
+    cases = [*MODELS, *WITH_DENOISE]
+    parser.add_argument("--cases", nargs="+", default=[*MODELS], choices=cases, metavar="CASE", help=", ".join(cases))
     parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=[*STAGES])
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--batch", type=int, help="pictures at once; default 4 for training, 1 for inference")
@@ -519,6 +539,8 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.half and (args.task != "inference" or args.device != "cuda"):
         parser.error("--half is for inference on CUDA")
+    if args.task != "training" and {*WITH_DENOISE} & {*args.cases}:
+        parser.error(f"{', '.join(WITH_DENOISE)} are for training: prediction is that of the plain model")
     args.batch = args.batch or (4 if args.task == "training" else 1)
     if "plain" not in args.cases and not args.here:
         args.cases = ["plain", *args.cases]

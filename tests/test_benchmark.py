@@ -20,7 +20,7 @@ def data(tmp_path_factory):
     ("words", "rows"),
     [
         (["inference", "--cases", "P3-P5", "P2-P5, dot product"], ["plain", "P3-P5", "P2-P5, dot product"]),
-        (["training", "--cases", "P3-P5", "--batch", "1"], ["plain", "P3-P5"]),
+        (["training", "--cases", "P3-P5", "denoise=features", "--batch", "1"], ["plain", "P3-P5", "denoise=features"]),
         (["loading", "--data", "DATA"], ["as it is", "mild", "severe"]),
     ],
     ids=["inference", "training", "loading"],
