@@ -111,11 +111,9 @@ def add_term(model: SegmentationModel, target: str) -> None:
     """Give a model the term of denoise=TARGET; the teacher of features is its own copy."""
     asked = denoise.read_request(target)
     if target == "features":
-        teacher = deepcopy(model).eval().requires_grad_(False)
-        terms.TERMS[model] = denoise.FeatureTwin(model, teacher, asked)
+        terms.give(model, denoise.FeatureTwin(model, deepcopy(model).eval().requires_grad_(False), asked))
     else:
-        terms.TERMS[model] = denoise.Reconstruction(model, asked, None)
-    model.denoise = {"target": target, "name": terms.TERMS[model].name}
+        terms.give(model, denoise.Reconstruction(model, asked, None))
 
 
 def step_of(scale: str, case: str, device: str) -> Callable[[int, int], None]:

@@ -13,6 +13,7 @@ out/adapt.json           the record, written last
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import shutil
 import tempfile
@@ -159,18 +160,11 @@ def refuse_other_plan(plan: Plan, file: Path) -> None:
     """
     if not file.is_file():
         return
-    written, now = read_json(file), plan.identity
+    written, now = read_json(file), json.loads(json.dumps(plan.identity))
     written = written if isinstance(written, dict) else {}
-    if differing := [key for key in now if written.get(key) != as_json(now[key])]:
+    if differing := [key for key in now if written.get(key) != now[key]]:
         was = "; ".join(f"{key}: {written.get(key)} then, {now[key]} now" for key in differing[:3])
         raise ValueError(f"{file.parent} holds a run that was asked for something else ({was}); choose another out=")
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as it is read back from JSON."""
-    if isinstance(value, dict):
-        return {str(key): as_json(entry) for key, entry in value.items()}
-    return [as_json(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 # ---- the steps -----------------------------------------------------------------------------------
@@ -213,14 +207,13 @@ def run(
             shutil.copyfile(last, draft)
 
     steps("prepare", prepare)
-    held = len(list((out / "pictures/images/val").iterdir()))
-    say(f"{plan.found.count - held} pictures to train on, {held} held out")
+    say(f"{plan.trained_on} pictures to train on, {plan.held} held out")
     steps("train", fit)
     numbers, table = measure(plan, out, steps, device, say)
     record = {
         "asked": plan.identity,
         "outline": outline,
-        "pictures": {"trained on": plan.found.count - held, "held out": held, "brightness": plan.found.brightness},
+        "pictures": {"trained on": plan.trained_on, "held out": plan.held, "brightness": plan.found.brightness},
         "left out": [str(file) for file in plan.found.unreadable],
         **numbers,
         "seconds": {name: entry["seconds"] for name, entry in steps.done.items()},
@@ -261,10 +254,9 @@ def estimate(plan: Plan, device: str | None) -> str:
         data = lay_out(plan.found, folder / "pictures", plan.settings["seed"], plan.names, plan.channels)
         training.save_start(plan, folder / "start.pt")
         step = training.seconds_of_a_step(plan, folder, data, device)
-        held = len(list((folder / "pictures/images/val").iterdir()))
         picture = seconds_of_a_picture(plan, folder)
-    steps = plan.settings["epochs"] * -(-(plan.found.count - held) // batch)
+    steps = plan.settings["epochs"] * -(-plan.trained_on // batch)
     return (
-        f"about {training.duration(steps * step + held * picture)}: {steps} steps of {step:.2f} s, measured, and "
-        f"{held} held-out pictures"
+        f"about {training.duration(steps * step + plan.held * picture)}: {steps} steps of {step:.2f} s, measured, and "
+        f"{plan.held} held-out pictures"
     )

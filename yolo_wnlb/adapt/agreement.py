@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from pycocotools import mask as mask_utils
 
-from yolo_wnlb.adapt.pictures import size_within
+from yolo_wnlb.adapt.pictures import size_within, write_picture
 from yolo_wnlb.data.coco import picture_size
 from yolo_wnlb.data.validation import Prediction, Truth
 from yolo_wnlb.detectors import ultralytics
@@ -54,11 +53,6 @@ def write_pairs(pictures: Path, folder: Path, imgsz: int, lowlight: Any, channel
         write_picture(bright[number], picture)
         write_picture(dark[number], capture(picture, camera.draw(picture_rng(seed, file.stem))))
     return bright, dark
-
-
-def write_picture(file: Path, picture: Any) -> None:
-    """Write a PNG."""
-    file.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
 def detections(model: ultralytics.Model, files: Mapping[int, Path], imgsz: int) -> list[Prediction]:

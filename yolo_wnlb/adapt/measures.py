@@ -33,9 +33,9 @@ WHEN = {"dark": "in the dark", "day": "by day"}
 def measure(
     plan: Plan,
     out: Path,
-    steps: Callable[[str, Callable[[], Any]], Any],
+    steps: Steps,
     device: str | None,
-    say: Callable[[str], None],
+    say: Say,
 ) -> tuple[dict[str, Any], list[str]]:
     """Measure the untouched and the adapted model; what `steps` holds already is not measured again.
 
@@ -67,7 +67,6 @@ def measure(
             plan.channels,
         )
         networks = {which: load_checkpoint(file).model for which, file in files.items()}
-        teacher = load_checkpoint(plan.model).model
         return {
             "objects": len(truth["annotations"]),
             "agreement": {
@@ -75,7 +74,7 @@ def measure(
                 for (which, when), predictions in found.items()
             },
             "distance": {
-                which: feature_distances(teacher, network, bright, dark, plan.channels)
+                which: feature_distances(networks["before"], network, bright, dark, plan.channels)
                 for which, network in networks.items()
             },
         }

@@ -240,13 +240,17 @@ def lay_out(found: Found, folder: Path, seed: int, names: dict[int, str], channe
         if isinstance(picture, Path):
             link(picture, folder / "images" / split / f"{i:06d}{picture.suffix.lower()}")
         else:
-            content = cv2.imencode(".png", picture)[1].tobytes()
-            (folder / "images" / split / f"{i:06d}.png").write_bytes(content)
+            write_picture(folder / "images" / split / f"{i:06d}.png", picture)
         (folder / "labels" / split / f"{i:06d}.txt").touch()
     data = {"path": str(folder), "train": "images/train", "val": "images/val", "channels": channels, "names": names}
     with replaced(folder / "data.yaml") as draft:
         draft.write_text(yaml.safe_dump(data, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return folder / "data.yaml"
+
+
+def write_picture(file: Path, picture: np.ndarray) -> None:
+    """Write a PNG, without loss."""
+    file.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
 
 
 def link(picture: Path, place: Path) -> None:

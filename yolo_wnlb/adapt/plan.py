@@ -61,6 +61,16 @@ class Plan:
     identity: dict[str, Any]
 
     @property
+    def held(self) -> int:
+        """How many pictures are held out."""
+        return len(held_out(self.found.count, self.settings["seed"]))
+
+    @property
+    def trained_on(self) -> int:
+        """How many pictures are trained on."""
+        return self.found.count - self.held
+
+    @property
     def darkness_of_training(self) -> Any:
         """What lowlight= is in training: with a share of pictures that stay bright."""
         if not self.settings["day"]:
@@ -206,7 +216,7 @@ def read_model(file: Path) -> tuple[Path, Any]:
                 f"{file} was written by a release of Ultralytics that knows other modules than {__version__}, which is "
                 f"installed here; update Ultralytics, or this package. {error}"
             ) from error
-        raise ValueError(str(error).replace("can be compared", "can be adapted")) from error
+        raise
     network = loaded.model
     if getattr(type(network).loss, "_stock", None) is None or not layers_of(network):
         raise ValueError(f"{file} is a {type(network).__name__}, which computes its loss in its own way; adapt a YOLO")

@@ -96,8 +96,7 @@ def train(plan: Plan, out: Path, device: str | None, workers: int | None, say: S
     given |= {} if workers is None else {"workers": workers}
     if epoch is None:
         data = out / "pictures/data.yaml"
-        pictures = len(list((data.parent / "images/train").iterdir()))
-        asked = arguments(plan, data, -(-pictures // plan.settings["batch"]))
+        asked = arguments(plan, data, -(-plan.trained_on // plan.settings["batch"]))
         asked |= {"project": str(out), "name": "train", "amp": uses_gpu(device)}
         model = YOLO(out / "start.pt", task=plan.task)
     else:
@@ -166,9 +165,8 @@ def seconds_of_a_step(plan: Plan, folder: Path, data: Path, device: str | None) 
     model = YOLO(folder / "start.pt", task=plan.task)
     for event in ("on_train_start", "on_train_batch_end"):
         model.add_callback(event, lambda trainer: times.append(time.monotonic()))
-    pictures = len(list((data.parent / "images/train").iterdir()))
     asked = {**arguments(plan, data, 1), "epochs": 1, "project": str(folder), "name": "trial", "workers": 0}
-    asked["fraction"] = min(1.0, TRIAL_STEPS * plan.settings["batch"] / pictures)
+    asked["fraction"] = min(1.0, TRIAL_STEPS * plan.settings["batch"] / plan.trained_on)
     with quiet():
         model.train(**asked, amp=False, save=False, **({} if device is None else {"device": device}))
     gaps = sorted(b - a for a, b in itertools.pairwise(times))

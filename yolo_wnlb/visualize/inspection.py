@@ -36,10 +36,10 @@ from yolo_wnlb.visualize.observation import (
     read_samples,
     recorded_maps,
     training_data,
-    without_blocks,
 )
 from yolo_wnlb.yolo.darkness import read_request
 from yolo_wnlb.yolo.models import channels_of
+from yolo_wnlb.yolo.night import set_night
 
 MAP_SIDE = 256  # pixels, the longer side of a map, as drawn
 TWINS = (
@@ -187,7 +187,8 @@ def inspect_model(
     if camera is not None:
         report.protocol["darkened by"] = f"lowlight={lowlight}"
         bright = load_model(Path(weights))
-        teacher = (bright, without_blocks(bright))
+        set_night(bright, False)
+        teacher = (bright, recorded_maps(bright))
         report.notes.append(TWINS)
     for number, sample in enumerate(samples, 1):
         zoom_y, zoom_x = (new / old for new, old in zip(sample.images[0].shape, originals[number - 1][:2]))

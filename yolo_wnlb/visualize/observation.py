@@ -246,28 +246,12 @@ def recorded_maps(model: YOLO) -> FeatureMaps:
     return maps
 
 
-def without_blocks(model: YOLO) -> dict[str, Tensor]:
-    """Let every block of a model return its input; return a dict that each pass fills: {layer: this input}."""
-    inputs: dict[str, Tensor] = {}
-
-    def pass_on(layer: str) -> Any:
-        def hook(block: WNLB, x: tuple[Tensor], z: Tensor) -> Tensor:
-            inputs[layer] = x[0]
-            return x[0]
-
-        return hook
-
-    for layer, block in blocks_of(model).items():
-        block.register_forward_hook(pass_on(layer))
-    return inputs
-
-
 def observe(
     sample: Sample,
     models: Sequence[YOLO],
     maps: FeatureMaps,
     at: Sequence[float] | None,
-    teacher: tuple[YOLO, dict[str, Tensor]] | None = None,
+    teacher: tuple[YOLO, FeatureMaps] | None = None,
     **options: Any,
 ) -> Observation:
     """Give an image to the models.
@@ -277,7 +261,8 @@ def observe(
         models: All that are to predict.
         maps: What `recorded_maps` returned for the first model.
         at: x, y in pixels of the image, whose attention is to be drawn.
-        teacher: The first model once more, and what `without_blocks` returned for it: sees the bright twin.
+        teacher: The first model once more, its blocks off, and what `recorded_maps` returned for it: sees the bright
+            twin.
         options: Of Ultralytics' predict.
     """
     try:
@@ -307,7 +292,8 @@ def observe(
         return observation
     model, inputs = teacher
     model.predict(sample.bright, **options, device="cpu", verbose=False)
-    return observation._replace(twin=dict(inputs), twin_image=in_colour(sample.bright))
+    twin = {layer: x for layer, (x, _) in inputs.items()}
+    return observation._replace(twin=twin, twin_image=in_colour(sample.bright))
 
 
 def objects_of(result: Any) -> list[Object]:

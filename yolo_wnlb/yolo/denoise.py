@@ -145,8 +145,8 @@ class TwinLoader(DarkLoader):
 
     The twin is the picture that the target asks for, the bright one for features.
 
-    Colour: uint8 (H, W, 8), B G R 0 dark and B G R 0 bright. OpenCV repeats the value of a border every four
-    channels, and older releases of Ultralytics give it three: the fourth is there to take the zero.
+    Colour: uint8 (H, W, 8), B G R 0 of the dark one and B G R 0 of its twin. OpenCV repeats the value of a border
+    every four channels, and older releases of Ultralytics give it three: the fourth is there to take the zero.
     Grey: uint8 (H, W, 2).
     """
 
@@ -244,14 +244,12 @@ def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> 
         FileNotFoundError: there is no file to take the teacher from.
         ValueError: the teacher is another model, or `loss` is the model's own.
     """
-
     if getattr(type(model).loss, "_stock", None) is None:
         raise ValueError(f"denoise= does not know how {type(model).__name__} computes its loss; leave it out")
     asked = read_request(args.denoise)
     if asked["target"] in decoder.PICTURES:
         args.denoise = {**asked, "from": list(asked["from"])}
-        terms.TERMS[model] = Reconstruction(model, asked, checkpoint)
-        model.denoise = {"target": asked["target"], "name": DECODER_NAME}
+        terms.give(model, Reconstruction(model, asked, checkpoint))
         warn_of_frozen(model, places_of(model, asked["from"]), args.freeze)
         return
     source = asked["teacher"] or next(
@@ -265,8 +263,7 @@ def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> 
     teacher = load_teacher(Path(source))
     asked |= {"teacher": str(Path(source).resolve()), "from": list(asked["from"])}
     args.denoise = asked
-    terms.TERMS[model] = FeatureTwin(model, teacher, asked)
-    model.denoise = {"target": asked["target"], "name": NAME}
+    terms.give(model, FeatureTwin(model, teacher, asked))
 
 
 def load_teacher(file: Path) -> Any:
@@ -301,10 +298,10 @@ class PairTerm:
     name = NAME
 
     def __init__(self, model: Any, asked: dict[str, Any]) -> None:
-        self.alpha, self.gain = asked["alpha"], asked["gain"]
+        self.target, self.alpha, self.gain = asked["target"], asked["alpha"], asked["gain"]
         self.layers = places_of(model, asked["from"])
         self.outputs: dict[int, Tensor] = {}
-        self.bright: Tensor | None = None
+        self.twin: Tensor | None = None
 
     def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Split a batch of pairs (B, 2C, H, W): the dark half is what the stock loss sees.
@@ -317,7 +314,7 @@ class PairTerm:
                 f"denoise= wants pairs of {2 * channels} channels, a batch of {pairs.shape[1]} came: the data set does "
                 "not load pictures as Ultralytics' own do"
             )
-        self.bright = pairs[:, channels:]
+        self.twin = pairs[:, channels:]
         return {**batch, "img": pairs[:, :channels].contiguous()}
 
     @contextlib.contextmanager
@@ -366,7 +363,7 @@ class FeatureTwin(PairTerm):
 
     def value(self, model: Any) -> Tensor:
         """Return gain * sum over the places of the mean squared difference, relative to the teacher's variance."""
-        bright, self.bright = self.bright, None
+        bright, self.twin = self.twin, None
         assert bright is not None
         self.teacher.to(bright.device)
         with torch.no_grad():
@@ -406,8 +403,8 @@ class Reconstruction(PairTerm):
 
     def value(self, model: Any) -> Tensor:
         """Return gain * error of the decoded picture, relative to the variance of the target."""
-        dark, target = self.dark, self.bright
-        self.dark = self.bright = None
+        dark, target = self.dark, self.twin
+        self.dark = self.twin = None
         assert dark is not None and target is not None
         found: dict[int, list[Tensor]] = {}
         for number, stride in zip(self.layers, self.strides):

@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> YOLO:
     except Exception as error:
         raise ValueError(f"{path} is not a readable Ultralytics checkpoint: {error}") from error
     if model.task not in ("detect", "segment"):
-        raise ValueError(f"{path} is a model for '{model.task}'; only detect and segment can be compared")
+        raise ValueError(f"{path} is a model for '{model.task}'; wanted one for detect or segment")
     model.model = unwrap(model.model)  # an interrupted distillation leaves its wrapper in last.pt
     return model
 

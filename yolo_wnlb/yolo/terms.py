@@ -21,10 +21,12 @@ class Term(Protocol):
     """A term of the training loss.
 
     Attributes:
+        target: What stands behind denoise=.
         name: Its column in results.csv.
         alpha: Its share of the loss, from 0 to 1; the stock loss has the rest.
     """
 
+    target: str
     name: str
     alpha: float
 
@@ -39,6 +41,12 @@ class Term(Protocol):
 
 
 TERMS: weakref.WeakKeyDictionary[Any, Term] = weakref.WeakKeyDictionary()  # of the models that are in training
+
+
+def give(model: Any, term: Term) -> None:
+    """Give a model that is about to be trained its term, and the attribute that checkpoints and the EMA keep of it."""
+    TERMS[model] = term
+    model.denoise = {"target": term.target, "name": term.name}
 
 
 def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> tuple[torch.Tensor, Any]:
