@@ -2,7 +2,9 @@
 
 import json
 import os
+import runpy
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,8 +20,10 @@ from yolo_wnlb.adapt.pictures import find, held_out, link, spread
 from yolo_wnlb.adapt.plan import make_plan
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import generate
+from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.wnlb import WNLB
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"lowlight": "severe", "day": 0, "epochs": 1, "imgsz": 64, "batch": 4, "device": "cpu", "workers": 0}
 WORDS = [f"{key}={value}" for key, value in SMALL.items()]
 
@@ -191,6 +195,22 @@ def test_a_dry_run_writes_nothing_and_says_how_long_it_takes(source, day, tmp_pa
 
 
 # ---- agreement -----------------------------------------------------------------------------------
+
+
+def test_the_table_of_distances_is_zero_where_nothing_is_dark(run, tmp_path, capsys):
+    """scripts/twin_distance.py: the first model on its own pictures, and on their dark twins."""
+    bright = generate(tmp_path / "bright", train=1, val=2, size=64) / "data.yaml"
+    bright.write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": [*"abcdefgh"]}))
+    darken_dataset(bright, tmp_path / "dark", preset="severe")
+    distances = runpy.run_path(str(ROOT / "scripts/twin_distance.py"))["main"]
+    models = [str(run[0] / name) for name in ("start.pt", "adapted.pt")]
+    for dark in (bright, tmp_path / "dark/data.yaml"):
+        distances([*models, f"bright={bright}", f"dark={dark}", "imgsz=64"])
+    header, _, *rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert header == ["model", "P3", "P4", "P5", "neck 1", "neck 2", "neck 3"]
+    same, adapted_same, _, _, dark, adapted = rows
+    assert same == ["start", *["0"] * 6] and adapted_same[0] == "adapted"
+    assert all(float(value) > 0 for value in dark[1:]) and adapted[0] == "adapted"
 
 
 def test_agreement_is_one_with_itself_and_less_without_half_of_it(tmp_path):
