@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -189,6 +190,33 @@ def test_a_fixed_w_stays_fixed_and_frozen_layers_stay_still(data, tmp_path):
     weights = [k for k in now if k.endswith("weight") and "dfl" not in k]
     moved = {int(k.split(".")[1]) for k in weights if not torch.equal(now[k], start[k])}
     assert moved and min(moved) == 6, "freeze=6 freezes layers 0 to 5, the block among them"
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"optimizer": "AdamW"}, True),
+        ({"optimizer": "AdamW", "model": "yolov8n-seg.yaml", "lowlight": "severe"}, True),
+        ({"optimizer": "AdamW", "model": "trained-wnlb.pt", "pretrained": True}, True),
+        ({"optimizer": "AdamW", "warmup_bias_lr": 0.0}, False),
+        ({"optimizer": "AdamW", "warmup_epochs": 0}, False),
+        ({"optimizer": "AdamW", "pretrained": True}, False),  # from random weights there is nothing to spoil
+        ({"optimizer": "AdamW", "model": "yolov8n-seg.yaml"}, False),  # none of our business
+        ({"optimizer": "SGD"}, False),
+        ({"optimizer": "MuSGD"}, False),
+    ],
+)
+def test_a_warm_up_that_spoils_trained_biases_is_a_warning(options, warned, log):
+    from ultralytics import YOLO
+    from ultralytics.cfg import get_cfg
+
+    from yolo_wnlb.yolo.patches import check_warmup
+
+    words = {"model": "yolov8n-seg-wnlb.yaml", "pretrained": "yolov8n-seg.pt", "lr0": 1e-4, **options}
+    blocks = "wnlb" in words["model"]
+    model = YOLO("yolov8n-seg-wnlb.yaml" if blocks else "yolov8n-seg.yaml", verbose=False).model
+    check_warmup(SimpleNamespace(args=get_cfg(overrides=words), model=model))
+    assert len([line for line in log if "warmup_bias_lr=0.1" in line and "give warmup_bias_lr=0" in line]) == warned
 
 
 def test_freezing_a_block_that_does_nothing_is_a_warning(data, tmp_path, log):

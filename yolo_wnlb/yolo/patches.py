@@ -326,11 +326,29 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
 
     result = stock(trainer, *args, **kwargs)
     check_pipeline(trainer)
+    check_warmup(trainer)
     if request := getattr(trainer.args, "lowlight", None):
         for model in (trainer.model, getattr(trainer.ema, "ema", None)):
             if model is not None:
                 unwrap(model).lowlight = request  # so that a validation can tell
     return result
+
+
+def check_warmup(trainer: Any) -> None:
+    """Warn where the warm-up spoils trained weights: an Adam with the learning rate of biases that is made for SGD."""
+    from ultralytics.utils import LOGGER
+
+    from yolo_wnlb.yolo.weights import has_blocks, unwrap
+
+    args = trainer.args
+    ours = any(getattr(args, name, None) for name in ARGUMENTS) or has_blocks(unwrap(trainer.model))
+    trained = isinstance(args.pretrained, (str, os.PathLike)) or str(args.model).endswith(".pt")
+    adaptive = str(args.optimizer).lower() not in ("sgd", "musgd")
+    if ours and trained and adaptive and args.warmup_epochs > 0 and args.warmup_bias_lr > 10 * args.lr0:
+        LOGGER.warning(
+            f"wNLB: with {args.optimizer}, warmup_bias_lr={args.warmup_bias_lr:g} at first moves each bias by about as "
+            "much a step, which spoils pretrained weights; give warmup_bias_lr=0, as optimizer=auto does"
+        )
 
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
