@@ -20,6 +20,7 @@ from ultralytics.models.yolo.segment import SegmentationPredictor, SegmentationT
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.torch_utils import ModelEMA
 
+from yolo_wnlb.cli import main
 from yolo_wnlb.wnlb import WNLB
 from yolo_wnlb.yolo import night, patches
 from yolo_wnlb.yolo.parity import check_export, draw_pictures
@@ -280,6 +281,24 @@ def test_a_validation_takes_the_argument_and_leaves_the_switch_alone(adapted, da
     with pytest.raises(FileNotFoundError):
         model.val(data="none.yaml", night=False, project=str(folder), **VAL)
     assert model.model.night is True
+
+
+def test_evaluate_takes_the_argument_and_without_the_blocks_it_is_the_source(adapted, day, data, folder, capsys):
+    found = {}
+    for name, words in {"on": [adapted], "off": [adapted, "night=False"], "source": [day]}.items():
+        out = folder / f"evaluate-{name}"
+        words = [*map(str, words), f"data={data}", f"out={out}", "imgsz=64", "conf=1e-9", "device=cpu"]
+        assert main(["evaluate", *words]) == 0
+        _, *found[name] = (out / "predictions.jsonl").read_text().splitlines()
+    assert found["off"] == found["source"] != found["on"]
+    assert "night=False: without the blocks of the model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("which", "message"), [("day", "this model has none"), ("onnx", "an exported model has one")])
+def test_evaluate_names_a_model_without_a_switch(which, message, day, exports, data, folder, capsys):
+    file = day if which == "day" else next(iter(exports.values()))
+    assert main(["evaluate", str(file), f"data={data}", "night=False", f"out={folder / which}"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_validator_on_its_own_loads_the_file_and_switches_it(adapted, data, folder, passes):

@@ -405,6 +405,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
         Option("iou", number(0, 1), "of non-maximum suppression of YOLO models (default: 0.7)"),
         Option("max_detections", whole(1), "the best so many of each image", 100),
         Option("allow_missing", flag(), "accept a model that lacks classes of the truth", False),
+        Option("night", flag(), "False: a YOLO checkpoint without its blocks (default: as it is switched)"),
         DEVICE,
         EXIST_OK,
         IMAGES_OF_COCO,
@@ -421,7 +422,7 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     known = {"data": None, "split": "val", "out": None, "exist_ok": False, "images": None, "max_detections": 100}
     data, split, out, exist_ok, images, most = take({k: options.pop(k) for k in [*options] if k in known}, known)
     made = Path(files[0]).suffix.lower() in (".json", ".jsonl")  # predictions, and no model
-    of_models = () if made else ("imgsz", "conf", "iou", "device", "allow_missing")
+    of_models = () if made else ("imgsz", "conf", "iou", "device", "allow_missing", "night")
     take(options, {**known, **dict.fromkeys(of_models)})
     if out and Path(out).is_file():
         raise ValueError(f"{out} is a file; choose another out=")
@@ -445,9 +446,15 @@ def evaluate_into(
         header, predictions = coco.load_predictions(file, truth)
     else:
         from yolo_wnlb.detectors import torchvision, ultralytics
+        from yolo_wnlb.yolo.night import set_night
 
         detector: Any = torchvision if torchvision.reads(file) else ultralytics
+        if (night := options.pop("night", None)) is not None and detector is torchvision:
+            raise ValueError(f"night= switches the blocks of a YOLO checkpoint, and {file} is none; leave night out")
         model = detector.load(file, str(options.pop("device", "")))
+        if night is not None:
+            set_night(model.backend, night)
+            notes.append(f"night={night}: {'with' if night else 'without'} the blocks of the model")
         names = detector.names(model)
         classes = coco.class_map(names, truth, options.pop("allow_missing", False))
         if missing := [name for index, name in names.items() if index not in classes]:
