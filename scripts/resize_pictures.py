@@ -1,0 +1,45 @@
+"""Make a copy of a data set whose pictures are as small as a model sees them.
+
+    python scripts/resize_pictures.py data/coco-subset/data.yaml data/coco-subset-192 192
+
+`lowlight=` in a training darkens each picture after it was resized to imgsz. A picture that is darkened as it lies and
+resized afterwards has less noise, because resizing averages it away: at a third of the size a third of it is left. To
+judge a training on the darkness that it was trained on, resize first and darken then.
+
+The longer side gets the given number of pixels, as Ultralytics resizes; pictures are written as PNG, labels are copied.
+COCO annotations are not: their coordinates are pixels.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from yolo_wnlb.adapt.pictures import size_within, write_picture
+from yolo_wnlb.data.coco import data_set, split_files
+from yolo_wnlb.data.sources import label_of
+from yolo_wnlb.yolo.models import read_picture
+
+
+def main(source: str, out: Path, imgsz: int) -> None:
+    """Write images/SPLIT, labels/SPLIT and data.yaml into a new folder."""
+    splits = [split for split in ("train", "val", "test") if data_set(source, "val").get(split)]
+    for split in splits:
+        data = data_set(source, split)
+        (out / "images" / split).mkdir(parents=True)
+        (out / "labels" / split).mkdir(parents=True)
+        for file in split_files(data, source, split):
+            write_picture(out / "images" / split / f"{file.stem}.png", size_within(read_picture(file, 3), imgsz))
+            if (label := Path(label_of(str(file)))).is_file():
+                shutil.copyfile(label, out / "labels" / split / label.name)
+    content = {**{split: f"images/{split}" for split in splits}, "names": dict(data["names"])}
+    (out / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or not sys.argv[3].isdigit():
+        sys.exit(__doc__)
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
