@@ -216,6 +216,38 @@ def test_the_control_goes_as_far_as_an_attack_may(norm):
     assert control.mean().item() == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_attack_costs_a_trained_network_far_more_than_its_control(norm):
+    """Of a network that tells faint vertical from faint horizontal stripes."""
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 + 0.1 * torch.randn(64, 3, 16, 16, generator=generator)
+    y = torch.arange(64) % 2
+    x[y == 0] += 0.1 * torch.tensor([1.0, -1.0]).repeat(8)
+    x[y == 1] += 0.1 * torch.tensor([1.0, -1.0]).repeat(8)[:, None]
+    x = x.clamp(0, 1)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 0.03)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    model.eval()
+
+    def loss(x):
+        return F.cross_entropy(model(x), y, reduction="none")
+
+    eps = {"linf": 8 / 255, "l2": 0.6}[norm]
+    with torch.no_grad():
+        clean = loss(x).mean()
+        control = loss(random_direction(x, norm, eps, generator)).mean()
+        fgsm, pgd = (loss(perturb(x, loss, norm, eps, steps)).mean() for steps in (1, 10))
+    assert abs(control - clean) < 0.2 * (fgsm - clean)
+    assert fgsm > 2 * clean and pgd > fgsm - 1e-4
+
+
 # ---- mistakes --------------------------------------------------------------------------------------
 
 

@@ -99,7 +99,10 @@ def test_load_takes_weights_and_verbose():
 def test_every_detector_computes_its_loss_through_one_function():
     assert parameters(tasks.BaseModel.loss) == ["self", "batch", "preds"], "terms.loss"
     assert tasks.DetectionModel.loss is tasks.SegmentationModel.loss is tasks.BaseModel.loss
-    assert tasks.RTDETRDetectionModel.loss is not tasks.BaseModel.loss, "denoise.prepare refuses it"
+    for task in (tasks.ClassificationModel, tasks.PoseModel, tasks.OBBModel):
+        assert task.loss is tasks.BaseModel.loss, "adversarial.prepare"
+    for other in (tasks.RTDETRDetectionModel, tasks.WorldModel, tasks.YOLOEModel):
+        assert other.loss is not tasks.BaseModel.loss, "adversarial.prepare and denoise.prepare refuse it"
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -511,6 +514,57 @@ def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_ru
     assert source.index("self.dataloader") < source.index('run_callbacks("on_val_start")'), "patches.run_callbacks"
     assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.run_callbacks"
     assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.init_tuner"
+
+
+def test_the_training_loop_asks_its_loader_for_a_length_batches_and_attributes_only():
+    """What `adversarial.Replay` has to offer."""
+    source = inspect.getsource(engine.BaseTrainer)
+    uses = set(re.findall(r"self\.train_loader(\.\w+|\b)", source))
+    assert uses <= {"", ".dataset", ".sampler", ".num_workers", ".batch_size", ".drop_last", ".reset", ".close"}
+    assert "isinstance(self.train_loader" not in source
+
+
+def test_a_loader_goes_on_where_an_epoch_was_left(images):
+    from ultralytics.data.build import build_dataloader
+
+    built = build(images, mosaic=0)
+    built.labels, built.im_files, built.ni = built.labels * 4, built.im_files * 4, 4
+    for name in ("ims", "im_hw0", "im_hw", "npy_files"):
+        setattr(built, name, getattr(built, name) * 4)
+    served = []
+    built.get_image_and_label = lambda i: served.append(i) or type(built).get_image_and_label(built, i)
+    loader = build_dataloader(built, batch=1, workers=0, shuffle=False)
+    for _ in range(2):
+        next(iter(loader))
+    assert served == [0, 1], "adversarial.Replay shows other pictures in the next epoch"
+
+
+def test_every_item_comes_from_get_image_and_label_of_the_instance(images):
+    from ultralytics.data.augment import MixUp, Mosaic
+
+    built = build(images, mosaic=0)
+    asked = []
+    built.get_image_and_label = lambda i: asked.append(i) or type(built).get_image_and_label(built, i)
+    built[0]
+    assert asked == [0], "balance.BalancedItems stands in for get_image_and_label"
+    built = build(images, mosaic=1.0, mixup=1.0)
+    built.get_image_and_label = lambda i: asked.append(i) or type(built).get_image_and_label(built, i)
+    built[0]
+    assert len(asked) == 1 + 8, "a mosaic of four, mixed with another one"
+    assert all("self.dataset.labels[" not in inspect.getsource(mix) for mix in (Mosaic, MixUp))
+
+
+def test_a_data_set_for_classification_has_samples_and_is_told_whether_it_augments():
+    from ultralytics.data.dataset import ClassificationDataset
+
+    assert {"args", "augment"} <= {*parameters(ClassificationDataset.__init__)}, "patches.init_classification"
+    assert parameters(ClassificationDataset.__getitem__) == ["self", "i"], "patches.classified_item"
+    assert "self.samples[i]" in inspect.getsource(ClassificationDataset.__getitem__), "balance.attach_classification"
+
+
+def test_a_trainer_builds_its_loaders_anew_in_one_function_or_never():
+    source = inspect.getsource(engine.BaseTrainer)
+    assert ("_oom_retries" in source) <= ("def _build_train_pipeline(self)" in source), "patches.build_train_pipeline"
 
 
 @pytest.mark.parametrize(("word", "example"), patches.ARGUMENTS.items())

@@ -12,7 +12,7 @@ from yolo_wnlb import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = re.search(r'"ultralytics>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
-NAMES = ("contract", "graft", "weights", "dark_training", "denoise", "decoder", "night")
+NAMES = ("contract", "graft", "weights", "dark_training", "denoise", "decoder", "adversarial", "balance", "night")
 TESTS = [f"test_{name}.py" for name in NAMES]
 CODE = """
 import sys, pytest, ultralytics

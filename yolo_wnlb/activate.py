@@ -25,6 +25,7 @@ PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
     "albumentations": "patch_albumentations",
     "ultralytics.cfg": "patch_cfg",
     "ultralytics.data.base": "patch_data",
+    "ultralytics.data.dataset": "patch_dataset",
     "ultralytics.data.utils": "patch_downloads",
     "ultralytics.utils.checks": "patch_checks",
     "ultralytics.nn.tasks": "patch_tasks",

@@ -35,6 +35,7 @@ STARTS = ("zero", "random")
 KEPT = ("best", "last")
 SIDE = 224  # pixels: an l2 radius is meant for a picture of SIDE x SIDE
 LARGEST = {"linf": 0.5, "l2": 20.0}  # a larger radius was given in another unit
+ROUNDING = 1e-5  # by so much a picture that was resized may leave [0, 1]
 SCALES = (2.0**10, 2.0**5, 1.0, 2.0**-5, 2.0**-10)  # of the loss: the first whose gradient is finite in 16 bits
 
 
@@ -89,8 +90,9 @@ def perturb(
     step = default_step(eps, steps) if step is None else step
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone() if x.dtype == torch.float64 else x.detach().clone().float()
-        if x.numel() and not (x.min() >= 0 and x.max() <= 1):
+        if x.numel() and not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):
             raise ValueError(f"the pictures reach from {x.min():g} to {x.max():g}; wanted values in [0, 1]")
+        x.clamp_(0, 1)
         delta = torch.zeros_like(x)
         if start == "random":
             delta = project(x, random_point(x, norm, eps, generator), norm, eps)

@@ -152,19 +152,21 @@ def fuse(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> An
 
 
 def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> Any:
-    """Add the term of a model that is trained with denoise=; of any other return what the stock function does."""
-    if not getattr(model, "denoise", None):
+    """Attack and add as adversarial= and denoise= ask; of any other model return what the stock function does."""
+    if not (getattr(model, "denoise", None) or getattr(model, "adversarial", None)):
         return stock(model, batch, preds)
     from yolo_wnlb.yolo import terms
 
     return terms.loss(stock, model, batch, preds)
 
 
-# ---- ultralytics.cfg, ultralytics.data.base: lowlight=, denoise= and night= ----------------------
+# ---- ultralytics.cfg, ultralytics.data: lowlight=, denoise=, adversarial=, balanced= and night= ----
 
 ARGUMENTS = {
     "lowlight": "severe",
     "denoise": "features",
+    "adversarial": "pgd",
+    "balanced": "True",
     "night": "False",
 }  # beside the stock ones, each with an example
 
@@ -201,6 +203,14 @@ def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwar
         from yolo_wnlb.yolo import denoise
 
         denoise.check_request(cfg)
+    if "adversarial" in cfg:
+        from yolo_wnlb.yolo import adversarial
+
+        adversarial.check_request(cfg)
+    if "balanced" in cfg:
+        from yolo_wnlb.yolo import balance
+
+        balance.check_request(cfg)
     if "night" in cfg:
         from yolo_wnlb.yolo import night
 
@@ -208,12 +218,12 @@ def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwar
 
 
 def patch_data(base: ModuleType) -> None:
-    """Darken the pictures of every data set that is built with lowlight=."""
+    """Darken and balance the pictures of every data set that is built with lowlight= and balanced=."""
     wrap(base.BaseDataset, "__init__", init_dataset)
 
 
 def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> None:
-    """Build the data set, its caches bright, then put the darkness in front of them, and the bright twin beside it."""
+    """Build the data set, its caches bright, then put in front of them what the arguments ask for."""
     from yolo_wnlb.yolo.darkness import attach
 
     stock(dataset, *args, **kwargs)
@@ -223,6 +233,32 @@ def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: 
         from yolo_wnlb.yolo import denoise
 
         denoise.attach(dataset, hyp)
+    if getattr(hyp, "balanced", None):
+        from yolo_wnlb.yolo import balance
+
+        balance.attach(dataset, hyp)
+
+
+def patch_dataset(dataset: ModuleType) -> None:
+    """Balance the pictures of every data set for classification that is built with balanced=."""
+    wrap(dataset.ClassificationDataset, "__init__", init_classification)
+    wrap(dataset.ClassificationDataset, "__getitem__", classified_item)
+
+
+def init_classification(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> None:
+    """Build the data set, and give it its balance if it is for training and the arguments ask for it."""
+    stock(dataset, *args, **kwargs)
+    given = inspect.signature(stock).bind(dataset, *args, **kwargs).arguments
+    if given.get("augment") and getattr(given["args"], "balanced", None):
+        from yolo_wnlb.yolo import balance
+
+        balance.attach_classification(dataset)
+
+
+def classified_item(stock: Callable[..., Any], dataset: Any, index: int) -> Any:
+    """Return the item of an index, or of the one that the balance of the data set draws."""
+    balance = vars(dataset).get("balance")
+    return stock(dataset, balance() if balance else index)
 
 
 # ---- ultralytics.data.utils: what a data YAML fetches or runs is said first --------------------------
@@ -279,6 +315,8 @@ def patch_trainer(trainer: ModuleType) -> None:
     wrap(trainer.BaseTrainer, "build_optimizer", build_optimizer)
     wrap(trainer.BaseTrainer, "_setup_train", setup_train)
     wrap(trainer.BaseTrainer, "check_resume", check_resume)
+    if hasattr(trainer.BaseTrainer, "_build_train_pipeline"):  # it builds the loaders anew when memory ran out
+        wrap(trainer.BaseTrainer, "_build_train_pipeline", build_train_pipeline)
 
 
 def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
@@ -311,22 +349,41 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
             )
         if model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
-    vars(model).pop("denoise", None)  # of the training that the checkpoint comes from
+    for name in ("denoise", "adversarial"):  # of the training that the checkpoint comes from
+        vars(model).pop(name, None)
     if getattr(trainer.args, "denoise", None):
         from yolo_wnlb.yolo import denoise
 
         denoise.prepare(model, trainer.args, checkpoint if trainer.resume else None)
+    if getattr(trainer.args, "adversarial", None):
+        from yolo_wnlb.yolo import adversarial
+
+        adversarial.prepare(model, trainer.args)
     return checkpoint
 
 
+def build_train_pipeline(stock: Callable[..., Any], trainer: Any) -> None:
+    """Build the loaders, and let the one for training replay its batches if adversarial=free asks for it."""
+    stock(trainer)
+    if getattr(trainer.args, "adversarial", None):
+        from yolo_wnlb.yolo import adversarial
+
+        adversarial.replay(trainer)
+
+
 def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
-    """Let the run start only if the darkness that was asked for is in what was built."""
+    """Let the run start only if the darkness and the balance that were asked for are in what was built."""
     from yolo_wnlb.yolo.darkness import check_pipeline
     from yolo_wnlb.yolo.weights import unwrap
 
     result = stock(trainer, *args, **kwargs)
+    build_train_pipeline(lambda _: None, trainer)  # of releases that build the loaders in the stock function
     check_pipeline(trainer)
     check_warmup(trainer)
+    if getattr(trainer.args, "balanced", None):
+        from yolo_wnlb.yolo import balance
+
+        balance.check_pipeline(trainer.train_loader.dataset)
     if request := getattr(trainer.args, "lowlight", None):
         for model in (trainer.model, getattr(trainer.ema, "ema", None)):
             if model is not None:
@@ -447,8 +504,9 @@ def init_tuner(stock: Callable[..., Any], tuner: Any, *args: Any, **kwargs: Any)
     given = dict(inspect.signature(stock).bind(tuner, *args, **kwargs).arguments.get("args") or {})
     if given.get("lowlight"):
         raise ValueError("tune does not know lowlight=; write a dark data set with 'yolo-wnlb darken', and tune on it")
-    if given.get("denoise"):
-        raise ValueError("tune does not know denoise=; tune without it, and give it to the training that follows")
+    for name in ("denoise", "adversarial", "balanced"):
+        if given.get(name):
+            raise ValueError(f"tune does not know {name}=; tune without it, and give it to the training that follows")
     if given.get("night") is not None:
         raise ValueError("tune trains the blocks, so night= has no meaning for it; leave it out")
     stock(tuner, *args, **kwargs)

@@ -1,11 +1,12 @@
 """What is added to the training loss of a model: the one function that stands in for `BaseModel.loss`.
 
 Ultralytics computes every training step of every task through `BaseModel.loss(batch, preds)`. Before the
-stock function runs, the batch can be changed; after it, a term can be added. It runs inside DDP's forward
-and under autocast. A model without a term gets the stock function's own objects back.
+stock function runs, the batch can be changed or attacked; after it, a term can be added. It runs inside DDP's
+forward and under autocast. A model without a term and without an attack gets the stock function's own objects back.
 
-A model has a term if it carries the attribute `denoise`, a plain dict that checkpoints and the EMA keep.
-What the term needs besides (a teacher, say) is not part of the model: it lies in TERMS of the process.
+A model has a term if it carries the attribute `denoise`, and an attack if it carries `adversarial`: plain dicts that
+checkpoints and the EMA keep. What the two need besides (a teacher, a generator) is not part of the model: it lies in
+TERMS and ATTACKS of the process.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ class Term(Protocol):
         """Return the term, a mean over the batch."""
 
 
+class Attack(Protocol):
+    """What perturbs the pictures of a training batch against the model."""
+
+    def __call__(self, stock: Callable[..., Any], model: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch with perturbed pictures; `stock` is the loss that is attacked."""
+
+
+ATTACKS: weakref.WeakKeyDictionary[Any, Attack] = weakref.WeakKeyDictionary()  # of the models that are in training
 TERMS: weakref.WeakKeyDictionary[Any, Term] = weakref.WeakKeyDictionary()  # of the models that are in training
 
 
@@ -50,20 +59,27 @@ def give(model: Any, term: Term) -> None:
 
 
 def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> tuple[torch.Tensor, Any]:
-    """Compute the stock loss, and add the term of the model if it has one.
+    """Compute the stock loss of the batch, or of the attacked one, and add the term of the model if it has one.
 
     The loss becomes (1 - alpha) * stock + alpha * term * B, because the stock loss carries the batch size B.
     At alpha = 1 nothing that only the stock loss reaches, such as the head, receives a gradient: an optimizer
     leaves it alone, weight decay included.
+
+    Raises: RuntimeError: the batch is to be attacked, and its predictions are computed already.
     """
     asked = getattr(model, "denoise", None)
+    attack = ATTACKS.get(model) if getattr(model, "adversarial", None) and model.training else None
+    if attack and preds is not None:
+        raise RuntimeError("adversarial=: this trainer computes the predictions before the batch can be attacked")
     if not asked:
-        return stock(model, batch, preds)
+        return stock(model, attack(stock, model, batch) if attack else batch, preds)
     term = TERMS.get(model)
     if term is None or not model.training:  # the EMA in validation
         total, items = stock(model, batch, preds)
         return total, with_item(items, asked["name"], torch.zeros((), device=total.device))
     batch = term.prepare(model, batch)
+    if attack:
+        batch = attack(stock, model, batch)
     with term.watch(model):
         total, items = stock(model, batch, preds)
     value = term.value(model)
