@@ -576,6 +576,13 @@ def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
         entrypoint(f"segment train data=coco8-seg.yaml {word}")
 
 
+@pytest.mark.parametrize("empty", [{}, "", []])
+@pytest.mark.parametrize("word", patches.ARGUMENTS)
+def test_a_word_of_ours_that_is_empty_is_not_dropped(word, empty):
+    with pytest.raises(ValueError, match=f"{word}=.* asks for nothing; write {word}="):
+        cfg.get_cfg(overrides={word: empty, "epochs": 1})
+
+
 # ---- night= --------------------------------------------------------------------------------------
 
 

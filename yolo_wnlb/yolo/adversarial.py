@@ -18,7 +18,6 @@ Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019 (free).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ def read_request(value: Any) -> dict[str, Any]:
         )
     given = dict(value) if isinstance(value, dict) else {"method": "pgd" if value is True else value}
     method = given.pop("method", "pgd")
-    if method not in DEFAULTS:
+    if method not in [*DEFAULTS]:
         raise ValueError(
             f"adversarial: no method {method!r}{suggestion(method, DEFAULTS)}; choose from {', '.join(DEFAULTS)}"
         )
@@ -79,9 +78,10 @@ def read_request(value: Any) -> dict[str, Any]:
             "4/255) with it"
         )
     asked = {**DEFAULTS[method], **given, "method": method}
-    asked["eps"] = EPS.get(asked["norm"]) if asked["eps"] is None else to_number(asked["eps"])
     asked["step"] = to_number(asked.get("step"))
     try:
+        attacks.check_choice("norm", asked["norm"], attacks.NORMS)
+        asked["eps"] = EPS[asked["norm"]] if asked["eps"] is None else to_number(asked["eps"])
         attacks.check_strength(asked["norm"], asked["eps"])
     except ValueError as error:
         raise ValueError(f"adversarial: {error}") from error
@@ -101,9 +101,12 @@ def read_request(value: Any) -> dict[str, Any]:
 
 
 def to_number(value: Any) -> Any:
-    """Read a fraction such as "8/255"; return everything else, and what is none, as it is."""
+    """Read a number or a fraction in a string, such as "8/255"; return everything else as it is."""
+    if not isinstance(value, str):
+        return value
     try:
-        return float(Fraction(value)) if isinstance(value, str) else value
+        above, slash, below = value.partition("/")
+        return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         return value
 

@@ -193,8 +193,14 @@ def check_dict_alignment(
 
 
 def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-    """Check ARGUMENTS beside the stock ones."""
+    """Check ARGUMENTS beside the stock ones.
+
+    Raises: ValueError: one is wrong, or empty: nothing would come of it.
+    """
     stock(cfg, *args, **kwargs)
+    for name, example in ARGUMENTS.items():
+        if cfg.get(name) in ("", {}, [], ()):
+            raise ValueError(f"{name}={cfg[name]!r} asks for nothing; write {name}={example}, or leave it out")
     if "lowlight" in cfg or cfg.get("augmentations"):
         from yolo_wnlb.yolo.darkness import check_request
 
