@@ -390,14 +390,19 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "evaluate",
-    "Print COCO's numbers for masks and boxes of a model, or of predictions made before.",
+    "Print COCO's numbers for masks and boxes of a model, or of predictions made before; of a classifier its accuracy.",
     files="MODEL|PREDICTIONS.jsonl",
     count=(1, 1),
     file_keys=("model",),
     example="yolo-wnlb evaluate best.pt data=dark/data.yaml",
-    about="Writes evaluation.json, per_class.csv, plot.png and predictions.jsonl.",
+    about="Writes evaluation.json, per_class.csv, plot.png and predictions.jsonl; of a classifier the first two.",
     options=[
-        Option("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", required=True),
+        Option(
+            "data",
+            path("DATA.yaml|TRUTH.json"),
+            "the truth: a data YAML or COCO annotations; of a classifier class folders or containers:S1",
+            required=True,
+        ),
         Option("split", text("NAME", "train", "val", "test"), "of a data YAML", "val"),
         Option("out", path("FOLDER"), "folder to make (default: runs/evaluate, or the next free number)"),
         Option("imgsz", whole(1), "image size of the model (default: as trained)"),
@@ -429,8 +434,42 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     with folder_for(out, "runs/evaluate") as folder:
         if (folder / "evaluation.json").exists() and not exist_ok:
             raise ValueError(f"{folder} holds an evaluation; choose another out=, or overwrite it with exist_ok=True")
-        evaluate_into(folder, files[0], data, split, images, most, options)
+        if not made and is_classifier(files[0]):
+            given = {
+                **options,
+                **({"images": images} if images else {}),
+                **({"max_detections": most} if most != 100 else {}),
+            }
+            evaluate_classifier(folder, files[0], data, split, given)
+        else:
+            evaluate_into(folder, files[0], data, split, images, most, options)
     return 0
+
+
+def is_classifier(file: str) -> bool:
+    """Tell whether a file is a classifier that yolo_wnlb trained."""
+    from yolo_wnlb.classifiers import detector
+
+    return detector.reads(file)
+
+
+def evaluate_classifier(folder: Path, file: str, data: str, split: str, options: dict[str, Any]) -> None:
+    """Measure the accuracy of a classifier."""
+    from yolo_wnlb.classifiers import detector
+    from yolo_wnlb.data.folders import read
+    from yolo_wnlb.metrics.accuracy import score
+
+    if idle := [key for key in options if key not in ("imgsz", "device")]:
+        raise ValueError(f"{idle[0]}= is for detectors, and {file} is a classifier; remove it")
+    model = detector.load(file, str(options.pop("device", "")))
+    pictures = read(data, split)
+    probabilities = detector.predict(model, pictures, **options, progress=True)
+    names = list(detector.names(model).values())
+    result = score(pictures, probabilities, names, {"weights": file, **detector.describe(model, **options)})
+    print(result)
+    result.to_csv(folder / "per_class.csv")
+    result.to_json(folder / "evaluation.json")
+    print(f"written to {folder}")
 
 
 def evaluate_into(
@@ -488,6 +527,29 @@ def evaluate_into(
     result.plot(folder / "plot.png")
     result.to_json(folder / "evaluation.json")
     print(f"written to {folder}")
+
+
+@command(
+    "sort",
+    "Write class folders for a classifier: the objects of a detection set cut out, or pictures parted by groups.",
+    files="DATA.yaml|FOLDER",
+    count=(1, 1),
+    file_keys=("source",),
+    example="yolo-wnlb sort coco8.yaml out=objects by=objects",
+    about="by=objects cuts every object out into SPLIT/CLASS/. by=groups copies FOLDER/CLASS/GROUP/*.jpg: the groups "
+    "that test= names into test/, all others into train/. docs/classifiers.md shows it.",
+    options=[
+        Option("out", path("FOLDER"), "folder to make", required=True),
+        Option("by", one_of("objects", "groups"), "what is sorted", "objects"),
+        Option("margin", number(0, 1), "width left around an object, as a share of its box", 0.1),
+        Option("test", listed(text("GROUP")), "groups to test on"),
+    ],
+)
+def run_sort(files: list[str], options: dict[str, Any]) -> int:
+    """Write class folders, and print how many pictures each got."""
+    from yolo_wnlb.data.folders import sort
+
+    return show(sort(files[0], options.pop("out"), **options))
 
 
 @command(

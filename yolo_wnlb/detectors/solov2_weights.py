@@ -82,10 +82,12 @@ def read_checkpoint(file: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(
                 f"{file} holds objects of the program that wrote it ({found[1]}), as checkpoints of one's own training "
                 "do. Where that program is installed, keep only the tensors: c = torch.load(file, weights_only=False); "
-                "torch.save({'state_dict': c['state_dict']}, new_file)"
+                "torch.save({'state_dict': c['state_dict']}, new_file) (or c['model'], where that is the name)"
             ) from error
         raise ValueError(f"{file} is no PyTorch checkpoint ({type(error).__name__}); is it complete?") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = None
+    if isinstance(content, dict):  # Salman et al. call it "model"
+        state = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         names = [key for key in content if isinstance(key, str)][:5] if isinstance(content, dict) else []
         raise ValueError(f"{file} holds no state_dict of tensors, but {names or type(content).__name__}")

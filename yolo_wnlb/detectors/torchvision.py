@@ -236,8 +236,8 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, Any] | None 
         torch.save({"meta": meta, "state_dict": model.state_dict()}, draft)
 
 
-def reads(weights: str | Path) -> bool:
-    """Tell whether a file is a checkpoint that `save` wrote, from a glance into it.
+def reads(weights: str | Path, mark: str = FORMAT) -> bool:
+    """Tell whether a file is a checkpoint that `save` wrote, or one with another mark, from a glance into it.
 
     Raises: ValueError: it is a damaged archive, or one that grows when it is read.
     """
@@ -247,7 +247,7 @@ def reads(weights: str | Path) -> bool:
     try:
         with zipfile.ZipFile(weights) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            return any(FORMAT.encode() in archive.read(name) for name in pickles)
+            return any(mark.encode() in archive.read(name) for name in pickles)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
         raise ValueError(f"{weights} is a damaged archive ({error}); copy it again") from error
 

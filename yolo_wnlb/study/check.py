@@ -2,8 +2,9 @@
 
     check_models      as soon as the study is read: arguments, models, weights, device, folder, libraries
     check_data        as soon as its data sets are there: classes, labels, pictures, room on the disk
+    check_classes     the same for classifiers
 
-Both raise ValueError, OSError or ImportError, with the row in front of the message.
+They raise ValueError, OSError or ImportError, with the row in front of the message.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from yolo_wnlb.data import coco
+from yolo_wnlb.data import coco, folders
 from yolo_wnlb.study.models import load_model, model_yaml, split_arguments
-from yolo_wnlb.study.plan import SPEC, YOLO, Run, naming
+from yolo_wnlb.study.plan import CLASSIFIER, NAMED, SPEC, YOLO, Run, naming
 from yolo_wnlb.twins.enhance import enhancer
+from yolo_wnlb.words import suggestion
 
 LIBRARIES = ("scipy.stats", "matplotlib", "pycocotools.mask")  # what a table needs, beside what training needs
 TRAINING_BYTES = 24  # of each parameter while it is trained: last.pt and best.pt with the state of AdamW
@@ -77,7 +79,13 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
             else:
                 if run.weights and not run.source_row:
                     check_there(run)
-                size = check_yolo(run, readable) if run.spec["detector"] == YOLO else check_other(run)
+                size = (
+                    check_yolo(run, readable)
+                    if run.spec["detector"] == YOLO
+                    else check_classifier(run)
+                    if run.spec["detector"] == CLASSIFIER
+                    else check_other(run)
+                )
         size = size or size_of_row.get((run.source_row or "", run.seed), "")
         size_of_row[run.row, run.seed] = size
         if size:
@@ -219,6 +227,7 @@ def check_there(run: Run) -> None:
 
     detector = run.spec["detector"]
     published = GITHUB_ASSETS_NAMES if detector == YOLO else ["coco"] if detector.startswith("maskrcnn") else []
+    published = [*published, *(NAMED.get(detector, ()) if "start" in run.spec else ())]
     if run.weights not in published and not Path(str(run.weights)).exists():
         raise FileNotFoundError(f"there are no weights {run.weights}; train them first (in a study of their own?)")
 
@@ -248,6 +257,29 @@ def check_other(run: Run) -> str:
         raise ValueError(f"no model can be built from {of_build}: {error}") from error
     maskrcnn.set_trainable(module, *freeze, bool(run.weights), True)  # weights of another row are not there yet
     return torchvision.describe(torchvision.Model(None, module, dict(enumerate(names, 1))))["image_size"]
+
+
+def check_classifier(run: Run) -> str:
+    """Check the training of a classifier; returns the size that pictures are evaluated at."""
+    from yolo_wnlb.classifiers.fit import check_settings, fit
+    from yolo_wnlb.classifiers.nets import build, check_arch
+
+    of_build, of_fit = split_arguments(run.spec, fit)
+    parameters = inspect.signature(fit).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    if unknown := [name for name in of_build if name != "arch"]:
+        known = ("arch", *(name for name in defaults if name not in ("model", "data", "out")))
+        raise ValueError(f"no argument {unknown[0]}{suggestion(unknown[0], known)}; choose from {', '.join(known)}")
+    if "arch" not in of_build:
+        raise ValueError("a classifier wants arch, such as arch: resnet18")
+    check_arch(of_build["arch"])
+    check_settings({**defaults, "epochs": None, **of_fit, "seed": run.spec["seed"]})
+    if run.weights and not run.source_row and run.weights not in NAMED[CLASSIFIER]:
+        build(of_build["arch"], ["one", "other"], run.weights)
+    elif run.weights in NAMED[CLASSIFIER] and run.weights != of_build["arch"]:
+        raise ValueError(f"start: {run.weights} does not fit arch: {of_build['arch']}; name the same one")
+    side = of_fit.get("imgsz", defaults["imgsz"])
+    return f"{side}x{side}"
 
 
 def check_like_defaults(arguments: Mapping[str, Any], *functions: Any) -> None:
@@ -315,6 +347,48 @@ def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> No
     check_room(runs, truth)
 
 
+def check_classes(
+    todo: Sequence[Run], runs: Sequence[Run], data: folders.Labelled, baselines: Mapping[str, str], device: str | None
+) -> None:
+    """Check the pictures and classes of runs of classifiers.
+
+    Args:
+        todo: Those that are not done.
+        runs: All of the study.
+        data: The pictures that they are judged on.
+        baselines: {detector: row} that others are compared with.
+        device: As Ultralytics takes it.
+    Raises:
+        ValueError: a run lacks a class of the pictures, and is a baseline or lends its weights to no other row.
+        OSError: class folders are missing; there is too little room on the disk.
+    """
+    from yolo_wnlb.classifiers.nets import ARCHS
+
+    if not todo:
+        return
+    if len(data) < 2:
+        raise ValueError(f"{data.source}, {data.split}: one picture; the intervals of a table need two or more")
+    lenders = {run.source_row for run in runs} - {*baselines.values()}
+    for run in todo:
+        with naming(run.name):
+            if "train" in run.spec:
+                known = folders.read(run.spec["train_data"], "train").classes
+            elif run.source_row:
+                continue  # it knows what that row learns, which is checked there
+            else:
+                detector, model = given_model(run, device)
+                known = tuple(detector.names(model).values())
+            lacking = [name for name in data.classes if name not in known]
+            if lacking and run.row not in lenders:
+                raise ValueError(
+                    f"it knows {', '.join(known)}, and {data.source} has {lacking[0]!r} too: only a row that another "
+                    "row starts from, and that is no baseline, may learn other classes"
+                )
+    archs = [run.spec["train"]["arch"] for run in todo if "train" in run.spec]
+    counts = {arch: sum(p.numel() for p in ARCHS[arch](num_classes=1000).parameters()) for arch in {*archs}}
+    refuse_full_disk(todo, KEPT_BYTES * sum(counts[arch] for arch in archs) + MARGIN)
+
+
 def labels_of(source: str) -> coco.Truth:
     """Read what Ultralytics trains on: the headers of the pictures and the label files."""
     data = coco.data_set(source, "train")
@@ -360,7 +434,12 @@ def check_room(runs: Sequence[Run], truth: coco.Truth) -> None:
             counts.append(OTHER_PARAMETERS)
     enhanced = {run.spec["enhance"] for run in runs if "enhance" in run.spec}
     pixels = sum(image["width"] * image["height"] for image in truth["images"])
-    needed = KEPT_BYTES * sum(counts) + TRAINING_BYTES * max(counts) + PNG_BYTES * pixels * len(enhanced) + MARGIN
+    kept, training = KEPT_BYTES * sum(counts), TRAINING_BYTES * max(counts)
+    refuse_full_disk(runs, kept + training + PNG_BYTES * pixels * len(enhanced) + MARGIN)
+
+
+def refuse_full_disk(runs: Sequence[Run], needed: float) -> None:
+    """Raise OSError if so many bytes have no room in the folder of the runs."""
     place = existing_parent(runs[0].out)
     if (free := shutil.disk_usage(place).free) < needed:
         raise OSError(

@@ -17,7 +17,7 @@ import site
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,23 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
-from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.reading import read_json
-from yolo_wnlb.study.check import check_data, check_models
+from yolo_wnlb.study.check import check_classes, check_data, check_models
+from yolo_wnlb.study.measures import MEASURES
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
-from yolo_wnlb.study.plan import LOG, RECORD, RESULT, SPEC, Run, groups_of, naming, read_study, runs_of, with_hashes
+from yolo_wnlb.study.plan import (
+    CLASSIFIER,
+    LOG,
+    RECORD,
+    RESULT,
+    SPEC,
+    Run,
+    groups_of,
+    naming,
+    read_study,
+    runs_of,
+    with_hashes,
+)
 from yolo_wnlb.study.table import Result, Table, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
@@ -84,10 +96,14 @@ def compare(
                 "the source"
             )
     with naming(file):
-        truth = coco.ground_truth(plan["data"], plan["split"])
-        groups = groups_of(plan, truth)
-        runs = with_hashes(runs, truth)
-        check_data(unfinished(runs), truth, device)
+        measure = MEASURES[plan["measure"]]
+        truth = measure.truth(plan["data"], plan["split"])
+        groups = groups_of(plan, measure.listing(truth))
+        runs = with_hashes(runs, measure.fingerprint(truth), measure.digest)
+        if plan["measure"] == "accuracy":
+            check_classes(unfinished(runs), runs, truth, plan["baseline"], device)
+        else:
+            check_data(unfinished(runs), truth, device)
     with locked(home):
         todo = unfinished(runs)  # another process may have finished some since
         for spec in {run.row: run.spec for run in runs}.values():
@@ -95,9 +111,7 @@ def compare(
                 splits = [plan["split"], *(["train"] if "train" in spec and train_data(spec, home)[1] else [])]
                 print(enhance_dataset(plan["data"], spec["enhance"], enhanced, split=splits), flush=True)
         run_all(todo, jobs, device)
-        results = [
-            Result(run.row, run.seed, run.record or {}, Evaluation.from_json(run.folder / RESULT)) for run in runs
-        ]
+        results = [Result(run.row, run.seed, run.record or {}, measure.read(run.folder / RESULT)) for run in runs]
         table = tabulate(plan, results, measure_latency(runs, plan, truth, device), groups)
         table.save(home)
     print(f"\nwritten to {out}:\n", flush=True)
@@ -227,6 +241,8 @@ def failure(run: Run, status: int) -> str:
 def result_line(run: Run) -> str:
     """Say in a few words what a finished run measured."""
     record = read_json(run.folder / RECORD)
+    if "accuracy" in record:
+        return f"accuracy {record['accuracy']['accuracy']:.4f}"
     found = {"mask AP": record["masks"], "box AP": record["boxes"]}
     return ", ".join(f"{name} {numbers['AP']:.4f}" for name, numbers in found.items() if numbers)
 
@@ -235,9 +251,9 @@ def result_line(run: Run) -> str:
 
 
 def measure_latency(
-    runs: Sequence[Run], plan: Mapping[str, Any], truth: coco.Truth, device: str | None
+    runs: Sequence[Run], plan: Mapping[str, Any], truth: Any, device: str | None
 ) -> dict[str, list[float] | None]:
-    """Time one picture from file to finished detections: {row: [median, lower quartile, upper quartile] in ms}.
+    """Time one picture from file to finished detections or class: {row: [median, lower and upper quartile] in ms}.
 
     All rows are timed in one process, in an order drawn anew for each picture. None stands for pictures that
     another program enhanced. The result is kept in latency.json, and measured again for other models or
@@ -257,34 +273,51 @@ def measure_latency(
         and known.get("ms", {}).keys() == firsts.keys()
     ):
         return known["ms"]
-    loaded = {}
-    for row, run in firsts.items():
-        detector, model = load_model(run.spec, run.folder, device)
-        classes = coco.class_map(detector.names(model), truth)
-        enhance = enhancer(run.spec["enhance"]) if "enhance" in run.spec else None
-        enhanced = enhanced_folder(home, run.spec.get("enhance"))
-        files = list(pictures(truth, plan["data"], plan["split"], enhanced).items())
-        size = {"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}
-        loaded[row] = (detector, model, classes, enhance, files, size)
-    originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
-    times: dict[str, list[float]] = {row: [] for row in loaded}
+    timers = {row: timer(run, plan, truth, device) for row, run in firsts.items()}
+    times: dict[str, list[float]] = {row: [] for row in timers}
     order = random.Random(0)
     for i in range(TIMED + 5):
-        original = originals[i % len(originals)]
-        picture = decode(original.read_bytes(), str(original))
-        for row in order.sample(list(loaded), len(loaded)):
-            detector, model, classes, enhance, files, size = loaded[row]
-            if enhance and enhance.spec.startswith("dir:"):
-                continue
-            begun = time.perf_counter()
-            if enhance:  # its cost, beside the file that it wrote before
-                enhance(picture)
-            detector.predict(model, dict([files[i % len(files)]]), classes, **size)
-            if i >= 5:
-                times[row].append(1000 * (time.perf_counter() - begun))
+        for row in order.sample(list(timers), len(timers)):
+            if (milliseconds := timers[row](i)) is not None and i >= 5:
+                times[row].append(milliseconds)
     quartiles = {
         row: [round(float(ms), 2) for ms in np.quantile(took, [0.5, 0.25, 0.75])] if took else None
         for row, took in times.items()
     }
     write_json(file, {"conditions": conditions, "ms": quartiles})
     return quartiles
+
+
+def timer(run: Run, plan: Mapping[str, Any], truth: Any, device: str | None) -> Callable[[int], float | None]:
+    """Return a function that handles the picture of a number with the model of a run, and tells the milliseconds.
+
+    It returns None where another program enhanced the picture.
+    """
+    detector, model = load_model(run.spec, run.folder, device)
+    size = {"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}
+    if run.spec["detector"] == CLASSIFIER:
+
+        def classify(i: int) -> float:
+            begun = time.perf_counter()
+            detector.predict(model, truth, places=[i % len(truth)], **size)
+            return 1000 * (time.perf_counter() - begun)
+
+        return classify
+    classes = coco.class_map(detector.names(model), truth)
+    enhance = enhancer(run.spec["enhance"]) if "enhance" in run.spec else None
+    enhanced = enhanced_folder(run.out, run.spec.get("enhance"))
+    files = list(pictures(truth, plan["data"], plan["split"], enhanced).items())
+    originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
+
+    def detect(i: int) -> float | None:
+        if enhance and enhance.spec.startswith("dir:"):
+            return None
+        original = originals[i % len(originals)]
+        picture = decode(original.read_bytes(), str(original)) if enhance else None
+        begun = time.perf_counter()
+        if enhance and picture is not None:  # its cost, beside the file that it wrote before
+            enhance(picture)
+        detector.predict(model, dict([files[i % len(files)]]), classes, **size)
+        return 1000 * (time.perf_counter() - begun)
+
+    return detect

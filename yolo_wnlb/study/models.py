@@ -11,7 +11,7 @@ from typing import Any
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed, renamed
-from yolo_wnlb.study.plan import ENHANCED, YOLO, safe_name, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, YOLO, safe_name, weights_path
 from yolo_wnlb.version import __version__
 from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
@@ -51,9 +51,11 @@ def model_yaml(spec: Mapping[str, Any], folder: Path) -> str | Path:
 
 
 def split_arguments(spec: Mapping[str, Any], fit: Callable[..., Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split the arguments of a training of Mask R-CNN or SOLOv2 into those of `build` and those of `fit`."""
+    """Split the arguments of a training that is not YOLO's into those of `build` and those of `fit`."""
     of_build = {**spec["train"], **spec.get("options", {})}
     of_fit = {key: of_build.pop(key) for key in [*of_build] if key in inspect.signature(fit).parameters}
+    if spec["detector"] == CLASSIFIER:
+        return of_build, of_fit
     of_build["block"] = spec.get("block")
     if "after" in spec:
         of_build["stages"] = [int(stage[1:]) for stage in listed(spec["after"])]  # P3 is the end of res3
@@ -67,16 +69,17 @@ def load_model(spec: Mapping[str, Any], folder: Path, device: str | None) -> tup
     """Return the module that serves the detector of a run, and the model: trained, given or as published."""
     detector, source = detector_module(spec["detector"]), spec.get("weights")
     weights = weights_path(folder.parent, source) if source else str(folder / "last.pt")
-    if spec["detector"] != YOLO and not (Path(weights).is_file() and detector.reads(weights)):
+    if spec["detector"] not in (YOLO, CLASSIFIER) and not (Path(weights).is_file() and detector.reads(weights)):
         return detector, detector.published(spec["detector"], weights, device, **spec["sizes"])
     return detector, detector.load(weights, device)
 
 
 def detector_module(detector: str) -> Any:
-    """Return the module of `yolo_wnlb.detectors` that serves a detector of `DETECTORS`."""
+    """Return the module that serves a detector of `DETECTORS`."""
+    from yolo_wnlb.classifiers import detector as classifier
     from yolo_wnlb.detectors import torchvision, ultralytics
 
-    return ultralytics if detector == YOLO else torchvision
+    return {YOLO: ultralytics, CLASSIFIER: classifier}.get(detector, torchvision)
 
 
 def network(model: Any) -> Any:

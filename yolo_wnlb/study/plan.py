@@ -20,10 +20,11 @@ of a table can differ in them. Example:
 
 The keys of a row:
 
-    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light
+    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light; classifier
     model      a model YAML to train (yolo), for segmentation or detection
     weights    what to evaluate as it is: a file, or the row that trains it; or published weights:
-               yolov8m-seg.pt, coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection
+               yolov8m-seg.pt, coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection, resnet18
+               (ImageNet weights of torchvision, for a classifier to start from)
     start      weights to start from: a file, or the row that trains them; of another study:
                FOLDER/clean-{seed}/last.pt
     data       a data YAML to train on, if it is not the study's
@@ -39,6 +40,10 @@ intervals of the table then draw whole groups. It is either a key that the image
 (`groups: '^(\\d+)_'`).
 
 A table reports masks if the truth and all of its rows have them, and boxes otherwise.
+
+`measure: accuracy` is for classifiers: `data:` is then what `data.folders.read` takes, `train: {classifier: ...}` has
+arch and the arguments of `classifiers.fit.fit`, and `options:` of a row may say how it learns: lr, freeze, adversarial.
+A row that other rows start from may learn other classes than those that the study tests. docs/classifiers.md has one.
 """
 
 from __future__ import annotations
@@ -46,13 +51,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed
 from yolo_wnlb.imaging.camera import DEFAULT, Settings, settings
 from yolo_wnlb.reading import read_json, read_yaml
@@ -65,6 +69,7 @@ KEYS: dict[str, Any] = {  # of a study, with their defaults
     "darken": {},
     "data": None,
     "split": "val",
+    "measure": "coco",
     "groups": None,
     "seeds": (0,),
     "train": {},
@@ -72,9 +77,12 @@ KEYS: dict[str, Any] = {  # of a study, with their defaults
     "baseline": None,
 }
 ROW_KEYS = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
-DETECTORS = ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light")
+CLASSIFIER = "classifier"
+MEASURED = {"coco": ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light"), "accuracy": (CLASSIFIER,)}
+DETECTORS = tuple(detector for detectors in MEASURED.values() for detector in detectors)
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
+NAMED = {CLASSIFIER: ("resnet18", "resnet50", "wide_resnet50_2")}  # weights that a name stands for, beside coco
 OUT = "{out}/"  # stands in front of weights that a row of the study trains
 RECORD, SPEC, LOG, RESULT = "run.json", "spec.json", "log.txt", "evaluation.json"  # files of a run
 ENHANCED = "enhanced"  # folder of enhanced pictures, beside the runs
@@ -209,6 +217,7 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             meant = suggestion(detector, DETECTORS)
             raise ValueError(f"{file}, train: no detector {detector}{meant}; choose from {', '.join(DETECTORS)}")
         check_arguments(f"{file}, train: {detector}", arguments, GIVEN)
+    check_measure(file, content["measure"], rows, content)
     for name, row in rows.items():
         check_row(f"{file}, row '{name}'", row, rows, content)
     baselines = [str(name) for name in listed(content["baseline"])]
@@ -247,6 +256,23 @@ def check_darken(place: str, how: Mapping[str, Any]) -> None:
         settings(how.get("preset", DEFAULT), **camera)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{place}: {error}") from error
+
+
+def check_measure(file: Path, measure: Any, rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Check that the score of a study goes with its detectors."""
+    if measure not in MEASURED:
+        raise ValueError(
+            f"{file}: measure: is {measure!r}{suggestion(measure, MEASURED)}; choose from {', '.join(MEASURED)}"
+        )
+    for name, row in rows.items():
+        if row["detector"] not in MEASURED[measure]:
+            right = next(other for other, detectors in MEASURED.items() if row["detector"] in detectors)
+            raise ValueError(
+                f"{file}, row '{name}': measure: {measure} wants detector: {' or '.join(MEASURED[measure])}, and this "
+                f"row has {row['detector']}, which is measured by measure: {right}"
+            )
+    if measure == "accuracy" and study["darken"]:
+        raise ValueError(f"{file}: darken: is for data sets of detectors; measure: accuracy reads class folders")
 
 
 def check_groups(place: str, rule: Any) -> None:
@@ -344,10 +370,19 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place}: after: says where a model: to train gets blocks, block: which ones")
     if unknown := [stage for stage in after if stage not in STAGES]:
         raise ValueError(f"{place}: after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
+    if detector == CLASSIFIER and (idle := [key for key in ("after", "block", "enhance") if key in row]):
+        raise ValueError(f"{place}: {idle[0]}: is for detectors; remove it for a classifier")
     if detector != YOLO and isinstance(row.get("block"), list):
         raise ValueError(f"{place}: block: of {detector} is one mapping for all stages")
     source = source_of(row)
-    if source and source not in rows and Path(source).name == source and not Path(source).suffix and source != "coco":
+    named = ("coco", *(NAMED.get(detector, ()) if "start" in row else ()))
+    if (
+        source
+        and source not in rows
+        and Path(source).name == source
+        and not Path(source).suffix
+        and source not in named
+    ):
         raise ValueError(
             f"{place}: there is no row '{source}'{suggestion(source, [*rows])}, and a file of weights has a suffix"
         )
@@ -434,15 +469,19 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def with_hashes(runs: Sequence[Run], truth: coco.Truth) -> list[Run]:
+def with_hashes(runs: Sequence[Run], truth: str, digest: Callable[[str, str], str]) -> list[Run]:
     """Add to the runs of one study what their pictures and labels are, by hashes.
 
+    Args:
+        runs: All of them.
+        truth: A hash of what they are judged by.
+        digest: Function of a data set and a split that returns a hash of pictures and labels.
     Raises: ValueError, OSError: a data set cannot be read.
     """
     data, split = runs[0].spec["data"], runs[0].spec["split"]
-    shared = {"truth": coco.fingerprint(truth), "pictures": coco.digest(data, split)}
+    shared = {"truth": truth, "pictures": digest(data, split)}
     trained_on = {run.spec["train_data"] for run in runs if "train_data" in run.spec}
-    digests = {folder: coco.digest(folder, "train") for folder in trained_on}
+    digests = {folder: digest(folder, "train") for folder in trained_on}
     hashed = []
     for run in runs:
         own = {"train_pictures": digests[run.spec["train_data"]]} if "train_data" in run.spec else {}
@@ -476,7 +515,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 # ---- the pictures that belong together -----------------------------------------------------------
 
 
-def groups_of(study: Mapping[str, Any], truth: coco.Truth) -> list[str] | None:
+def groups_of(study: Mapping[str, Any], truth: Mapping[str, Any]) -> list[str] | None:
     """Name the group of each picture, in the order of the picture ids; None where the study has no `groups:`.
 
     Raises: ValueError: the rule does not hold for some picture, or puts all of them into one group.

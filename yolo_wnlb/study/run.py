@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb.data import coco
+from yolo_wnlb.data import coco, folders
 from yolo_wnlb.data.journal import write_json
+from yolo_wnlb.metrics.accuracy import Accuracy, score
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.models import (
@@ -30,7 +31,7 @@ from yolo_wnlb.study.models import (
     train_data,
     why_boxes_only,
 )
-from yolo_wnlb.study.plan import METRICS, RECORD, RESULT, SPEC, YOLO, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, METRICS, RECORD, RESULT, SPEC, YOLO, weights_path
 from yolo_wnlb.twins.enhance import sha256_of
 
 
@@ -54,9 +55,20 @@ def run(folder: Path) -> None:
     file = Path(weights_path(out, source))
     files = {source: sha256_of(file)} if file.is_file() else {}
     if "weights" not in spec:
-        (train_yolo if spec["detector"] == YOLO else train_other)(spec, folder, device)
+        {YOLO: train_yolo, CLASSIFIER: train_classifier}.get(spec["detector"], train_other)(spec, folder, device)
     seconds, memory = time.time() - begun, peak_memory()
+    measured = (measure_accuracy if spec["detector"] == CLASSIFIER else measure_precision)(spec, folder, device)
+    training = {"seconds": round(seconds, 1), "peak MB": memory} if "train" in spec else None
+    record = {"spec": spec, "files": files, **measured, "training": training, "environment": environment(device)}
+    write_json(folder / RECORD, record)
 
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def measure_precision(spec: Mapping[str, Any], folder: Path, device: str | None) -> dict[str, Any]:
+    """Evaluate a detector, write the evaluation, and return what the record says of it."""
+    out = folder.parent
     truth = coco.ground_truth(spec["data"], spec["split"])
     detector, model = load_model(spec, folder, device)
     size = {"imgsz": spec["imgsz"]} if "imgsz" in spec else {}
@@ -66,21 +78,47 @@ def run(folder: Path) -> None:
     kinds = ("bbox",) if boxes_only else ("segm", "bbox")
     result = evaluate(truth, predictions, iou_types=kinds, protocol=detector.describe(model, **size))
     result.to_json(folder / RESULT)
-    write_json(
-        folder / RECORD,
-        {
-            "spec": spec,
-            "files": files,
-            "masks": None if boxes_only else {metric: result.masks[metric] for metric in METRICS},
-            "boxes": {metric: result.boxes[metric] for metric in METRICS},
-            "boxes only": boxes_only,
-            "w": learned_w(model),
-            **model_size(model, result.protocol["image_size"]),
-            "training": {"seconds": round(seconds, 1), "peak MB": memory} if "train" in spec else None,
-            "protocol": result.protocol,
-            "environment": environment(device),
+    return {
+        "masks": None if boxes_only else {metric: result.masks[metric] for metric in METRICS},
+        "boxes": {metric: result.boxes[metric] for metric in METRICS},
+        "boxes only": boxes_only,
+        "w": learned_w(model),
+        **model_size(model, result.protocol["image_size"]),
+        "protocol": result.protocol,
+    }
+
+
+def measure_accuracy(spec: Mapping[str, Any], folder: Path, device: str | None) -> dict[str, Any]:
+    """Measure a classifier, write its accuracy, and return what the record says of it.
+
+    A classifier of other classes, which only lends its weights to other rows, is measured on the pictures of its own
+    data that it has not learnt from.
+    """
+    detector, model = load_model(spec, folder, device)
+    names = [*detector.names(model).values()]
+    size = {"imgsz": spec["imgsz"]} if "imgsz" in spec else {}
+    protocol = detector.describe(model, **size)
+
+    def accuracy(data: folders.Labelled) -> Accuracy:
+        return score(data, detector.predict(model, data, **size), names, protocol)
+
+    data = folders.read(spec["data"], spec["split"])
+    if lends_only := not {*data.classes} <= {*names} and "train" in spec:
+        data = folders.held_out(spec["train_data"])
+    result = accuracy(data)
+    result.to_json(folder / RESULT)
+    learnt = accuracy(folders.read(spec["train_data"], "train")).numbers()["accuracy"] if "train" in spec else -1.0
+    return {
+        "accuracy": {
+            **result.numbers(),
+            "train accuracy": learnt,
+            **{f"class {name}": value for name, value in result.per_class().items()},
+            **{f"group {name}": value for name, value in result.per_group().items()},
         },
-    )
+        "other classes": names if lends_only else None,
+        **model_size(model, result.protocol["image_size"]),
+        "protocol": result.protocol,
+    }
 
 
 # ---- training ------------------------------------------------------------------------------------
@@ -118,6 +156,21 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> No
     model: Any = torchvision.build(spec["detector"], names, weights=weights, **of_build)
     files = pictures(truth, data, "train", enhanced)
     fit(model, truth, files, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
+
+
+def train_classifier(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
+    """Train a classifier on the pictures of its class folders, and keep the last weights."""
+    import torch
+
+    from yolo_wnlb.classifiers.fit import fit
+    from yolo_wnlb.classifiers.nets import build
+
+    data = folders.read(spec["train_data"], "train")
+    of_build, of_fit = split_arguments(spec, fit)
+    weights = weights_path(folder.parent, spec["start"]) if "start" in spec else None
+    torch.manual_seed(spec["seed"])
+    model = build(of_build["arch"], data.classes, weights)
+    fit(model, data, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
 
 
 def peak_memory() -> int:

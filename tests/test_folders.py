@@ -1,0 +1,299 @@
+"""Pictures with one class each: drawn worlds, class folders, CIFAR-10, and `yolo-wnlb sort`."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import shapes_set
+
+from yolo_wnlb.data import folders, worlds
+from yolo_wnlb.data.folders import cut_out, read, sort
+from yolo_wnlb.data.worlds import CONTAINERS, LEVELS, TESTED, draw_containers, draw_crops, filling_height, kinds_of
+
+SMALL = "containers:S1,train=16,test=9,size=32"
+
+
+def class_set(root, **pictures):
+    """Make class folders; each keyword names a file, train__cup__a for train/cup/a.png."""
+    for number, name in enumerate(pictures):
+        file = root.joinpath(*name.split("__")).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), np.full((20, 30, 3), 10 * number, np.uint8))
+    return root
+
+
+# ---- containers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("profile", "level", "height"),
+    [
+        ([(0, 1), (1, 1)], 0.5, 0.5),  # a cylinder
+        ([(0, 0), (1, 1)], 0.5, 0.5 ** (1 / 3)),  # a cone on its tip
+        ([(0, 1), (1, 0)], 0.5, 1 - 0.5 ** (1 / 3)),  # a cone on its base
+        ([(0, 1), (0.5, 1), (1, 1)], 0.9, 0.9),
+        ([(0, 0.68), (1, 1)], 0.5, ((0.68**3 + 1) / 2) ** (1 / 3) / 0.32 - 0.68 / 0.32),  # a frustum
+        ([(0, 0.3), (0.4, 1), (1, 0.8)], 0.0, 0.0),
+        ([(0, 0.3), (0.4, 1), (1, 0.8)], 1.0, 1.0),
+    ],
+)
+def test_a_level_is_a_share_of_the_volume(profile, level, height):
+    assert filling_height(profile, level) == pytest.approx(height, abs=1e-9)
+
+
+def test_heights_of_every_container_give_back_the_level_by_integration():
+    for name, container in CONTAINERS.items():
+        for level in (0.1, 0.5, 0.9):
+            z = np.linspace(0, 1, 200_001)
+            below = z <= filling_height(container.profile, level)
+            volume = np.interp(z, *zip(*container.profile)) ** 2
+            assert volume[below].sum() / volume.sum() == pytest.approx(level, abs=1e-4), name
+
+
+def test_half_a_cocktail_glass_stands_higher_than_half_a_beer_cup():
+    heights = {name: filling_height(CONTAINERS[name].profile, 0.5) for name in CONTAINERS}
+    assert heights["cocktail glass"] == pytest.approx(0.78, abs=0.005)
+    assert heights["beer cup"] == pytest.approx(0.59, abs=0.005)
+
+
+@pytest.mark.parametrize("test_set", ["S1", "S2", "S3"])
+def test_no_container_of_a_test_set_is_learnt_from(test_set):
+    train, test = (
+        read(f"containers:{test_set},train=30,size=32", "train"),
+        read(f"containers:{test_set},test=30,size=32", "test"),
+    )
+    assert not {*train.groups} & {*test.groups} and {*test.groups} == {*TESTED[test_set]}
+    assert {*train.groups} | {*test.groups} == CONTAINERS.keys()
+    assert Counter(test.groups) == dict.fromkeys(TESTED[test_set], 10)
+
+
+@pytest.mark.parametrize("test_set", TESTED)
+def test_every_clear_container_shows_every_level_equally_often_and_opaque_ones_are_unknown(test_set):
+    for split in ("train", "test"):
+        kinds = kinds_of(test_set, split)
+        drawn = draw_containers(test_set, split, 6 * len(kinds), 32, 0)
+        counts = Counter(zip(drawn.groups, (LEVELS[label] for label in drawn.labels)))
+        for name in kinds:
+            levels = {"unknown": 6} if CONTAINERS[name].opacity == 1 else {"0 %": 2, "50 %": 2, "90 %": 2}
+            assert {level: n for (kind, level), n in counts.items() if kind == name} == levels
+
+
+def test_the_same_seed_draws_the_same_bytes_in_another_process_and_for_another_count():
+    here = [draw_containers("S3", "test", 5, 40, 7).images, draw_crops("val", 5, 40, 7).images]
+    code = (
+        "import hashlib; from yolo_wnlb.data.worlds import *; "
+        "print(*(hashlib.sha256(d.images[:5].tobytes()).hexdigest() "
+        "for d in (draw_containers('S3', 'test', 7, 40, 7), draw_crops('val', 7, 40, 7))))"
+    )
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    import hashlib
+
+    assert there == [hashlib.sha256(images.tobytes()).hexdigest() for images in here]
+    other = draw_containers("S3", "test", 5, 40, 8).images
+    assert not any(np.array_equal(a, b) for a, b in zip(here[0], other)), "each picture follows from the seed"
+    train = draw_containers("all", "train", 5, 40, 7).images
+    assert not any(np.array_equal(a, b) for a, b in zip(train, draw_containers("all", "test", 5, 40, 7).images))
+
+
+def test_the_level_can_be_seen_in_a_clear_container_and_not_in_an_opaque_one():
+    def pictures(name):
+        return [worlds.container_picture(CONTAINERS[name], level, np.random.default_rng(3), 64) for level in (0.0, 0.9)]
+
+    for name, container in CONTAINERS.items():
+        empty, full = (image.astype(int) for image in pictures(name))
+        # a filled one draws more random numbers, so that only pixels of the ground are sure to agree
+        changed = np.abs(empty - full).mean(2)[24:40, 24:40].mean()
+        assert container.opacity == 1 or changed > 4, (name, changed)
+    assert all(0 < image.mean() < 255 for image in pictures("wine glass"))
+
+
+def test_crops_show_the_five_outlines_in_turn():
+    crops = read("shapes:crops,train=10,size=32", "train")
+    assert crops.classes == ("disc", "box", "triangle", "star", "crescent") and crops.labels == (0, 1, 2, 3, 4) * 2
+    assert crops.read(3).shape == (32, 32, 3) and crops.read(3).std() > 10
+
+
+# ---- class folders -------------------------------------------------------------------------------
+
+
+def test_a_class_folder_is_read_with_its_groups(tmp_path):
+    root = class_set(tmp_path, train__cup__a=1, train__cup__red__b=1, train__glass__x__y__c=1, test__glass__d=1)
+    train, test = read(root, "train"), read(root, "test")
+    assert train.classes == test.classes == ("cup", "glass")
+    assert train.names == ("cup/a.png", "cup/red/b.png", "glass/x/y/c.png") and train.labels == (0, 0, 1)
+    assert train.groups == ("", "red", "x/y") and test.labels == (1,)
+    assert test.notes == ("test has no picture of class cup",) and train.notes == ()
+    assert train.read(1).shape == (20, 30, 3) and train.read(1)[0, 0, 0] == 10
+    assert train.images[1] == {"id": 1, "file_name": "cup/red/b.png", "group": "red"}
+    assert train.digest != test.digest
+    (root / "train/cup/a.png").write_bytes((root / "train/cup/a.png").read_bytes() + b"\0")
+    assert read(root, "train").digest != train.digest
+
+
+def test_a_drawn_set_and_the_folder_that_holds_its_pictures_are_read_alike(tmp_path):
+    drawn = read(SMALL, "train")
+    for number, name in enumerate(drawn.names):
+        file = tmp_path / "train" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), drawn.read(number))
+    folder = read(tmp_path, "train")
+    order = [folder.names.index(f"{name}.png") for name in drawn.names]
+    assert [folder.groups[i] for i in order] == list(drawn.groups)
+    assert all(np.array_equal(folder.read(i), drawn.read(n)) for n, i in enumerate(order))
+
+
+def test_cifar_is_read_where_it_lies(tmp_path, monkeypatch):
+    """Without its 170 MB: torchvision's reader on batches of ten pictures, whose hashes are not checked."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    batches = tmp_path / "cifar-10-batches-py"
+    batches.mkdir()
+    pixels, labels = np.zeros((10, 3, 32, 32), np.uint8), [3, 0, 1, 2, 4, 5, 6, 7, 8, 9]
+    pixels[0, 0] = 200  # red
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        (batches / name).write_bytes(pickle.dumps({"data": pixels.reshape(10, -1), "labels": labels}))
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list(folders.CIFAR)}))
+    with pytest.raises(FileNotFoundError, match=r"CIFAR-10 is not in .*, or a file of it is damaged; unpack"):
+        read(f"cifar10:{tmp_path}", "test")
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5=None: True)
+    for place in (tmp_path, batches):
+        test = read(f"cifar10:{place}", "test")
+        assert len(test) == 10 and len(read(f"cifar10:{place}", "train")) == 50
+        assert [test.classes[label] for label in test.labels[:2]] == ["cat", "airplane"]
+        assert test.read(0)[0, 0].tolist() == [0, 0, 200], "BGR"
+
+
+MISTAKES = [  # source, split, what the message must say; files are made of the keywords
+    ({}, "nowhere", "train", r"there is no folder nowhere; give a folder with train/ and val/ or test/"),
+    ({}, "container:S1", "train", r"there is no folder container:S1 \(did you mean 'containers:S1'\?\)"),
+    ({}, "containers:S4", "train", r"no containers:S4; choose from containers:S1, containers:S2"),
+    ({}, "containers:S1,sise=64", "train", r"no number 'sise' \(did you mean 'size'\?\)"),
+    ({}, "containers:S1,size=16", "train", r"size is '16'; wanted a whole number, 32 or more"),
+    ({}, "containers:S1,train=4.5", "train", r"train is '4\.5'; wanted a whole number, 1 or more"),
+    ({}, "containers:S1,train=2", "train", r"no picture of class '50 %' among 2 of train; give it more pictures"),
+    ({}, "containers:S1", "val", r"containers:S1 has no split 'val'; choose from train, test"),
+    ({}, "containers:S1", "tset", r"no split 'tset' \(did you mean 'test'\?\); choose from train, val, test"),
+    ({}, "cifar10:nowhere", "val", r"no split 'val'; choose from train, test"),
+    ({"cup__a": 1}, ".", "train", r"has no folder train/: it has no split at all; move its class folders"),
+    ({"train__cup__a": 1, "train__b__a": 1}, ".", "test", r"has no folder test/: it has train/"),
+    (
+        {"train__cup__a": 1, "train__b__a": 1, "test__mug__a": 1},
+        ".",
+        "test",
+        r"class 'mug' has pictures in test/ and none in train/",
+    ),
+    ({"train__cup__a": 1}, ".", "train", r"the only class is 'cup'; a classifier wants two class folders or more"),
+    ({"train__cup__a": 1, "train__b": 1}, ".", "train", r"train/b\.png lies in no class folder \(1 pictures do\)"),
+]
+
+
+@pytest.mark.parametrize(("files", "source", "split", "message"), MISTAKES, ids=[m[3][:40] for m in MISTAKES])
+def test_a_wrong_source_is_answered_with_what_was_found_and_wanted(
+    files, source, split, message, tmp_path, monkeypatch
+):
+    class_set(tmp_path, **files)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read(source, split)
+
+
+def test_an_empty_class_folder_and_a_broken_picture_are_named(tmp_path):
+    root = class_set(tmp_path, train__cup__a=1, train__glass__b=1)
+    (root / "train/mug").mkdir()
+    with pytest.raises(ValueError, match=r"train/mug holds no picture; put some there, or remove the folder"):
+        read(root, "train")
+    (root / "train/mug").rmdir()
+    (root / "train/cup/a.png").write_bytes(b"half a picture")
+    with pytest.raises(OSError, match=r"a\.png cannot be read as an image"):
+        read(root, "train").read(0)
+
+
+# ---- sort ----------------------------------------------------------------------------------------
+
+
+def test_sort_by_objects_cuts_every_object_out_with_its_margin(tmp_path, capsys):
+    from yolo_wnlb.cli import main
+    from yolo_wnlb.data import coco
+
+    yaml = shapes_set(tmp_path / "shapes", train=3, val=2)
+    assert main(["sort", str(yaml), f"out={tmp_path / 'objects'}", "by=objects", "margin=0"]) == 0
+    for split in ("train", "val"):
+        truth = coco.ground_truth(yaml, split)
+        found = (
+            read(tmp_path / "objects", "train") if split == "train" else folders.class_folders(tmp_path / "objects/val")
+        )
+        names = {category["id"]: category["name"] for category in truth["categories"]}
+        wanted = Counter(names[annotation["category_id"]] for annotation in truth["annotations"])
+        counts = (
+            Counter(found.classes[label] for label in found.labels)
+            if split == "train"
+            else Counter({name: len(files) for name, files in found.items()})
+        )
+        assert counts == wanted
+    assert re.search(rf"train: {len(read(tmp_path / 'objects', 'train'))} pictures", capsys.readouterr().out)
+    one = next(iter(truth["annotations"]))
+    image = cv2.imread(str(coco.image_files(truth, yaml, "val")[one["image_id"]]))
+    cut = cut_out(image, one["bbox"], 0.0)
+    x, y, wide, high = one["bbox"]
+    assert cut.shape[:2] == (np.ceil(y + high) - np.floor(y), np.ceil(x + wide) - np.floor(x))
+    wider = cut_out(image, one["bbox"], 0.5)
+    assert wider.shape[0] > cut.shape[0] and cut_out(image, [0, 0, 64, 64], 1.0).shape == (64, 64, 3)
+    same = [np.array_equal(cut, cv2.imread(str(file))) for file in (tmp_path / "objects/val").rglob("*.png")]
+    assert sum(same) == 1
+
+
+def test_sort_by_groups_makes_the_splits_of_the_paper(tmp_path):
+    source = class_set(tmp_path / "all", half__flute__a=1, half__cup__b=1, full__mug__c=1, full__flute__d=1)
+    result = sort(source, tmp_path / "s1", by="groups", test=["flute"])
+    assert result.counts == {"train": {"full": 1, "half": 1}, "test": {"full": 1, "half": 1}}
+    assert read(tmp_path / "s1", "test").names == ("full/flute/d.png", "half/flute/a.png")
+    assert {*read(tmp_path / "s1", "train").groups} == {"cup", "mug"}
+    assert (source / "half/flute/a.png").is_file(), "the source is left as it is"
+    assert str(result).splitlines()[1] == "train: 2 pictures (1 full, 1 half)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "object"}, r"by is 'object' \(did you mean 'objects'\?\)"),
+        ({"by": "groups"}, r"by=groups wants the groups to test on, test=GROUP"),
+        ({"by": "objects", "test": ["a"]}, r"test= goes with by=groups only"),
+        ({"by": "objects"}, r"is a folder; by=objects wants a data YAML"),
+        ({"by": "groups", "test": ["flut"]}, r"has no group 'flut' \(did you mean 'flute'\?\); choose from cup, flute"),
+        ({"by": "groups", "test": ["cup", "flute"]}, r"takes all groups of .*; leave some to train on"),
+        ({"by": "groups", "test": ["cup"], "margin": 2}, r"margin is 2; wanted a share of the box from 0 to 1"),
+    ],
+)
+def test_sort_refuses_what_it_cannot_do_and_leaves_nothing_behind(options, message, tmp_path):
+    source = class_set(tmp_path / "all", half__flute__a=1, half__cup__b=1)
+    with pytest.raises(ValueError, match=message):
+        sort(source, tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+
+
+def test_sort_refuses_pictures_without_a_group_a_split_folder_and_a_place_that_is_taken(tmp_path):
+    source = class_set(tmp_path / "all", half__a=1, half__cup__b=1)
+    with pytest.raises(ValueError, match=r"half/a\.png lies in no group"):
+        sort(source, tmp_path / "out", by="groups", test=["cup"])
+    split = class_set(tmp_path / "split", train__a__b=1, test__a__b=1)
+    with pytest.raises(ValueError, match=r"is split already, into test, train"):
+        sort(split, tmp_path / "out", by="groups", test=["a"])
+    with pytest.raises(FileExistsError, match=r"split exists; choose another out="):
+        sort(source, split, by="groups", test=["cup"])
+
+
+def test_classes_that_would_share_a_folder_are_refused(tmp_path):
+    yaml = shapes_set(tmp_path / "shapes", train=2, val=1)
+    yaml.write_text(yaml.read_text().replace("- disc\n- box\n", "- a/b\n- a:b\n"))
+    with pytest.raises(ValueError, match=r"classes 'a/b' and 'a:b' would share the folder a-b; rename one"):
+        sort(yaml, tmp_path / "out")
+    assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) == '["shapes"]' and Path(yaml).is_file()

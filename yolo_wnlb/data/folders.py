@@ -1,0 +1,478 @@
+"""Pictures with one class each, as classifiers read them, and the command that sorts pictures into class folders.
+
+    a folder SPLIT/CLASS/[GROUP/]*.jpg                          any classes; groups are kinds of object, places, ...
+    containers:S1, :S2, :S3 or :all, and shapes:crops           drawn on the spot by `worlds`
+    cifar10:FOLDER                                              CIFAR-10's Python batches, where the user has them
+    cifar10                                                     Ultralytics' copy of it, which it downloads
+
+Numbers of the drawn ones can be given: containers:S1,train=400,test=300,size=64,seed=0.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from yolo_wnlb.data import worlds
+from yolo_wnlb.words import suggestion
+
+SPLITS = ("train", "val", "test")
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+BATCHES = "cifar-10-batches-py"  # the folder that CIFAR-10's archive unpacks to
+WAYS = ("objects", "groups")  # of `sort`
+DRAWN = {  # what is drawn on the spot: its splits with their numbers of pictures, and the side of the pictures
+    "containers": {"train": 400, "test": 300, "size": 64, "seed": 0},
+    "shapes": {"train": 1600, "val": 400, "size": 64, "seed": 0},
+}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures of a split, with one class each.
+
+    Attributes:
+        source: What the user gave.
+        split: "train", "val" or "test".
+        classes: Their names.
+        labels: Index into `classes` of each picture.
+        names: Of the pictures, different from each other: CLASS/GROUP/FILE.
+        groups: The group of each picture; "" where it has none.
+        read: Function of a picture's number that returns it: uint8 (H, W, 3), BGR.
+        digest: A short hash of names, classes and contents (of files: their sizes).
+        notes: What the reader of a score has to know.
+    """
+
+    source: str
+    split: str
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+    read: Callable[[int], np.ndarray]
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """The pictures as entries of a COCO truth have them: id, file_name and group."""
+        return [
+            {"id": i, "file_name": name, "group": group} for i, (name, group) in enumerate(zip(self.names, self.groups))
+        ]
+
+
+def read(source: str | Path, split: str) -> Labelled:
+    """Find the pictures of a split and their classes.
+
+    Args:
+        source: One of the forms at the head of this file.
+        split: "train", "val" or "test".
+    Returns: The pictures. The classes of a folder are those of its train/, by name; a class without a picture in
+        `split` is named in `notes`.
+    Raises:
+        FileNotFoundError: there is no such folder, or no such split in it.
+        ValueError: a number of a drawn set is out of range; a class folder is empty, or has pictures in this
+            split and not in train/; a picture lies outside all class folders; there is one class only.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}{suggestion(split, SPLITS)}; choose from {', '.join(SPLITS)}")
+    kind, colon, rest = str(source).partition(":")
+    if kind in DRAWN and colon:
+        return draw(str(source), split)
+    if kind == "cifar10" and colon:
+        return read_cifar(str(source), Path(rest), split)
+    return read_folder(ultralytics_copy() if str(source) == "cifar10" else Path(source), str(source), split)
+
+
+def held_out(source: str | Path) -> Labelled:
+    """Return the pictures of the first split of val and test that is there, of train if there is neither."""
+    for split in ("val", "test"):
+        try:
+            return read(source, split)
+        except FileNotFoundError:
+            continue
+    return read(source, "train")
+
+
+# ---- drawn on the spot ---------------------------------------------------------------------------
+
+
+def draw_plan(source: str) -> tuple[str, str, dict[str, int]]:
+    """Read containers:S1,train=400,size=64: what is drawn, which set of it, and its numbers.
+
+    Raises: ValueError: there is no such set or number, or the number is out of range.
+    """
+    kind, _, rest = source.partition(":")
+    name, *words = rest.split(",")
+    known = tuple(worlds.TESTED) if kind == "containers" else ("crops",)
+    if name not in known:
+        raise ValueError(
+            f"{source}: no {kind}:{name}{suggestion(name, known)}; choose from "
+            f"{', '.join(f'{kind}:{each}' for each in known)}"
+        )
+    numbers = dict(DRAWN[kind])
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in numbers:
+            raise ValueError(f"{source}: no number {key!r}{suggestion(key, numbers)}; choose from {', '.join(numbers)}")
+        least = {"size": worlds.MIN_SIZE, "seed": 0}.get(key, 1)
+        if not value.isdecimal() or int(value) < least:
+            raise ValueError(f"{source}: {key} is {value!r}; wanted a whole number, {least} or more")
+        numbers[key] = int(value)
+    return kind, name, numbers
+
+
+@functools.lru_cache(maxsize=4)
+def draw(source: str, split: str) -> Labelled:
+    """Draw a split of `containers` or `shapes:crops`; see `read`."""
+    kind, name, numbers = draw_plan(source)
+    if split not in numbers:
+        there = ", ".join(key for key in SPLITS if key in numbers)
+        raise FileNotFoundError(f"{source} has no split {split!r}; choose from {there}")
+    count, size, seed = numbers[split], numbers["size"], numbers["seed"]
+    drawn = (
+        worlds.draw_containers(name, split, count, size, seed)
+        if kind == "containers"
+        else worlds.draw_crops(split, count, size, seed)
+    )
+    names = [
+        "/".join(filter(None, [drawn.classes[label], group, f"{index:06d}"]))
+        for index, (label, group) in enumerate(zip(drawn.labels, drawn.groups))
+    ]
+    content = [hashlib.sha256(drawn.images.tobytes()).hexdigest()]
+    return labelled(source, split, drawn.classes, drawn.labels, names, drawn.groups, drawn.images.__getitem__, content)
+
+
+# ---- from files ----------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path, source: str, split: str) -> Labelled:
+    """Find the pictures of SPLIT/CLASS/[GROUP/]*.jpg; see `read`."""
+    if not folder.is_dir():
+        drawn = [
+            f"{kind}:{name}" for kind, names in (("containers", worlds.TESTED), ("shapes", ["crops"])) for name in names
+        ]
+        raise FileNotFoundError(
+            f"there is no folder {source}{suggestion(source, drawn)}; give a folder with train/ and val/ or test/, "
+            f"each with a folder for each class, or one of {', '.join(drawn)}, cifar10:FOLDER"
+        )
+    if not (folder / split).is_dir():
+        there = [name for name in SPLITS if (folder / name).is_dir()]
+        advice = (
+            f"it has {', '.join(f'{name}/' for name in there)}"
+            if there
+            else "it has no split at all; move its class folders into train/ and test/, or let `yolo-wnlb sort` do it"
+        )
+        raise FileNotFoundError(f"{source} has no folder {split}/: {advice}")
+    found = class_folders(folder / split)
+    learnt = class_folders(folder / "train") if split != "train" and (folder / "train").is_dir() else found
+    if unknown := [name for name in found if name not in learnt]:
+        raise ValueError(
+            f"{source}: class {unknown[0]!r} has pictures in {split}/ and none in train/, so no classifier can know "
+            f"it; put pictures into train/{unknown[0]}/, or remove {split}/{unknown[0]}/"
+        )
+    classes = tuple(learnt)
+    if len(classes) < 2:
+        raise ValueError(f"{source}: the only class is {classes[0]!r}; a classifier wants two class folders or more")
+    files = [(classes.index(name), file) for name, pictures in found.items() for file in pictures]
+    paths = [file.relative_to(folder / split) for _, file in files]
+    return labelled(
+        source,
+        split,
+        classes,
+        [label for label, _ in files],
+        [path.as_posix() for path in paths],
+        ["/".join(path.parts[1:-1]) for path in paths],
+        lambda index: read_picture(files[index][1]),
+        [str(file.stat().st_size) for _, file in files],
+    )
+
+
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """List the pictures of each class folder, sorted by name.
+
+    Raises: ValueError: a picture lies beside the class folders, or a class folder holds none.
+    """
+    from ultralytics.data.utils import IMG_FORMATS
+
+    def is_picture(path: Path) -> bool:
+        return path.suffix[1:].lower() in IMG_FORMATS and path.is_file()
+
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if loose := [path for path in entries if is_picture(path)]:
+        raise ValueError(f"{loose[0]} lies in no class folder ({len(loose)} pictures do); wanted {folder}/CLASS/*.jpg")
+    found = {
+        path.name: sorted(
+            picture
+            for picture in path.rglob("*")
+            if is_picture(picture) and not any(part.startswith(".") for part in picture.relative_to(folder).parts)
+        )
+        for path in entries
+        if path.is_dir()
+    }
+    if not found:
+        raise ValueError(f"{folder} holds no class folder; wanted {folder}/CLASS/*.jpg")
+    if empty := [name for name, pictures in found.items() if not pictures]:
+        raise ValueError(f"{folder / empty[0]} holds no picture; put some there, or remove the folder")
+    return found
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """Read a picture in colour, upright as its EXIF says: uint8 (H, W, 3), BGR.
+
+    Raises: OSError: it cannot be read.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
+    except cv2.error as error:  # too many pixels
+        raise OSError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
+    if image is None:
+        raise OSError(f"{file} cannot be read as an image; leave it out or mend it")
+    return image
+
+
+def read_cifar(source: str, folder: Path, split: str) -> Labelled:
+    """Read CIFAR-10 from its Python batches, as torchvision checks and loads them."""
+    from torchvision.datasets import CIFAR10
+
+    if split == "val":
+        raise FileNotFoundError(f"{source} has no split 'val'; choose from train, test")
+    folder = folder.parent if folder.name == BATCHES else folder
+    try:
+        data = CIFAR10(folder, train=split == "train", download=False)
+    except (RuntimeError, OSError) as error:
+        raise FileNotFoundError(
+            f"{source}: CIFAR-10 is not in {folder / BATCHES}, or a file of it is damaged; unpack "
+            "cifar-10-python.tar.gz there (https://www.cs.toronto.edu/~kriz/cifar.html)"
+        ) from error
+    images = np.ascontiguousarray(data.data[..., ::-1])  # RGB to BGR
+    names = [f"{CIFAR[label]}/{index:05d}" for index, label in enumerate(data.targets)]
+    content = [hashlib.sha256(images.tobytes()).hexdigest()]
+    return labelled(source, split, CIFAR, data.targets, names, [""] * len(names), images.__getitem__, content)
+
+
+def ultralytics_copy() -> Path:
+    """Return the folder of Ultralytics' own copy of CIFAR-10, which it downloads if it is not there.
+
+    Raises: OSError: it could not be downloaded.
+    """
+    from ultralytics.data.utils import check_cls_dataset
+
+    try:
+        return Path(check_cls_dataset("cifar10")["train"]).parent
+    except Exception as error:  # whatever its downloader raises without a network
+        raise OSError(
+            f"cifar10: Ultralytics cannot download it ({error}); give cifar10:FOLDER of your own copy"
+        ) from error
+
+
+def labelled(
+    source: str,
+    split: str,
+    classes: Sequence[str],
+    labels: Sequence[int],
+    names: Sequence[str],
+    groups: Sequence[str],
+    read: Callable[[int], np.ndarray],
+    content: Sequence[str],
+) -> Labelled:
+    """Bring the parts of a `Labelled` together; `content` is what its digest is made of beside names and classes."""
+    counts = Counter(labels)
+    absent = [name for label, name in enumerate(classes) if not counts[label]]
+    if absent and split == "train":
+        raise ValueError(
+            f"{source}: no picture of class {absent[0]!r} among {len(labels)} of train; give it more pictures"
+        )
+    digest = hashlib.sha256(json.dumps([list(classes), list(names), list(content)]).encode(errors="surrogateescape"))
+    return Labelled(
+        source=source,
+        split=split,
+        classes=tuple(classes),
+        labels=tuple(map(int, labels)),
+        names=tuple(names),
+        groups=tuple(groups),
+        read=read,
+        digest=digest.hexdigest()[:16],
+        notes=tuple(f"{split} has no picture of class {name}" for name in absent),
+    )
+
+
+# ---- sort ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """What `sort` wrote; print it.
+
+    Attributes:
+        out: The folder.
+        counts: Pictures by split and class.
+        left_out: How many objects were left out, by reason.
+    """
+
+    out: Path
+    counts: dict[str, dict[str, int]]
+    left_out: dict[str, int]
+
+    def __str__(self) -> str:
+        lines = [f"wrote {self.out}"]
+        for split, classes in self.counts.items():
+            lines.append(
+                f"{split}: {sum(classes.values())} pictures ({', '.join(f'{n} {name}' for name, n in classes.items())})"
+            )
+        return "\n".join([*lines, *(f"left out: {count} {reason}" for reason, count in self.left_out.items() if count)])
+
+
+def sort(
+    source: str | Path, out: str | Path, *, by: str = "objects", margin: float = 0.1, test: Sequence[str] = ()
+) -> Sorted:
+    """Write class folders that `read` takes.
+
+    by="objects" cuts every object of a detection data set out into SPLIT/CLASS/PICTURE-NUMBER.png. by="groups" copies
+    a folder CLASS/GROUP/*.jpg: pictures of the groups in `test` into test/, all others into train/; this is how the
+    splits of the paper are made of C-CCM.
+
+    Args:
+        source: A data YAML, or its name, for objects; a folder for groups.
+        out: Folder to make. It appears when everything is in it.
+        by: "objects" or "groups".
+        margin: Width that is left around an object, as a share of the longer side of its box. For objects.
+        test: Names of groups. For groups.
+    Raises:
+        FileExistsError: `out` exists.
+        ValueError: an argument is out of range or does not go with `by`; a group is not there; two classes would
+            share a folder; no object is left.
+        OSError: a picture cannot be read, or `out` cannot be written.
+    """
+    out = Path(out).resolve()
+    if by not in WAYS:
+        raise ValueError(f"by is {by!r}{suggestion(by, WAYS)}; choose from {', '.join(WAYS)}")
+    if not 0 <= margin <= 1:
+        raise ValueError(f"margin is {margin}; wanted a share of the box from 0 to 1")
+    if bool(test) != (by == "groups"):
+        raise ValueError(
+            "by=groups wants the groups to test on, test=GROUP,..."
+            if by == "groups"
+            else "test= goes with by=groups only"
+        )
+    if by == "objects" and Path(source).is_dir():
+        raise ValueError(f"{source} is a folder; by=objects wants a data YAML, by=groups a folder CLASS/GROUP/*.jpg")
+    with appearing(out) as draft:
+        left_out = sort_objects(source, draft, margin) if by == "objects" else sort_groups(Path(source), draft, test)
+        counts = {
+            split: {name: len(pictures) for name, pictures in class_folders(draft / split).items()}
+            for split in SPLITS
+            if (draft / split).is_dir()
+        }
+    return Sorted(out, counts, left_out)
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder that becomes `out` when the block ends without an error, and is removed otherwise."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another out=")
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def sort_objects(source: str | Path, draft: Path, margin: float) -> dict[str, int]:
+    """Cut the objects of all splits of a data YAML out; returns how many were left out, by reason."""
+    from yolo_wnlb.data import coco
+    from yolo_wnlb.data.data_yaml import read_data_yaml
+
+    data, _ = read_data_yaml(source)
+    left_out: Counter[str] = Counter()
+    folders: dict[str, str] = {}
+    for split in (name for name in SPLITS if data.get(name)):
+        truth = coco.ground_truth(source, split)
+        files = coco.image_files(truth, source, split)
+        for category in truth["categories"]:
+            folder = folder_name(category["name"])
+            if folders.setdefault(folder, category["name"]) != category["name"]:
+                raise ValueError(
+                    f"classes {folders[folder]!r} and {category['name']!r} would share the folder {folder}; rename one"
+                )
+        classes = {category["id"]: folder_name(category["name"]) for category in truth["categories"]}
+        objects: dict[Any, list[dict[str, Any]]] = {}
+        for annotation in truth["annotations"]:
+            if annotation.get("iscrowd"):
+                left_out["crowds"] += 1
+            elif min(annotation["bbox"][2:]) < 1:
+                left_out["objects less than a pixel wide or high"] += 1
+            else:
+                objects.setdefault(annotation["image_id"], []).append(annotation)
+        for image in truth["images"]:
+            picture = read_picture(files[image["id"]]) if image["id"] in objects else None
+            stem = re.sub(r"[^\w.-]+", "-", str(Path(image["file_name"]).with_suffix("")))
+            for number, annotation in enumerate(objects.get(image["id"], [])):
+                target = draft / split / classes[annotation["category_id"]] / f"{stem}-{image['id']}-{number}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(cv2.imencode(".png", cut_out(picture, annotation["bbox"], margin))[1].tobytes())
+    if not any(draft.iterdir()):
+        raise ValueError(f"{source}: no object to cut out; left out: {dict(left_out)}")
+    return dict(left_out)
+
+
+def folder_name(name: str) -> str:
+    """Return the name of a class as the name of a folder on every system."""
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "-", name).strip(" .") or "-"
+
+
+def cut_out(picture: Any, box: Sequence[float], margin: float) -> np.ndarray:
+    """Cut a box, x y width height, out of a picture, with a margin as far as the picture goes: uint8 (h, w, 3)."""
+    x, y, wide, high = box
+    more = margin * max(wide, high)
+    height, width = picture.shape[:2]
+    left, top = max(int(np.floor(x - more)), 0), max(int(np.floor(y - more)), 0)
+    right, bottom = min(int(np.ceil(x + wide + more)), width), min(int(np.ceil(y + high + more)), height)
+    return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def sort_groups(source: Path, draft: Path, test: Sequence[str]) -> dict[str, int]:
+    """Copy CLASS/GROUP/*.jpg into train/ and test/ by group; returns {} for nothing is left out."""
+    if not source.is_dir():
+        raise FileNotFoundError(f"there is no folder {source}; by=groups wants one with CLASS/GROUP/*.jpg")
+    found = class_folders(source)
+    if found.keys() <= {*SPLITS}:
+        raise ValueError(
+            f"{source} is split already, into {', '.join(found)}; by=groups wants {source}/CLASS/GROUP/*.jpg"
+        )
+    groups = {"/".join(file.relative_to(source).parts[1:-1]) for files in found.values() for file in files}
+    if "" in groups:
+        bare = next(file for files in found.values() for file in files if file.parent.parent == source)
+        raise ValueError(f"{bare} lies in no group; by=groups wants {source}/CLASS/GROUP/*.jpg")
+    if unknown := [name for name in test if name not in groups]:
+        raise ValueError(
+            f"{source} has no group {unknown[0]!r}{suggestion(unknown[0], groups)}; choose from "
+            f"{', '.join(sorted(groups))}"
+        )
+    if groups == {*test}:
+        raise ValueError(f"test={','.join(test)} takes all groups of {source}; leave some to train on")
+    for name, files in found.items():
+        for file in files:
+            parts = file.relative_to(source).parts
+            target = draft / ("test" if "/".join(parts[1:-1]) in test else "train") / name / Path(*parts[1:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    return {}
