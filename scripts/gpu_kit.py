@@ -113,6 +113,7 @@ def carried() -> dict[str, str]:
 
 def files_of(study: Path) -> Iterator[Path]:
     """List the files that a study reads and that are not in the repository, relative to its root."""
+    from yolo_wnlb.data.folders import is_drawn
     from yolo_wnlb.reading import read_yaml
 
     content = read_yaml(study)
@@ -120,7 +121,7 @@ def files_of(study: Path) -> Iterator[Path]:
     rows = list((content.get("rows") or {}).values())
     sources = [how["source"] for how in (content.get("darken") or {}).values()]
     sources += [content["data"], *(row["data"] for row in rows if row.get("data"))]
-    for source in map(Path, sources):
+    for source in map(Path, (name for name in sources if not is_drawn(name))):
         folder = source.parent if source.suffix else source
         if any(folder == path or path in folder.parents for path in made):
             continue
@@ -314,7 +315,7 @@ def tiny(study: Path) -> Path:
     baselines = baseline if isinstance(baseline, list) else [baseline]
     kept = dict.fromkeys(name for row in baselines for name in (rows[row].get("start"), row) if name in rows)
     others = [name for name in rows if name not in kept and rows[name].get("start") in kept]
-    small = {"yolo": {"imgsz": 64, "close_mosaic": 0, "warmup_epochs": 0}}
+    small = {"yolo": {"imgsz": 64, "close_mosaic": 0, "warmup_epochs": 0}, "classifier": {"imgsz": 32}}
     content["rows"] = {
         name: {key: value for key, value in rows[name].items() if key != "train"} for name in [*kept, *others[:1]]
     }

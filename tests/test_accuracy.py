@@ -117,6 +117,11 @@ STUDY = {
         "source ST": {"detector": "classifier", "data": "shapes:crops,train=8,val=5,size=32", "train": {"epochs": 2}},
         "ST": {"detector": "classifier"},
         "ST→FT": {**TUNED, "start": "source ST"},
+        "ST→AFT": {
+            "detector": "classifier",
+            "start": "source ST",
+            "options": {**TUNED["options"], "adversarial": {"norm": "l2", "eps": 0.05, "steps": 1}},
+        },
         "as it is": {"detector": "classifier", "weights": "ST"},
     },
     "baseline": "ST",
@@ -153,6 +158,11 @@ def test_rows_of_strategies_stand_in_one_table(done):
     ]
     assert {"class unknown", "group red cup", "group beer cup"} < {*content["metrics"]}
     assert rows["ST→FT"]["baseline"] == "ST" and len(rows["ST→FT"]["deltas"]) == 2
+    assert (
+        "row ST→AFT: lr: 0.005, freeze: 1, adversarial: {'norm': 'l2', 'eps': 0.05, 'steps': 1}"
+        in (done / "table.md").read_text()
+    )
+    assert "l2, eps 0.05" not in (done / "ST-0/log.csv").read_text() and (done / "ST-AFT-1/run.json").is_file()
     assert rows["as it is"]["by seed"] == rows["ST"]["by seed"] and all(row["ms"] > 0 for row in rows.values())
     assert rows["ST→FT"]["parameters M"] == pytest.approx(4.908)
     found = [Accuracy.from_json(done / f"ST-{seed}/evaluation.json") for seed in (0, 1)]
@@ -252,6 +262,14 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
     ("content", "message"),
     [
         (with_row(options={"freeze": 6}), r"more, seed 0: freeze is 6; wanted a whole number from 0"),
+        (
+            with_row(options={"adversarial": {"norm": "linf", "eps": 8}}),
+            r"more, seed 0: adversarial: eps is 8 in linf; .*; did you mean 8/255 = 0\.0314\?",
+        ),
+        (
+            with_row(options={"adversarial": {"method": "free", "norm": "l2"}}),
+            r"more, seed 0: adversarial: method free wants norm linf, found l2",
+        ),
         (with_row(options={"lr0": 0.1}), r"more, seed 0: no argument lr0 \(did you mean 'lr'\?\)"),
         (
             study(train={"classifier": {"arch": "resnet11", "epochs": 1}}),

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from yolo_wnlb.attacks import random_direction
 from yolo_wnlb.classifiers import detector, nets
+from yolo_wnlb.classifiers.attack import Free, attacked, read_attack
 from yolo_wnlb.classifiers.fit import fit, linear_decay, order_of, repeated, steps_of
 from yolo_wnlb.classifiers.nets import ARCHS, build, freeze_layers, prepared, read_weights
 from yolo_wnlb.data.folders import read
@@ -159,7 +161,16 @@ def test_frozen_layers_stay_as_they_are_statistics_of_their_norms_included(layer
     assert (layers == 1) <= ({"net.bn1.running_mean", "net.layer1.0.conv1.weight"} <= {*frozen})
 
 
-@pytest.mark.parametrize("options", [{}, {"balanced": True, "crop": 0.125, "freeze": 1}])
+RESUMED = [
+    {},
+    {"balanced": True, "crop": 0.125, "freeze": 1},
+    {"adversarial": {"steps": 2}},
+    {"adversarial": {"method": "fgsm"}},
+    {"adversarial": {"method": "free", "replays": 2}},
+]
+
+
+@pytest.mark.parametrize("options", RESUMED, ids=lambda options: "-".join(map(str, options)) or "plain")
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(options, tmp_path):
     whole = train(tmp_path / "whole", epochs=3, **options)
     model = fresh()
@@ -177,7 +188,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(options, tmp
     torch.manual_seed(99)  # whatever the process has drawn meanwhile
     torch.rand(5)
     assert same(whole, train(tmp_path / "parts", epochs=3, resume=True, **options))
-    assert same(whole, train(tmp_path / "workers", epochs=3, workers=2, **options)), "nor does their number change it"
+    if not options:
+        assert same(whole, train(tmp_path / "workers", epochs=3, workers=2)), "nor does their number change it"
     with pytest.raises(ValueError, match=r"cannot be resumed, for this is another training: lr was 0\.05, now 0\.01"):
         train(tmp_path / "parts", epochs=3, resume=True, lr=0.01, **options)
 
@@ -197,6 +209,86 @@ def test_it_learns_a_few_pictures_by_heart_and_is_loaded_again(tmp_path):
     assert detector.describe(model)["image_size"] == "32x32"
 
 
+# ---- attacks -------------------------------------------------------------------------------------
+
+
+def batch(number=6):
+    data = read(SOURCE, "train")
+    x = torch.from_numpy(np.stack([prepared(data.read(i), 32) for i in range(number)])).float() / 255
+    return x, torch.tensor(data.labels[:number])
+
+
+@pytest.mark.parametrize(
+    ("asked", "passes"),
+    [
+        ({"norm": "l2", "eps": 0.5, "steps": 3}, 4),
+        ({"norm": "linf", "eps": 4 / 255, "steps": 2}, 3),
+        ({"method": "fgsm", "norm": "linf", "eps": 8 / 255}, 2),
+        ({"method": "fgsm", "mix": 0.5}, 2),
+    ],
+)
+def test_an_attacked_batch_is_near_the_clean_one_and_changes_nothing_in_the_model(asked, passes):
+    attack, model, (x, labels) = read_attack(asked), fresh().train(), batch()
+    before = copy.deepcopy(model.state_dict())
+    found = attacked(model, x, labels, attack)
+    assert same(before, model.state_dict()) and all(p.grad is None for p in model.parameters())
+    assert model.training and attack.passes == passes and found.min() >= 0 and found.max() <= 1
+    change = (found - x).flatten(1)
+    size = change.norm(dim=1) if attack.norm == "l2" else change.abs().amax(1)
+    eps = attack.eps * (32 / 224 if attack.norm == "l2" else 1)
+    kept = int(asked.get("mix", 0) * len(x))
+    assert (size[:kept] == 0).all() and (size[kept:] <= eps * (1 + 1e-5)).all() and (size[kept:] > 0.5 * eps).all()
+
+
+def test_an_attack_costs_a_trained_classifier_more_than_random_signs_of_the_same_size(tmp_path):
+    train(tmp_path, epochs=12, flip=0.0, batch=8)
+    model, (x, labels) = detector.load(tmp_path / "last.pt", "cpu").module, batch(16)
+    attack = read_attack({"norm": "linf", "eps": 4 / 255, "steps": 3})
+    signs = random_direction(x, "linf", 4 / 255, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        clean, random, hit = (
+            torch.nn.functional.cross_entropy(model(pictures), labels).item()
+            for pictures in (x, signs, attacked(model, x, labels, attack))
+        )
+    assert hit > random + 0.1 and hit > clean + 0.1
+
+
+def test_free_replays_each_batch_and_climbs_from_the_gradient_of_the_same_pass(tmp_path):
+    attack = read_attack({"method": "free", "eps": 8 / 255, "replays": 3})
+    assert attack.norm == "linf" and attack.passes == 1 and attack.times == 3
+    x, _ = batch()
+    free = Free(attack, tuple(x.shape), torch.device("cpu"))
+    first = free.add(x)
+    assert torch.equal(first, x), "it starts at 0"
+    first.sum().backward()
+    free.learn(first)
+    assert torch.equal(free.delta, torch.full_like(x, 8 / 255)), "eps is reached at the first replay"
+    assert torch.equal(free.add(x[:4]), (x[:4] + 8 / 255).clamp(0, 1)), "also for a smaller batch"
+    for _ in range(2):
+        again = free.add(x)
+        (-again).sum().backward()
+        free.learn(again)
+    assert torch.equal(free.delta, torch.full_like(x, -8 / 255)), "it never leaves the ball"
+    steps = []
+    original = torch.optim.SGD.step
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", lambda self, *a, **k: steps.append(0) or original(self, *a, **k))
+        patch.setattr(Free, "add", lambda self, x: seen.append(x.sum().item()) or Free_add(self, x))
+        train(tmp_path, epochs=2, adversarial={"method": "free", "replays": 2})
+    assert len(steps) == 6 and [len({*seen[i : i + 3]}) for i in (0, 3)] == [2, 2], "3 steps an epoch, of 2 batches"
+
+
+Free_add = Free.add
+
+
+def test_the_attack_is_part_of_what_a_training_is_resumed_with(tmp_path, log):
+    train(tmp_path, epochs=1, adversarial=True)
+    assert "l2, eps 0.5, which is 0.07143 at 32 pixels; a step takes 11 forward and backward passes" in "".join(log)
+    with pytest.raises(ValueError, match=r"adversarial was \{.*'steps': 10.*\}, now None"):
+        train(tmp_path, epochs=1, resume=True)
+
+
 # ---- mistakes ------------------------------------------------------------------------------------
 
 
@@ -212,6 +304,19 @@ def test_it_learns_a_few_pictures_by_heart_and_is_loaded_again(tmp_path):
         ({"flip": 2}, r"flip is 2; wanted a number, from 0 to 1"),
         ({"crop": 0.9}, r"crop is 0\.9; wanted a number, from 0 to 0\.5"),
         ({"balanced": "yes"}, r"balanced is 'yes'; wanted true or false"),
+        ({"adversarial": "pgd"}, r"adversarial is 'pgd'; wanted true, or options such as \{norm: l2, eps: 0\.5\}"),
+        ({"adversarial": {"epsilon": 1}}, r"adversarial: no option 'epsilon' .*; choose from method, norm, eps"),
+        (
+            {"adversarial": {"norm": "linf", "eps": 8}},
+            r"adversarial: eps is 8 in linf; .*; did you mean 8/255 = 0\.0314\?",
+        ),
+        ({"adversarial": {"norm": "L2"}}, r"norm is 'L2' \(did you mean 'l2'\?\)"),
+        ({"adversarial": {"eps": -1}}, r"adversarial: eps is -1; wanted a number above 0"),
+        ({"adversarial": {"method": "free", "norm": "l2"}}, r"method free wants norm linf, found l2; give norm: linf"),
+        ({"adversarial": {"method": "pdg"}}, r"adversarial: method is 'pdg' \(did you mean 'pgd'\?\)"),
+        ({"adversarial": {"method": "fgsm", "steps": 3}}, r"adversarial: steps does nothing with method fgsm"),
+        ({"adversarial": {"steps": 0}}, r"adversarial: steps is 0; wanted a whole number, 1 or more"),
+        ({"adversarial": {"mix": 1}}, r"adversarial: mix is 1; wanted a share from 0 to below 1"),
     ],
 )
 def test_an_argument_out_of_range_is_refused(options, message, tmp_path):

@@ -30,7 +30,8 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "visualize": GROUND | {"imaging", "data", "metrics", "yolo"},
     "adapt": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "visualize"},
     "activate": GROUND | {"yolo"},
-    "study": GROUND | {"attacks", "imaging", "data", "metrics", "yolo", "detectors", "classifiers", "twins", "visualize"},
+    "study": GROUND
+    | {"attacks", "imaging", "data", "metrics", "yolo", "detectors", "classifiers", "twins", "visualize"},
     "doctor": GROUND | {"activate"},
     "cli": {"*"},
     "__main__": {"*"},

@@ -251,6 +251,25 @@ def study(**changes):
     command("compare", "study.yaml")
 
 
+def strategies(data="containers:S1,train=8,test=6,size=32", budget=(), **options):
+    """A study of classifiers, with these options of one row; words of `budget` stand in train:."""
+    train = {"classifier": {"arch": "resnet10", "epochs": 1, **dict(budget)}}
+    rows = {"plain": {"detector": "classifier", "options": options}}
+    said = {"data": data, "split": "test", "measure": "accuracy", "train": train, "rows": rows}
+    Path("study.yaml").write_text(yaml.safe_dump(said))
+    command("compare", "study.yaml", "device=cpu")
+
+
+def class_folders(*names):
+    """A study of classifiers on class folders that hold these pictures."""
+    import cv2
+
+    for name in names:
+        Path("ccm", name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(f"ccm/{name}", np.zeros((32, 32, 3), np.uint8))
+    strategies("ccm")
+
+
 def unlike_run():
     """A run is there that was trained for longer."""
     import json
@@ -452,6 +471,52 @@ MISTAKES = [  # what was done, how, and what the message must say
         unlike_run,
         ["runs under different conditions have no place in one table", "choose another out="],
     ),
+    ("class folders without a split", lambda: class_folders("cup/a.png", "mug/b.png"), ["no split at all", "train/"]),
+    (
+        "class folders without the split to test on",
+        lambda: class_folders("train/cup/a.png", "train/mug/b.png"),
+        ["ccm has no folder test/", "it has train/"],
+    ),
+    (
+        "class that cannot be learnt",
+        lambda: class_folders("train/cup/a.png", "train/jar/a.png", "test/mug/b.png"),
+        ["'mug' has pictures in test/ and none in train/"],
+    ),
+    ("one class only", lambda: class_folders("train/cup/a.png", "test/cup/b.png"), ["the only class is 'cup'"]),
+    ("containers mistyped", lambda: strategies("container:S1"), ["did you mean 'containers:S1'"]),
+    ("unknown net", lambda: strategies(budget={"arch": "resnet81"}), ["no arch 'resnet81'", "'resnet18'", "resnet10"]),
+    ("freeze of a sixth layer", lambda: strategies(freeze=6), ["plain, seed 0", "freeze is 6", "from 0", "to 5"]),
+    (
+        "eps in codes",
+        lambda: strategies(adversarial={"norm": "linf", "eps": 8}),
+        ["eps is 8", "did you mean 8/255 = 0.0314"],
+    ),
+    (
+        "free with l2",
+        lambda: strategies(adversarial={"method": "free", "norm": "l2"}),
+        ["free wants norm linf, found l2", "method: pgd"],
+    ),
+    (
+        "option of the attack mistyped",
+        lambda: strategies(adversarial={"epsilon": 0.1}),
+        ["no option 'epsilon'", "choose from method, norm, eps"],
+    ),
+    ("argument of yolo for a classifier", lambda: strategies(lr0=0.1), ["no argument lr0 (did you mean 'lr'?)"]),
+    (
+        "detector in a study of classifiers",
+        lambda: study(measure="accuracy"),
+        ["measure: accuracy wants detector: classifier", "measure: coco"],
+    ),
+    (
+        "classes sorted by groups that are not there",
+        lambda: (
+            Path("ccm/half/cup").mkdir(parents=True),
+            Path("ccm/half/cup/a.png").write_bytes(b"x"),
+            command("sort", "ccm", "out=s1", "by=groups", "test=cups"),
+        ),
+        ["no group 'cups' (did you mean 'cup'?)"],
+    ),
+    ("folder to cut objects out of", lambda: (shapes(), command("sort", "shapes", "out=o")), ["wants a data YAML"]),
     ("enhancer mistyped", lambda: enhance("with=claeh", "out=bright"), ["'claeh'", "did you mean 'clahe'"]),
     ("enhancer's network missing", lambda: enhance("with=onnx:dce.onnx", "out=bright"), ["dce.onnx", "onnx:FILE"]),
     ("enhanced into the source", lambda: enhance("with=clahe", "out=shapes/bright"), ["lie in each other"]),

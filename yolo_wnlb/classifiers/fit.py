@@ -13,6 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from ultralytics.utils import TQDM
+from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import select_device
 
+from yolo_wnlb.classifiers.attack import Attack, Free, attacked, read_attack
 from yolo_wnlb.classifiers.nets import Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.validation import is_number, is_whole
@@ -95,7 +97,7 @@ def fit(
         momentum: Of SGD.
         weight_decay: Of all parameters.
         balanced: Draw pictures, with replacement, so that all classes come equally often.
-        adversarial: Train on attacked pictures: True, or options of the attack; see `attacks.Attack`.
+        adversarial: Train on attacked pictures: True, or options of the attack; see `attack.Attack`.
         freeze: L of the paper; see `nets.freeze_layers`. The norms of frozen layers keep their statistics.
         flip: Probability of a horizontal flip.
         crop: Largest random shift as a share of the side; edges are reflected. 0.125 is the usual one of CIFAR-10.
@@ -117,7 +119,7 @@ def fit(
         **{"balanced": balanced, "adversarial": adversarial, "freeze": freeze, "flip": flip, "crop": crop},
         **{"imgsz": imgsz, "seed": seed},
     }
-    check_settings(settings)
+    attack = check_settings(settings)
     if tuple(model.recipe["classes"]) != data.classes:
         raise ValueError(
             f"the model was built for the classes {', '.join(model.recipe['classes'])}, and {data.source} has "
@@ -134,17 +136,24 @@ def fit(
     frozen = freeze_layers(model, freeze)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr, momentum=momentum, weight_decay=weight_decay)
-    recorded = {**settings, "data": data.digest, "recipe": dict(model.recipe)}
+    recorded = {**settings, "adversarial": attack and asdict(attack), "data": data.digest, "recipe": dict(model.recipe)}
     log = resume_from(last, model, optimizer, recorded) if last.exists() else []
     Path(out).mkdir(parents=True, exist_ok=True)
     steps = steps_of(len(data), batch)
+    if attack:
+        LOGGER.info(
+            f"adversarial: {attack.method}, {attack.norm}, eps {attack.eps:.4g}, which is {attack.radius(imgsz):.4g} "
+            f"at {imgsz} pixels; a step takes {attack.passes} forward and backward passes"
+        )
 
+    times = attack.times if attack else 1
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         for epoch in range(len(log), epochs):
             begun = time.perf_counter()
             epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
             torch.manual_seed(epoch_seed)
-            order = order_of(data.labels, balanced, np.random.default_rng(epoch_seed))[: steps * batch]
+            order = order_of(data.labels, balanced, np.random.default_rng(epoch_seed))
+            order = order[: math.ceil(steps / times) * batch]
             if len(order) % batch == 1:
                 order = order[:-1]
             loader = DataLoader(
@@ -158,10 +167,10 @@ def fit(
             for module in frozen:
                 module.eval()
             batches = TQDM(
-                repeated(loader, 1, steps), desc=f"epoch {epoch + 1}/{epochs}", total=steps, disable=not progress
+                repeated(loader, times, steps), desc=f"epoch {epoch + 1}/{epochs}", total=steps, disable=not progress
             )
             rates = [linear_decay(lr, epoch * steps + step, epochs * steps) for step in range(steps)]
-            means = train_epoch(model, batches, optimizer, rates, place)
+            means = train_epoch(model, batches, optimizer, rates, attack, place)
             log.append({"epoch": epoch + 1, "lr": rates[-1], **means, "seconds": round(time.perf_counter() - begun, 1)})
             state: dict[str, Any] = {"settings": recorded, "log": log}
             if epoch + 1 < epochs:
@@ -203,9 +212,14 @@ def train_epoch(
     batches: Iterable[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     rates: Sequence[float],
+    attack: Attack | None,
     place: torch.device,
 ) -> dict[str, float]:
-    """Go once through the batches, one learning rate for each. Returns mean loss and accuracy of what was learnt."""
+    """Go once through the batches, one learning rate for each. Returns mean loss and accuracy of what was learnt.
+
+    The perturbation of `free` starts at 0 in each epoch, so that a resumed training finds the same one.
+    """
+    free: Free | None = None
     losses = torch.zeros(len(rates), device=place)
     correct = torch.zeros(len(rates), device=place)
     pictures = 0
@@ -213,6 +227,11 @@ def train_epoch(
         x, labels = x.to(place, non_blocking=True).float() / 255, labels.to(place, non_blocking=True)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        if attack and attack.method == "free":
+            free = free or Free(attack, tuple(x.shape), place)
+            x = free.add(x)
+        elif attack:
+            x = attacked(model, x, labels, attack)
         logits = model(x)
         loss = functional.cross_entropy(logits, labels)
         if not math.isfinite(loss.item()):
@@ -222,6 +241,8 @@ def train_epoch(
             )
         optimizer.zero_grad()
         loss.backward()
+        if free:
+            free.learn(x)
         optimizer.step()
         losses[step] = loss.detach()
         correct[step] = (logits.detach().argmax(1) == labels).sum()
@@ -229,8 +250,8 @@ def train_epoch(
     return {"loss": losses.mean().item(), "accuracy": correct.sum().item() / pictures}
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse arguments of `fit` that are out of range."""
+def check_settings(settings: Mapping[str, Any]) -> Attack | None:
+    """Refuse arguments of `fit` that are out of range; returns the attack that is asked for."""
     for names, least in ((("epochs",), 1), (("batch",), 2), (("imgsz",), 32), (("seed", "workers"), 0)):
         for name in names:
             if name in settings and not (is_whole(settings[name]) and settings[name] >= least):
@@ -243,9 +264,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {settings[name]!r}; wanted a number, {span}")
     if not isinstance(settings["balanced"], bool):
         raise ValueError(f"balanced is {settings['balanced']!r}; wanted true or false")
-    if settings["adversarial"]:
-        raise ValueError("adversarial: attacks are not built yet")
     check_freeze(settings["freeze"])
+    return read_attack(settings["adversarial"])
 
 
 def resume_from(

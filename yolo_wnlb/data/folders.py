@@ -91,7 +91,7 @@ def read(source: str | Path, split: str) -> Labelled:
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}{suggestion(split, SPLITS)}; choose from {', '.join(SPLITS)}")
     kind, colon, rest = str(source).partition(":")
-    if kind in DRAWN and colon:
+    if is_drawn(source):
         return draw(str(source), split)
     if kind == "cifar10" and colon:
         return read_cifar(str(source), Path(rest), split)
@@ -109,6 +109,11 @@ def held_out(source: str | Path) -> Labelled:
 
 
 # ---- drawn on the spot ---------------------------------------------------------------------------
+
+
+def is_drawn(source: str | Path) -> bool:
+    """Tell whether pictures are drawn on the spot, so that no files of them exist."""
+    return str(source).partition(":")[0] in DRAWN and ":" in str(source)
 
 
 def draw_plan(source: str) -> tuple[str, str, dict[str, int]]:
