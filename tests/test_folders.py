@@ -1,6 +1,8 @@
 """Pictures with one class each: drawn worlds, class folders, CIFAR-10, and `yolo-wnlb sort`."""
 
+import hashlib
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -13,7 +15,8 @@ import pytest
 from conftest import shapes_set
 
 from yolo_wnlb.data import folders, worlds
-from yolo_wnlb.data.folders import cut_out, read, sort
+from yolo_wnlb.data.folders import read
+from yolo_wnlb.data.sorting import cut_out, sort
 from yolo_wnlb.data.worlds import CONTAINERS, LEVELS, TESTED, draw_containers, draw_crops, filling_height, kinds_of
 
 SMALL = "containers:S1,train=16,test=9,size=32"
@@ -92,8 +95,6 @@ def test_the_same_seed_draws_the_same_bytes_in_another_process_and_for_another_c
         "for d in (draw_containers('S3', 'test', 7, 40, 7), draw_crops('val', 7, 40, 7))))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    import hashlib
-
     assert there == [hashlib.sha256(images.tobytes()).hexdigest() for images in here]
     other = draw_containers("S3", "test", 5, 40, 8).images
     assert not any(np.array_equal(a, b) for a, b in zip(here[0], other)), "each picture follows from the seed"
@@ -150,8 +151,6 @@ def test_a_drawn_set_and_the_folder_that_holds_its_pictures_are_read_alike(tmp_p
 
 def test_cifar_is_read_where_it_lies(tmp_path, monkeypatch):
     """Without its 170 MB: torchvision's reader on batches of ten pictures, whose hashes are not checked."""
-    import pickle
-
     from torchvision.datasets import CIFAR10
 
     batches = tmp_path / "cifar-10-batches-py"
@@ -178,6 +177,8 @@ MISTAKES = [  # source, split, what the message must say; files are made of the 
     ({}, "containers:S4", "train", r"no containers:S4; choose from containers:S1, containers:S2"),
     ({}, "containers:S1,sise=64", "train", r"no number 'sise' \(did you mean 'size'\?\)"),
     ({}, "containers:S1,size=16", "train", r"size is '16'; wanted a whole number, 32 or more"),
+    ({}, "containers:S1,size=40,size=50", "train", r"size is given twice; leave out one"),
+    ({}, "containers:S1,train=999999999", "train", r"take more than 2 GiB of memory; give a smaller train= or size="),
     ({}, "containers:S1,train=4.5", "train", r"train is '4\.5'; wanted a whole number, 1 or more"),
     ({}, "containers:S1,train=2", "train", r"no picture of class '50 %' among 2 of train; give it more pictures"),
     ({}, "containers:S1", "val", r"containers:S1 has no split 'val'; choose from train, test"),
@@ -213,8 +214,19 @@ def test_an_empty_class_folder_and_a_broken_picture_are_named(tmp_path):
         read(root, "train")
     (root / "train/mug").rmdir()
     (root / "train/cup/a.png").write_bytes(b"half a picture")
+    train = read(root, "train")
     with pytest.raises(OSError, match=r"a\.png cannot be read as an image"):
-        read(root, "train").read(0)
+        train.read(0)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image \(1 of 2 files cannot\)"):
+        train.read.check()
+
+
+def test_pictures_travel_to_the_processes_that_load_them(tmp_path):
+    folder = class_set(tmp_path, train__cup__a=1, train__glass__b=1)
+    for source in (folder, SMALL, "shapes:crops,train=5,size=32"):
+        data = read(source, "train")
+        there = pickle.loads(pickle.dumps(data))
+        assert np.array_equal(there.read(1), data.read(1)) and there.labels == data.labels
 
 
 # ---- sort ----------------------------------------------------------------------------------------
@@ -251,6 +263,20 @@ def test_sort_by_objects_cuts_every_object_out_with_its_margin(tmp_path, capsys)
     assert sum(same) == 1
 
 
+def test_objects_of_a_class_that_cannot_be_learnt_are_left_out_and_counted(tmp_path):
+    yaml = shapes_set(tmp_path / "shapes", train=3, val=2)
+    for label in (tmp_path / "shapes/labels/train").glob("*.txt"):
+        label.write_text("".join(line for line in label.read_text().splitlines(True) if line[0] != "0"))
+    val = [f.read_text().splitlines() for f in sorted((tmp_path / "shapes/labels/val").glob("*.txt"))]
+    (tmp_path / "shapes/labels/val/000000.txt").write_text("\n".join([*val[0], "0 0.1 0.1 0.5 0.1 0.5 0.5"]))
+    result = sort(yaml, tmp_path / "out")
+    discs = 1 + sum(line[0] == "0" for lines in val for line in lines)
+    assert result.left_out["objects of classes that no picture of train has"] >= discs
+    assert f"left out: {result.left_out['objects of classes that no picture of train has']} objects of" in str(result)
+    assert "disc" not in result.counts["train"] and {*result.counts["val"]} <= {*result.counts["train"]}
+    read(tmp_path / "out", "val")
+
+
 def test_sort_by_groups_makes_the_splits_of_the_paper(tmp_path):
     source = class_set(tmp_path / "all", half__flute__a=1, half__cup__b=1, full__mug__c=1, full__flute__d=1)
     result = sort(source, tmp_path / "s1", by="groups", test=["flute"])
@@ -269,7 +295,10 @@ def test_sort_by_groups_makes_the_splits_of_the_paper(tmp_path):
         ({"by": "objects", "test": ["a"]}, r"test= goes with by=groups only"),
         ({"by": "objects"}, r"is a folder; by=objects wants a data YAML"),
         ({"by": "groups", "test": ["flut"]}, r"has no group 'flut' \(did you mean 'flute'\?\); choose from cup, flute"),
-        ({"by": "groups", "test": ["cup", "flute"]}, r"takes all groups of .*; leave some to train on"),
+        (
+            {"by": "groups", "test": ["cup", "flute"]},
+            r"takes all groups of class 'half', of which nothing could be learnt",
+        ),
         ({"by": "groups", "test": ["cup"], "margin": 2}, r"margin is 2; wanted a share of the box from 0 to 1"),
     ],
 )
@@ -293,7 +322,7 @@ def test_sort_refuses_pictures_without_a_group_a_split_folder_and_a_place_that_i
 
 def test_classes_that_would_share_a_folder_are_refused(tmp_path):
     yaml = shapes_set(tmp_path / "shapes", train=2, val=1)
-    yaml.write_text(yaml.read_text().replace("- disc\n- box\n", "- a/b\n- a:b\n"))
-    with pytest.raises(ValueError, match=r"classes 'a/b' and 'a:b' would share the folder a-b; rename one"):
+    yaml.write_text(yaml.read_text().replace("- disc\n- box\n", "- a/b\n- A:b\n"))
+    with pytest.raises(ValueError, match=r"classes 'a/b' and 'A:b' would share the folder A-b; rename one"):
         sort(yaml, tmp_path / "out")
     assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) == '["shapes"]' and Path(yaml).is_file()

@@ -547,7 +547,7 @@ def evaluate_into(
 )
 def run_sort(files: list[str], options: dict[str, Any]) -> int:
     """Write class folders, and print how many pictures each got."""
-    from yolo_wnlb.data.folders import sort
+    from yolo_wnlb.data.sorting import sort
 
     return show(sort(files[0], options.pop("out"), **options))
 

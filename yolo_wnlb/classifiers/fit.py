@@ -198,7 +198,7 @@ def order_of(labels: Sequence[int], balanced: bool, rng: np.random.Generator) ->
     """Draw the pictures of an epoch: all of them once, or as many with replacement, all classes equally likely."""
     if not balanced:
         return rng.permutation(len(labels)).tolist()
-    weights = 1 / np.bincount(labels)[list(labels)]
+    weights = 1 / np.bincount(labels)[np.array(labels)]
     return rng.choice(len(labels), len(labels), p=weights / weights.sum()).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Pictures with one class each, as classifiers read them, and the command that sorts pictures into class folders.
+"""Pictures with one class each, as classifiers read them.
 
     a folder SPLIT/CLASS/[GROUP/]*.jpg                          any classes; groups are kinds of object, places, ...
     containers:S1, :S2, :S3 or :all, and shapes:crops           drawn on the spot by `worlds`
@@ -13,11 +13,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +28,7 @@ from yolo_wnlb.words import suggestion
 SPLITS = ("train", "val", "test")
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = "cifar-10-batches-py"  # the folder that CIFAR-10's archive unpacks to
-WAYS = ("objects", "groups")  # of `sort`
+MOST_BYTES = 2 * 2**30  # that are drawn at once
 DRAWN = {  # what is drawn on the spot: its splits with their numbers of pictures, and the side of the pictures
     "containers": {"train": 400, "test": 300, "size": 64, "seed": 0},
     "shapes": {"train": 1600, "val": 400, "size": 64, "seed": 0},
@@ -134,6 +131,8 @@ def draw_plan(source: str) -> tuple[str, str, dict[str, int]]:
         key, _, value = word.partition("=")
         if key not in numbers:
             raise ValueError(f"{source}: no number {key!r}{suggestion(key, numbers)}; choose from {', '.join(numbers)}")
+        if [other.partition("=")[0] for other in words].count(key) > 1:
+            raise ValueError(f"{source}: {key} is given twice; leave out one")
         least = {"size": worlds.MIN_SIZE, "seed": 0}.get(key, 1)
         if not value.isdecimal() or int(value) < least:
             raise ValueError(f"{source}: {key} is {value!r}; wanted a whole number, {least} or more")
@@ -149,6 +148,11 @@ def draw(source: str, split: str) -> Labelled:
         there = ", ".join(key for key in SPLITS if key in numbers)
         raise FileNotFoundError(f"{source} has no split {split!r}; choose from {there}")
     count, size, seed = numbers[split], numbers["size"], numbers["seed"]
+    if count * size * size * 3 > MOST_BYTES:
+        raise ValueError(
+            f"{source}: {count} pictures of {size} x {size} pixels take more than {MOST_BYTES / 2**30:g} GiB of "
+            f"memory; give a smaller {split}= or size="
+        )
     drawn = (
         worlds.draw_containers(name, split, count, size, seed)
         if kind == "containers"
@@ -202,9 +206,31 @@ def read_folder(folder: Path, source: str, split: str) -> Labelled:
         [label for label, _ in files],
         [path.as_posix() for path in paths],
         ["/".join(path.parts[1:-1]) for path in paths],
-        lambda index: read_picture(files[index][1]),
+        Files(tuple(file for _, file in files)),
         [str(file.stat().st_size) for _, file in files],
     )
+
+
+@dataclass(frozen=True)
+class Files:
+    """Reads the pictures of a folder by their numbers; it travels to the processes that load them."""
+
+    files: tuple[Path, ...]
+
+    def __call__(self, number: int) -> np.ndarray:
+        """Return a picture: uint8 (H, W, 3), BGR."""
+        return read_picture(self.files[number])
+
+    def check(self) -> None:
+        """Refuse files whose beginning is not that of a picture that OpenCV reads.
+
+        Raises: ValueError: names the first one.
+        """
+        if broken := [file for file in self.files if not cv2.haveImageReader(str(file))]:
+            raise ValueError(
+                f"{broken[0]} cannot be read as an image ({len(broken)} of {len(self.files)} files cannot); mend them, "
+                "or leave them out"
+            )
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -314,170 +340,3 @@ def labelled(
         digest=digest.hexdigest()[:16],
         notes=tuple(f"{split} has no picture of class {name}" for name in absent),
     )
-
-
-# ---- sort ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """What `sort` wrote; print it.
-
-    Attributes:
-        out: The folder.
-        counts: Pictures by split and class.
-        left_out: How many objects were left out, by reason.
-    """
-
-    out: Path
-    counts: dict[str, dict[str, int]]
-    left_out: dict[str, int]
-
-    def __str__(self) -> str:
-        lines = [f"wrote {self.out}"]
-        for split, classes in self.counts.items():
-            lines.append(
-                f"{split}: {sum(classes.values())} pictures ({', '.join(f'{n} {name}' for name, n in classes.items())})"
-            )
-        return "\n".join([*lines, *(f"left out: {count} {reason}" for reason, count in self.left_out.items() if count)])
-
-
-def sort(
-    source: str | Path, out: str | Path, *, by: str = "objects", margin: float = 0.1, test: Sequence[str] = ()
-) -> Sorted:
-    """Write class folders that `read` takes.
-
-    by="objects" cuts every object of a detection data set out into SPLIT/CLASS/PICTURE-NUMBER.png. by="groups" copies
-    a folder CLASS/GROUP/*.jpg: pictures of the groups in `test` into test/, all others into train/; this is how the
-    splits of the paper are made of C-CCM.
-
-    Args:
-        source: A data YAML, or its name, for objects; a folder for groups.
-        out: Folder to make. It appears when everything is in it.
-        by: "objects" or "groups".
-        margin: Width that is left around an object, as a share of the longer side of its box. For objects.
-        test: Names of groups. For groups.
-    Raises:
-        FileExistsError: `out` exists.
-        ValueError: an argument is out of range or does not go with `by`; a group is not there; two classes would
-            share a folder; no object is left.
-        OSError: a picture cannot be read, or `out` cannot be written.
-    """
-    out = Path(out).resolve()
-    if by not in WAYS:
-        raise ValueError(f"by is {by!r}{suggestion(by, WAYS)}; choose from {', '.join(WAYS)}")
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin is {margin}; wanted a share of the box from 0 to 1")
-    if bool(test) != (by == "groups"):
-        raise ValueError(
-            "by=groups wants the groups to test on, test=GROUP,..."
-            if by == "groups"
-            else "test= goes with by=groups only"
-        )
-    if by == "objects" and Path(source).is_dir():
-        raise ValueError(f"{source} is a folder; by=objects wants a data YAML, by=groups a folder CLASS/GROUP/*.jpg")
-    with appearing(out) as draft:
-        left_out = sort_objects(source, draft, margin) if by == "objects" else sort_groups(Path(source), draft, test)
-        counts = {
-            split: {name: len(pictures) for name, pictures in class_folders(draft / split).items()}
-            for split in SPLITS
-            if (draft / split).is_dir()
-        }
-    return Sorted(out, counts, left_out)
-
-
-@contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder that becomes `out` when the block ends without an error, and is removed otherwise."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists; choose another out=")
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-        draft.replace(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def sort_objects(source: str | Path, draft: Path, margin: float) -> dict[str, int]:
-    """Cut the objects of all splits of a data YAML out; returns how many were left out, by reason."""
-    from yolo_wnlb.data import coco
-    from yolo_wnlb.data.data_yaml import read_data_yaml
-
-    data, _ = read_data_yaml(source)
-    left_out: Counter[str] = Counter()
-    folders: dict[str, str] = {}
-    for split in (name for name in SPLITS if data.get(name)):
-        truth = coco.ground_truth(source, split)
-        files = coco.image_files(truth, source, split)
-        for category in truth["categories"]:
-            folder = folder_name(category["name"])
-            if folders.setdefault(folder, category["name"]) != category["name"]:
-                raise ValueError(
-                    f"classes {folders[folder]!r} and {category['name']!r} would share the folder {folder}; rename one"
-                )
-        classes = {category["id"]: folder_name(category["name"]) for category in truth["categories"]}
-        objects: dict[Any, list[dict[str, Any]]] = {}
-        for annotation in truth["annotations"]:
-            if annotation.get("iscrowd"):
-                left_out["crowds"] += 1
-            elif min(annotation["bbox"][2:]) < 1:
-                left_out["objects less than a pixel wide or high"] += 1
-            else:
-                objects.setdefault(annotation["image_id"], []).append(annotation)
-        for image in truth["images"]:
-            picture = read_picture(files[image["id"]]) if image["id"] in objects else None
-            stem = re.sub(r"[^\w.-]+", "-", str(Path(image["file_name"]).with_suffix("")))
-            for number, annotation in enumerate(objects.get(image["id"], [])):
-                target = draft / split / classes[annotation["category_id"]] / f"{stem}-{image['id']}-{number}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(cv2.imencode(".png", cut_out(picture, annotation["bbox"], margin))[1].tobytes())
-    if not any(draft.iterdir()):
-        raise ValueError(f"{source}: no object to cut out; left out: {dict(left_out)}")
-    return dict(left_out)
-
-
-def folder_name(name: str) -> str:
-    """Return the name of a class as the name of a folder on every system."""
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "-", name).strip(" .") or "-"
-
-
-def cut_out(picture: Any, box: Sequence[float], margin: float) -> np.ndarray:
-    """Cut a box, x y width height, out of a picture, with a margin as far as the picture goes: uint8 (h, w, 3)."""
-    x, y, wide, high = box
-    more = margin * max(wide, high)
-    height, width = picture.shape[:2]
-    left, top = max(int(np.floor(x - more)), 0), max(int(np.floor(y - more)), 0)
-    right, bottom = min(int(np.ceil(x + wide + more)), width), min(int(np.ceil(y + high + more)), height)
-    return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
-
-
-def sort_groups(source: Path, draft: Path, test: Sequence[str]) -> dict[str, int]:
-    """Copy CLASS/GROUP/*.jpg into train/ and test/ by group; returns {} for nothing is left out."""
-    if not source.is_dir():
-        raise FileNotFoundError(f"there is no folder {source}; by=groups wants one with CLASS/GROUP/*.jpg")
-    found = class_folders(source)
-    if found.keys() <= {*SPLITS}:
-        raise ValueError(
-            f"{source} is split already, into {', '.join(found)}; by=groups wants {source}/CLASS/GROUP/*.jpg"
-        )
-    groups = {"/".join(file.relative_to(source).parts[1:-1]) for files in found.values() for file in files}
-    if "" in groups:
-        bare = next(file for files in found.values() for file in files if file.parent.parent == source)
-        raise ValueError(f"{bare} lies in no group; by=groups wants {source}/CLASS/GROUP/*.jpg")
-    if unknown := [name for name in test if name not in groups]:
-        raise ValueError(
-            f"{source} has no group {unknown[0]!r}{suggestion(unknown[0], groups)}; choose from "
-            f"{', '.join(sorted(groups))}"
-        )
-    if groups == {*test}:
-        raise ValueError(f"test={','.join(test)} takes all groups of {source}; leave some to train on")
-    for name, files in found.items():
-        for file in files:
-            parts = file.relative_to(source).parts
-            target = draft / ("test" if "/".join(parts[1:-1]) in test else "train") / name / Path(*parts[1:])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-    return {}

@@ -368,11 +368,14 @@ def check_classes(
         return
     if len(data) < 2:
         raise ValueError(f"{data.source}, {data.split}: one picture; the intervals of a table need two or more")
+    known_data = {(data.source, data.split): data}
     lenders = {run.source_row for run in runs} - {*baselines.values()}
     for run in todo:
         with naming(run.name):
             if "train" in run.spec:
-                known = folders.read(run.spec["train_data"], "train").classes
+                learnt = folders.read(run.spec["train_data"], "train")
+                known_data[learnt.source, learnt.split] = learnt
+                known = learnt.classes
             elif run.source_row:
                 continue  # it knows what that row learns, which is checked there
             else:
@@ -384,6 +387,9 @@ def check_classes(
                     f"it knows {', '.join(known)}, and {data.source} has {lacking[0]!r} too: only a row that another "
                     "row starts from, and that is no baseline, may learn other classes"
                 )
+    for pictures in known_data.values():
+        if isinstance(pictures.read, folders.Files):
+            pictures.read.check()
     archs = [run.spec["train"]["arch"] for run in todo if "train" in run.spec]
     counts = {arch: sum(p.numel() for p in ARCHS[arch](num_classes=1000).parameters()) for arch in {*archs}}
     refuse_full_disk(todo, KEPT_BYTES * sum(counts[arch] for arch in archs) + MARGIN)
