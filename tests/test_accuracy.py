@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study.compare import compare
 from yolo_wnlb.study.plan import read_study
-from yolo_wnlb.study.table import remake
+from yolo_wnlb.study.table import kind_of, left_out_note, remake
 
 DATA = "containers:S3,train=8,test=6,size=32"
 
@@ -207,6 +209,22 @@ def test_a_finished_study_is_not_run_again_and_other_pictures_are_refused(done, 
         compare(study(data=other), "out", device="cpu")
 
 
+def test_many_classes_are_left_to_the_file_and_a_bar_in_a_name_breaks_no_table(done):
+    content = json.loads((done / "table.json").read_text())
+    records = [record for record in content["records"] if not record["other classes"]]
+    for record in records:
+        record["accuracy"] |= {f"class {i}|{i}": 0.5 for i in range(3)}
+    assert "| class 0\\|0 |" in str(replace(remake(done), metrics=[*content["metrics"], "class 0|0"], rows=[]))
+    kind, metrics = kind_of(records)
+    assert kind == "accuracy" and "class 0|0" in metrics and left_out_note(records, metrics) == ""
+    records[0]["accuracy"] |= {f"class {i}": 0.5 for i in range(30)}
+    kind, metrics = kind_of(records)
+    assert metrics == ["accuracy", "balanced accuracy", "train accuracy"]
+    assert re.fullmatch(
+        r"; those of \d+ classes and groups: in table\.json, at the records", left_out_note(records, metrics)
+    )
+
+
 def test_groups_of_a_study_are_those_of_the_pictures(done, monkeypatch):
     from yolo_wnlb.study.measures import MEASURES
     from yolo_wnlb.study.plan import groups_of
@@ -240,6 +258,8 @@ def test_the_command_evaluates_a_classifier(done, tmp_path, monkeypatch, capsys)
     ("content", "message"),
     [
         (study(measure="acuracy"), r"measure: is 'acuracy' \(did you mean 'accuracy'\?\); choose from coco, accuracy"),
+        (study(measure=["accuracy"]), r"measure: is \['accuracy'\] .*; choose from coco, accuracy"),
+        (with_row(options={"out": "x"}), r"row 'more': options:: out is for the study to give"),
         (study(measure="coco"), r"row 'source ST': measure: coco wants detector: yolo or maskrcnn.* has classifier"),
         (
             study(rows={"a": {"model": "yolov8n.yaml"}}, baseline=None),
@@ -275,6 +295,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
             study(train={"classifier": {"arch": "resnet11", "epochs": 1}}),
             r"no arch 'resnet11' \(did you mean 'resnet1.'\?\)",
         ),
+        (study(train={"classifier": {"arch": ["resnet10"], "epochs": 1}}), r"no arch \['resnet10'\]"),
         (study(train={"classifier": {"epochs": 1}}), r"a classifier wants arch, such as arch: resnet18"),
         (study(train={"classifier": {"arch": "resnet10"}}), r"epochs is None; wanted a whole number, 1 or more"),
         (with_row(start="resnet18"), r"start: resnet18 does not fit arch: resnet10; name the same one"),

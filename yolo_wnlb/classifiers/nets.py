@@ -112,7 +112,7 @@ def build(arch: str, classes: Sequence[str], weights: str | Path | None = None) 
 
 def check_arch(arch: Any) -> None:
     """Refuse an architecture that is not in ARCHS."""
-    if arch not in ARCHS:
+    if not isinstance(arch, str) or arch not in ARCHS:
         raise ValueError(f"no arch {arch!r}{suggestion(arch, ARCHS)}; choose from {', '.join(ARCHS)}")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.data.sources import printable
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.version import __version__
 
@@ -90,7 +91,7 @@ class Accuracy:
         lines = [f"{name:<28}{value:.4f}" for name, value in self.numbers().items()]
         for what, name, pictures, value in self.parts():
             shown = f"{value:.4f}" if value >= 0 else "-"
-            lines.append(f"{f'{what} {name}'[:27]:<28}{shown:<8}of {pictures} pictures")
+            lines.append(f"{f'{what} {printable(name)}'[:27]:<28}{shown:<8}of {pictures} pictures")
         protocol = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in self.protocol.items())
         return "\n".join([*lines, *textwrap.wrap(protocol, 112), *(f"note: {note}" for note in self.notes)])
 

@@ -91,6 +91,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 GIVEN = (  # arguments of a training that the study gives
     *("data", "seed", "device", "model", "weights", "start", "pretrained", "resume", "stages", "block"),
     *("cfg", "project", "name", "exist_ok", "val", "plots", "verbose", "progress", "task", "mode", "save", "save_dir"),
+    *("out", "truth", "files"),
     *("single_cls", "classes"),  # a model that they train does not know all classes of the truth
 )
 BUDGET = (  # arguments that are equal in all rows
@@ -260,7 +261,7 @@ def check_darken(place: str, how: Mapping[str, Any]) -> None:
 
 def check_measure(file: Path, measure: Any, rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
     """Check that the score of a study goes with its detectors."""
-    if measure not in MEASURED:
+    if not isinstance(measure, str) or measure not in MEASURED:
         raise ValueError(
             f"{file}: measure: is {measure!r}{suggestion(measure, MEASURED)}; choose from {', '.join(MEASURED)}"
         )

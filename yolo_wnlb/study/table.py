@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb.data.journal import write_json
+from yolo_wnlb.data.sources import printable
 from yolo_wnlb.metrics.accuracy import Accuracy
 from yolo_wnlb.metrics.average_precision import Evaluation, Matches
 from yolo_wnlb.metrics.bootstrap import draws, resampled, widening
@@ -94,7 +95,8 @@ class Table:
         other = other_column(self.kind)
         other = other if any(row.get(other) is not None for row in self.rows) else ""
         headline, *metrics = self.metrics
-        head = ["row", KINDS[self.kind], *metrics, *filter(None, [other])]
+        shown = [printable(metric).replace("|", "\\|") for metric in metrics]  # classes and groups of a user among them
+        head = ["row", KINDS[self.kind], *shown, *filter(None, [other])]
         head += [f"against {', '.join(self.baseline) or 'none'}", "M", "GFLOPs", "ms", "MB"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in self.rows:
@@ -204,7 +206,7 @@ def tabulate(
         kind=kind,
         metrics=metrics,
         baseline=list(study["baseline"].values()),
-        notes=notes(study, table, records, kind, groups),
+        notes=notes(study, table, records, kind, metrics, groups),
         records=records,
         study=dict(study),
         latency=dict(latency),
@@ -306,6 +308,7 @@ def notes(
     rows: Sequence[Mapping[str, Any]],
     records: Sequence[Mapping[str, Any]],
     kind: str,
+    metrics: Sequence[str],
     groups: Sequence[str] | None,
 ) -> list[str]:
     """Write what the reader of a table has to know."""
@@ -337,6 +340,7 @@ def notes(
         *lent_notes(records),
         "accuracy: share of the pictures that were given their class, in hundredths, by the last weights; balanced: "
         "mean over the classes; train: of the pictures that were learnt from; mean ± standard deviation over the seeds"
+        + left_out_note(records, metrics)
         if kind == "accuracy"
         else f"{KINDS[kind]} by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation "
         "over the seeds",
@@ -354,6 +358,14 @@ def notes(
         "memory in training (of the GPU if one was used)",
         f"run on {', '.join(sorted({str(record['environment']) for record in records}))}",
     ]
+
+
+def left_out_note(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
+    """Say where the accuracies by class and group are, if there are too many for columns; "" if there are not."""
+    more = {metric for record in records if not record.get("other classes") for metric in record["accuracy"]} - {
+        *metrics
+    }
+    return f"; those of {len(more)} classes and groups: in table.json, at the records" if more else ""
 
 
 def lent_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
