@@ -351,6 +351,30 @@ def test_unknown_nets_weights_and_classes_are_refused(tmp_path):
         train(tmp_path / "wild", lr=1e10, epochs=9)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"arch": ["resnet10"]}, r"is damaged: it does not say which network, classes and size"),
+        ({"classes": [1, 2, 3, 4]}, r"is damaged: it does not say"),
+        ({"classes": ["a", "b"]}, r"does not fit resnet10: .*net\.fc\.weight is \(4, 512\), wanted \(2, 512\)"),
+        ({"classes": ["a"]}, r"classes are a; wanted two or more"),
+        ({"imgsz": 1.5}, r"is damaged: it does not say"),
+        ({"training": None}, r"is damaged: it does not say"),
+        ({"format": "yolo_wnlb classifier 2"}, r"is no classifier that yolo_wnlb trained"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(damage, message, tmp_path):
+    model = fresh()
+    nets.save(model, tmp_path / "a.pt")
+    assert detector.load(tmp_path / "a.pt", "cpu").imgsz == 224
+    content = torch.load(tmp_path / "a.pt", weights_only=True)
+    torch.save({**content, "meta": {**content["meta"], **damage}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        detector.load(tmp_path / "a.pt", "cpu")
+    with pytest.raises(FileNotFoundError, match=r"there is no classifier b\.pt; train one first"):
+        detector.load("b.pt", "cpu")
+
+
 def test_freezing_less_again_lets_all_layers_learn():
     model = fresh()
     freeze_layers(model, 5)

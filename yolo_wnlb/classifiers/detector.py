@@ -12,7 +12,7 @@ import torch
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.classifiers.nets import FORMAT, Classifier, prepared, rebuild
+from yolo_wnlb.classifiers.nets import FORMAT, SIDE, Classifier, prepared, rebuild
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.detectors import torchvision
 
@@ -52,7 +52,7 @@ def load(weights: str | Path | Model, device: str | None = None) -> Model:
     if isinstance(weights, Model):
         return weights
     module = rebuild(weights).to(select_device(device or "", verbose=False))
-    return Model(Path(weights), module, module.recipe.get("imgsz", 224))
+    return Model(Path(weights), module, module.recipe.get("imgsz", SIDE))
 
 
 def names(weights: str | Path | Model) -> dict[int, str]:

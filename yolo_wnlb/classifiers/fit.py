@@ -26,7 +26,7 @@ from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.classifiers.attack import Attack, Free, attacked, read_attack
-from yolo_wnlb.classifiers.nets import Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
+from yolo_wnlb.classifiers.nets import SIDE, Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.detectors.fit import write_log
@@ -77,7 +77,7 @@ def fit(
     freeze: int = 0,
     flip: float = 0.5,
     crop: float = 0.0,
-    imgsz: int = 224,
+    imgsz: int = SIDE,
     seed: int = 0,
     workers: int = 2,
     device: str | None = None,

@@ -24,7 +24,7 @@ from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from yolo_wnlb.data.journal import replaced
-from yolo_wnlb.data.validation import first
+from yolo_wnlb.data.validation import first, is_whole
 from yolo_wnlb.detectors.solov2_weights import check_values, read_checkpoint
 from yolo_wnlb.words import suggestion
 
@@ -42,6 +42,7 @@ PUBLISHED = {  # weights for ImageNet that torchvision downloads, by the name th
 }
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in [0, 1]
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+SIDE = 224  # pixels of the network's input, where nothing else is said
 GREY = 114  # around a picture that is not square, as Ultralytics pads
 MOST_FROZEN = 5  # stem and all four stages: only the last layer learns
 PREFIXES = ("module.model.", "module.", "net.", "model.")  # in front of torchvision's names
@@ -248,8 +249,15 @@ def read(file: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{file} is no classifier that yolo_wnlb trained; weights of others are for start:, from which a training "
             "begins"
         )
-    if meta.get("arch") not in ARCHS or not isinstance(meta.get("classes"), list) or "training" not in meta:
-        raise ValueError(f"{file} is damaged: it does not say which network and classes it has; copy it again")
+    classes, side = meta.get("classes"), meta.get("imgsz", SIDE)
+    if (
+        meta.get("arch") not in [*ARCHS]
+        or not isinstance(classes, list)
+        or not all(isinstance(name, str) for name in classes)
+        or not isinstance(meta.get("training"), dict)
+        or not (is_whole(side) and side > 0)
+    ):
+        raise ValueError(f"{file} is damaged: it does not say which network, classes and size it has; copy it again")
     return state, meta
 
 
