@@ -54,10 +54,10 @@ def test_every_net_is_torchvisions_and_normalises_inside(arch):
     assert torch.equal(model(x), model.net((x - mean) / std))
 
 
-def as_salman(state):
+def as_salman(state, inner=""):
     """The form of Salman et al.: the model, the attacker's copy of it, and two normalisers."""
-    entries = {f"module.model.{name}": value for name, value in state.items()}
-    entries |= {f"module.attacker.model.{name}": value + 1 for name, value in state.items()}
+    entries = {f"module.model.{inner}{name}": value for name, value in state.items()}
+    entries |= {f"module.attacker.model.{inner}{name}": value + 1 for name, value in state.items()}
     entries |= {
         f"module.{place}.new_{what}": torch.ones(1, 3, 1, 1)
         for place in ("normalizer", "attacker.normalize")
@@ -69,6 +69,8 @@ def as_salman(state):
 FORMS = {
     "torchvision": lambda state: state,
     "Salman": as_salman,
+    "Salman, wrapped twice": lambda state: as_salman(state, "model."),
+    "DataParallel": lambda state: {f"module.{name}": value for name, value in state.items()},
     "Places365": lambda state: {
         "state_dict": {f"module.{name}": value for name, value in state.items()},
         "arch": "resnet18",

@@ -1,7 +1,8 @@
 """ResNets that normalise inside, and the weights that others publish for them.
 
     torchvision's names       conv1.weight, layer1.0.conv1.weight, ..., fc.bias
-    Salman et al. 2020        {"model": {"module.model.conv1.weight": ...}}, with the attacker's copy and a normaliser
+    Salman et al. 2020        {"model": {"module.model.conv1.weight": ...}}, with the attacker's copy and a normaliser;
+                              of some nets module.model.model.conv1.weight, as the library `robustness` wraps them
     Places365                 {"state_dict": {"module.conv1.weight": ...}}
     written by `save`         {"meta": {"format": FORMAT, ...}, "state_dict": {"net.conv1.weight": ...}}
 
@@ -11,6 +12,7 @@ Models Transfer Better?, NeurIPS 2020 (github.com/microsoft/robust-models-transf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 SIDE = 224  # pixels of the network's input, where nothing else is said
 GREY = 114  # around a picture that is not square, as Ultralytics pads
 MOST_FROZEN = 5  # stem and all four stages: only the last layer learns
-PREFIXES = ("module.model.", "module.", "net.", "model.")  # in front of torchvision's names
+WRAPPERS = re.compile(r"((module|model|net)\.)+")  # in front of torchvision's names
 COPIES = ("module.attacker.", "attacker.", "module.normalizer.", "normalizer.")  # beside the weights in Salman's files
 
 
@@ -134,8 +136,8 @@ def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], list[str]]:
     found = {}
     for name, value in state.items():
         if not name.startswith(COPIES) and name not in ("mean", "std"):
-            prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
-            found[name[len(prefix) :]] = value
+            wrapped = WRAPPERS.match(name)
+            found[name[wrapped.end() if wrapped else 0 :]] = value
     classes = meta.get("classes") if meta.get("format") == FORMAT else None
     return found, list(classes) if isinstance(classes, list) else []
 
