@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from test_study import start_here
 
 from yolo_wnlb.cli import main
@@ -15,8 +16,9 @@ from yolo_wnlb.data.folders import read
 from yolo_wnlb.metrics.accuracy import Accuracy, score
 from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
+from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.compare import compare
-from yolo_wnlb.study.plan import read_study
+from yolo_wnlb.study.plan import read_study, runs_of
 from yolo_wnlb.study.table import kind_of, left_out_note, remake
 
 DATA = "containers:S3,train=8,test=6,size=32"
@@ -252,6 +254,15 @@ def test_the_command_evaluates_a_classifier(done, tmp_path, monkeypatch, capsys)
         words = words if message.endswith("test") or "split=val" in words else [*words, "split=test"]
         assert main(["evaluate", file, *words, "out=other", "device=cpu"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).parents[1] / "docs/classifiers.md").read_text(encoding="utf-8")
+    plan = read_study(yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1]))
+    assert [*plan["rows"]][2:] == ["ST", "AT", "ST→FT", "ST→AFT", "AT→FT", "AT→AFT"] and len(
+        runs_of(plan, tmp_path)
+    ) == 24
+    check_models(runs_of(plan, tmp_path), "cpu")
 
 
 @pytest.mark.parametrize(
