@@ -299,7 +299,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
         ),
         (
             with_row(options={"adversarial": {"method": "free", "norm": "l2"}}),
-            r"more, seed 0: adversarial: method free wants norm linf, found l2",
+            r"more, seed 0: adversarial: free takes whole steps of eps and has no l2 form; give norm linf",
         ),
         (with_row(options={"lr0": 0.1}), r"more, seed 0: no argument lr0 \(did you mean 'lr'\?\)"),
         (

@@ -494,7 +494,7 @@ MISTAKES = [  # what was done, how, and what the message must say
     (
         "free with l2",
         lambda: strategies(adversarial={"method": "free", "norm": "l2"}),
-        ["free wants norm linf, found l2", "method: pgd"],
+        ["free takes whole steps of eps and has no l2 form", "give norm linf, or method pgd"],
     ),
     (
         "option of the attack mistyped",

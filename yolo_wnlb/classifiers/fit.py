@@ -9,11 +9,9 @@ Source: Modas et al., ICIP 2021, section 3.2. Momentum, weight decay, batch and 
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.classifiers.attack import Attack, Free, attacked, read_attack
 from yolo_wnlb.classifiers.nets import SIDE, Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.detectors.fit import write_log
+from yolo_wnlb.yolo.adversarial import Attack, Replay, describe, read_request
 
 
 class Inputs(Dataset):
@@ -37,7 +35,7 @@ class Inputs(Dataset):
 
     A picture's flip and shift depend on the seed, the epoch and its place in the order, not on who loads it.
 
-    Items: uint8 (3, imgsz, imgsz), RGB; the label.
+    Items: img, uint8 (3, imgsz, imgsz), RGB; cls, the label.
     """
 
     def __init__(
@@ -48,7 +46,7 @@ class Inputs(Dataset):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+    def __getitem__(self, place: int) -> dict[str, Any]:
         """Load, scale, perhaps flip and shift."""
         index = self.order[place]
         picture = prepared(self.data.read(index), self.imgsz)
@@ -59,7 +57,7 @@ class Inputs(Dataset):
             top, left = rng.integers(0, 2 * most + 1, 2)
             padded = np.pad(picture, ((0, 0), (most, most), (most, most)), "reflect")
             picture = padded[:, top : top + self.imgsz, left : left + self.imgsz]
-        return torch.from_numpy(np.ascontiguousarray(picture)), self.data.labels[index]
+        return {"img": torch.from_numpy(np.ascontiguousarray(picture)), "cls": self.data.labels[index]}
 
 
 def fit(
@@ -73,7 +71,7 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     balanced: bool = False,
-    adversarial: bool | Mapping[str, Any] | None = None,
+    adversarial: bool | str | Mapping[str, Any] | None = None,
     freeze: int = 0,
     flip: float = 0.5,
     crop: float = 0.0,
@@ -97,7 +95,7 @@ def fit(
         momentum: Of SGD.
         weight_decay: Of all parameters.
         balanced: Draw pictures, with replacement, so that all classes come equally often.
-        adversarial: Train on attacked pictures: True, or options of the attack; see `attack.Attack`.
+        adversarial: Train on attacked pictures: what `adversarial=` of `yolo train` takes, see `yolo.adversarial`.
         freeze: L of the paper; see `nets.freeze_layers`. The norms of frozen layers keep their statistics.
         flip: Probability of a horizontal flip.
         crop: Largest random shift as a share of the side; edges are reflected. 0.125 is the usual one of CIFAR-10.
@@ -119,7 +117,7 @@ def fit(
         **{"balanced": balanced, "adversarial": adversarial, "freeze": freeze, "flip": flip, "crop": crop},
         **{"imgsz": imgsz, "seed": seed},
     }
-    attack = check_settings(settings)
+    asked = check_settings(settings)
     if tuple(model.recipe["classes"]) != data.classes:
         raise ValueError(
             f"the model was built for the classes {', '.join(model.recipe['classes'])}, and {data.source} has "
@@ -136,27 +134,20 @@ def fit(
     frozen = freeze_layers(model, freeze)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr, momentum=momentum, weight_decay=weight_decay)
-    recorded = {**settings, "adversarial": attack and asdict(attack), "data": data.digest, "recipe": dict(model.recipe)}
+    recorded = {**settings, "adversarial": asked, "data": data.digest, "recipe": dict(model.recipe)}
     log = resume_from(last, model, optimizer, recorded) if last.exists() else []
     Path(out).mkdir(parents=True, exist_ok=True)
     steps = steps_of(len(data), batch)
-    if attack:
-        LOGGER.info(
-            f"adversarial: {attack.method}, {attack.norm}, eps {attack.eps:.4g}, which is {attack.radius(imgsz):.4g} "
-            f"at {imgsz} pixels; a step takes {attack.passes} forward and backward passes"
-        )
+    if asked:
+        LOGGER.info(describe(asked, imgsz, batch, batch))
 
-    times = attack.times if attack else 1
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         for epoch in range(len(log), epochs):
             begun = time.perf_counter()
             epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
             torch.manual_seed(epoch_seed)
-            order = order_of(data.labels, balanced, np.random.default_rng(epoch_seed))
-            order = order[: math.ceil(steps / times) * batch]
-            if len(order) % batch == 1:
-                order = order[:-1]
-            loader = DataLoader(
+            order = order_of(data.labels, balanced, np.random.default_rng(epoch_seed))[: steps * batch]
+            loader: Any = DataLoader(
                 Inputs(data, order, imgsz, flip, crop, [seed, epoch]),
                 batch,
                 num_workers=workers,
@@ -166,9 +157,10 @@ def fit(
             model.train()
             for module in frozen:
                 module.eval()
-            batches = TQDM(
-                repeated(loader, times, steps), desc=f"epoch {epoch + 1}/{epochs}", total=steps, disable=not progress
-            )
+            if asked and asked["method"] == "free":
+                loader = Replay(loader, asked["replays"])
+            attack = Attack(asked, epoch_seed) if asked else None  # a new one, as a resumed training would have
+            batches = TQDM(loader, desc=f"epoch {epoch + 1}/{epochs}", total=steps, disable=not progress)
             rates = [linear_decay(lr, epoch * steps + step, epochs * steps) for step in range(steps)]
             means = train_epoch(model, batches, optimizer, rates, attack, place)
             log.append({"epoch": epoch + 1, "lr": rates[-1], **means, "seconds": round(time.perf_counter() - begun, 1)})
@@ -194,6 +186,12 @@ def steps_of(pictures: int, batch: int) -> int:
     return whole + (rest > 1)
 
 
+def cross_entropy(model: Classifier, batch: Mapping[str, Any], preds: None = None) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of a batch and its logits (B, classes), as the loss of an Ultralytics model is called."""
+    logits = model(batch["img"])
+    return functional.cross_entropy(logits, batch["cls"]), logits
+
+
 def order_of(labels: Sequence[int], balanced: bool, rng: np.random.Generator) -> list[int]:
     """Draw the pictures of an epoch: all of them once, or as many with replacement, all classes equally likely."""
     if not balanced:
@@ -202,38 +200,26 @@ def order_of(labels: Sequence[int], balanced: bool, rng: np.random.Generator) ->
     return rng.choice(len(labels), len(labels), p=weights / weights.sum()).tolist()
 
 
-def repeated(batches: Iterable[Any], times: int, steps: int) -> Iterator[Any]:
-    """Yield each batch so many times, and so many in all."""
-    return itertools.islice((batch for batch in batches for _ in range(times)), steps)
-
-
 def train_epoch(
     model: Classifier,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[dict[str, Any]],
     optimizer: torch.optim.Optimizer,
     rates: Sequence[float],
     attack: Attack | None,
     place: torch.device,
 ) -> dict[str, float]:
-    """Go once through the batches, one learning rate for each. Returns mean loss and accuracy of what was learnt.
-
-    The perturbation of `free` starts at 0 in each epoch, so that a resumed training finds the same one.
-    """
-    free: Free | None = None
+    """Go once through the batches, one learning rate for each. Returns mean loss and accuracy of what was learnt."""
     losses = torch.zeros(len(rates), device=place)
     correct = torch.zeros(len(rates), device=place)
     pictures = 0
-    for step, ((x, labels), rate) in enumerate(zip(batches, rates)):
-        x, labels = x.to(place, non_blocking=True).float() / 255, labels.to(place, non_blocking=True)
+    for step, (batch, rate) in enumerate(zip(batches, rates)):
+        batch = {**batch, "cls": batch["cls"].to(place, non_blocking=True)}
+        batch["img"] = batch["img"].to(place, non_blocking=True).float() / 255
         for group in optimizer.param_groups:
             group["lr"] = rate
-        if attack and attack.method == "free":
-            free = free or Free(attack, tuple(x.shape), place)
-            x = free.add(x)
-        elif attack:
-            x = attacked(model, x, labels, attack)
-        logits = model(x)
-        loss = functional.cross_entropy(logits, labels)
+        if attack:
+            batch = attack(cross_entropy, model, batch)
+        loss, logits = cross_entropy(model, batch)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"the loss is not finite in step {step + 1} of {len(rates)}; lower lr. last.pt, if there is one, is of "
@@ -241,17 +227,15 @@ def train_epoch(
             )
         optimizer.zero_grad()
         loss.backward()
-        if free:
-            free.learn(x)
         optimizer.step()
         losses[step] = loss.detach()
-        correct[step] = (logits.detach().argmax(1) == labels).sum()
-        pictures += len(labels)
+        correct[step] = (logits.detach().argmax(1) == batch["cls"]).sum()
+        pictures += len(logits)
     return {"loss": losses.mean().item(), "accuracy": correct.sum().item() / pictures}
 
 
-def check_settings(settings: Mapping[str, Any]) -> Attack | None:
-    """Refuse arguments of `fit` that are out of range; returns the attack that is asked for."""
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Refuse arguments of `fit` that are out of range; returns all options of the attack that is asked for."""
     for names, least in ((("epochs",), 1), (("batch",), 2), (("imgsz",), 32), (("seed", "workers"), 0)):
         for name in names:
             if name in settings and not (is_whole(settings[name]) and settings[name] >= least):
@@ -265,7 +249,8 @@ def check_settings(settings: Mapping[str, Any]) -> Attack | None:
     if not isinstance(settings["balanced"], bool):
         raise ValueError(f"balanced is {settings['balanced']!r}; wanted true or false")
     check_freeze(settings["freeze"])
-    return read_attack(settings["adversarial"])
+    request = settings["adversarial"]
+    return None if request is None or request is False else read_request(request)
 
 
 def resume_from(
