@@ -1,6 +1,7 @@
 """Pictures with one class each: drawn worlds, class folders, CIFAR-10, and `yolo-wnlb sort`."""
 
 import hashlib
+import inspect
 import json
 import pickle
 import re
@@ -16,7 +17,7 @@ from conftest import shapes_set
 
 from yolo_wnlb.data import folders, worlds
 from yolo_wnlb.data.folders import read
-from yolo_wnlb.data.sorting import cut_out, sort
+from yolo_wnlb.data.sorting import WAYS, cut_out, sort
 from yolo_wnlb.data.worlds import CONTAINERS, LEVELS, TESTED, draw_containers, draw_crops, filling_height, kinds_of
 
 SMALL = "containers:S1,train=16,test=9,size=32"
@@ -285,6 +286,16 @@ def test_sort_by_groups_makes_the_splits_of_the_paper(tmp_path):
     assert {*read(tmp_path / "s1", "train").groups} == {"cup", "mug"}
     assert (source / "half/flute/a.png").is_file(), "the source is left as it is"
     assert str(result).splitlines()[1] == "train: 2 pictures (1 full, 1 half)"
+
+
+def test_the_command_has_the_options_and_defaults_of_the_function():
+    from yolo_wnlb.cli import COMMANDS
+
+    options = {name: option.default for name, option in COMMANDS["sort"].options.items() if name != "out"}
+    assert options == {
+        key: p.default for key, p in inspect.signature(sort).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
+    assert COMMANDS["sort"].options["by"].kind.values == WAYS
 
 
 @pytest.mark.parametrize(

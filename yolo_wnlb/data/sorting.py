@@ -50,7 +50,7 @@ class Sorted:
 
 
 def sort(
-    source: str | Path, out: str | Path, *, by: str = "objects", margin: float = 0.1, test: Sequence[str] = ()
+    source: str | Path, out: str | Path, *, by: str = "objects", margin: float = 0.1, test: Sequence[str] | None = None
 ) -> Sorted:
     """Write class folders that `read` takes.
 
@@ -86,7 +86,9 @@ def sort(
     if by == "objects" and Path(source).suffix.lower() == ".json":
         raise ValueError(f"{source} is one split; by=objects wants the data YAML of all of them")
     with appearing(out) as draft:
-        left_out = sort_objects(source, draft, margin) if by == "objects" else sort_groups(Path(source), draft, test)
+        left_out = (
+            sort_objects(source, draft, margin) if by == "objects" else sort_groups(Path(source), draft, test or ())
+        )
         counts = {
             split: {name: len(pictures) for name, pictures in class_folders(draft / split).items()}
             for split in SPLITS
