@@ -314,10 +314,14 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
         (study(split="val"), r"has no split 'val'; choose from train, test"),
         (study(data="containers:S9"), r"no containers:S9"),
         (with_row(data="nowhere"), r"there is no folder nowhere"),
+        (
+            with_row(weights="source ST"),
+            r"more, seed 0: it knows disc, box, .*, and containers:S3.* has '0 %' too",
+        ),
         (study(baseline="source ST"), r"source ST, seed 0: it knows disc, box, .*, and containers:S3.* has '0 %' too"),
         (
             with_row(data="shapes:crops,train=8,size=32"),
-            r"more, seed 0: it knows disc.*only a row that another row starts from",
+            r"more, seed 0: it knows disc.*only a row that another row starts to train from",
         ),
     ],
 )

@@ -368,16 +368,15 @@ def check_classes(
         return
     if len(data) < 2:
         raise ValueError(f"{data.source}, {data.split}: one picture; the intervals of a table need two or more")
-    known_data = {(data.source, data.split): data}
-    lenders = {run.source_row for run in runs} - {*baselines.values()}
+    used = {(data.source, data.split): data}
+    learnt_by = {run.row: run.spec["train_data"] for run in runs if "train" in run.spec}
+    lenders = {run.source_row for run in runs if "train" in run.spec} - {*baselines.values()}
     for run in todo:
         with naming(run.name):
-            if "train" in run.spec:
-                learnt = folders.read(run.spec["train_data"], "train")
-                known_data[learnt.source, learnt.split] = learnt
+            if source := learnt_by.get(run.row if "train" in run.spec else run.source_row or ""):
+                learnt = folders.read(source, "train")
+                used[learnt.source, learnt.split] = learnt
                 known = learnt.classes
-            elif run.source_row:
-                continue  # it knows what that row learns, which is checked there
             else:
                 detector, model = given_model(run, device)
                 known = tuple(detector.names(model).values())
@@ -385,9 +384,9 @@ def check_classes(
             if lacking and run.row not in lenders:
                 raise ValueError(
                     f"it knows {', '.join(known)}, and {data.source} has {lacking[0]!r} too: only a row that another "
-                    "row starts from, and that is no baseline, may learn other classes"
+                    "row starts to train from, and that is no baseline, may learn other classes"
                 )
-    for pictures in known_data.values():
+    for pictures in used.values():
         if isinstance(pictures.read, folders.Files):
             pictures.read.check()
     archs = [run.spec["train"]["arch"] for run in todo if "train" in run.spec]
