@@ -71,7 +71,10 @@ def test_the_most_probable_of_all_classes_of_the_model_counts():
     found = score(data, probabilities, names, {"detector": "x"})
     assert found.numbers()["accuracy"] == pytest.approx(5 / 6) and found.predicted[2] == 2
     assert found.protocol["truth"] == data.digest and found.protocol["detector"] == "x"
-    with pytest.raises(ValueError, match=r"the model does not know 2 classes of containers:S3.* \(first: 50 %\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"the model does not know 2 classes of containers:S3.*: 50 %, unknown; it was trained for 0 %, 90 %",
+    ):
         score(data, probabilities[:, :2], ["0 %", "90 %"])
     with pytest.raises(ValueError, match=r"predictions have the shape \(5, 5\); wanted \(6, 5\)"):
         score(data, probabilities[:5], names)
@@ -150,6 +153,17 @@ def done(tmp_path_factory):
         patch.setattr(compare_module, "TIMED", 1)
         compare(STUDY, "out", device="cpu")
     return home / "out"
+
+
+def test_what_is_no_classifier_is_named_beside_class_folders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("trunc.pt").write_bytes(b"half a download")
+    for file, message in (
+        ("trunc.pt", "trunc.pt is no PyTorch checkpoint"),
+        ("nowhere.pt", "there is no classifier nowhere.pt"),
+    ):
+        assert main(["evaluate", file, f"data={DATA}", "split=test", "out=found"]) == 2
+        assert message in capsys.readouterr().err and not Path("found").exists()
 
 
 def test_rows_of_strategies_stand_in_one_table(done):

@@ -316,7 +316,7 @@ def test_the_command_has_the_options_and_defaults_of_the_function():
 def test_sort_refuses_what_it_cannot_do_and_leaves_nothing_behind(options, message, tmp_path):
     source = class_set(tmp_path / "all", half__flute__a=1, half__cup__b=1)
     with pytest.raises(ValueError, match=message):
-        sort(source, tmp_path / "out", **options)
+        sort(source, tmp_path / "deep/er/out", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
 

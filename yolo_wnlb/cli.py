@@ -434,7 +434,7 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     with folder_for(out, "runs/evaluate") as folder:
         if (folder / "evaluation.json").exists() and not exist_ok:
             raise ValueError(f"{folder} holds an evaluation; choose another out=, or overwrite it with exist_ok=True")
-        if not made and is_classifier(files[0]):
+        if not made and is_for_classifiers(files[0], data):
             given = {
                 **options,
                 **({"images": images} if images else {}),
@@ -446,25 +446,26 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
     return 0
 
 
-def is_classifier(file: str) -> bool:
-    """Tell whether a file is a classifier that yolo_wnlb trained."""
+def is_for_classifiers(file: str, data: str) -> bool:
+    """Tell whether a file is a classifier that yolo_wnlb trained, or the data are what only classifiers take."""
     from yolo_wnlb.classifiers import detector
+    from yolo_wnlb.data.folders import is_drawn
 
-    return detector.reads(file)
+    return is_drawn(data) or Path(data).is_dir() or detector.reads(file)
 
 
 def evaluate_classifier(folder: Path, file: str, data: str, split: str, options: dict[str, Any]) -> None:
     """Measure the accuracy of a classifier."""
     from yolo_wnlb.classifiers import detector
     from yolo_wnlb.data.folders import read
-    from yolo_wnlb.metrics.accuracy import score
+    from yolo_wnlb.metrics.accuracy import places_of, score
 
     if idle := [key for key in options if key not in ("imgsz", "device")]:
         raise ValueError(f"{idle[0]}= is for detectors, and {file} is a classifier; remove it")
     model = detector.load(file, str(options.pop("device", "")))
-    pictures = read(data, split)
+    pictures, names = read(data, split), list(detector.names(model).values())
+    places_of(pictures, names)  # before the work of predicting
     probabilities = detector.predict(model, pictures, **options, progress=True)
-    names = list(detector.names(model).values())
     result = score(pictures, probabilities, names, {"weights": file, **detector.describe(model, **options)})
     print(result)
     result.to_csv(folder / "per_class.csv")

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,16 @@ def appearing(out: Path) -> Iterator[Path]:
         raise FileExistsError(f"{out} exists; choose another out=")
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+    new = [folder for folder in out.parents if not folder.exists()]
     draft.mkdir(parents=True)
     try:
         yield draft
         draft.replace(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        with suppress(OSError):  # a folder that is not empty holds what was asked for
+            for folder in new:
+                folder.rmdir()
 
 
 def sort_objects(source: str | Path, draft: Path, margin: float) -> dict[str, int]:

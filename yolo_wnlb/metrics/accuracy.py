@@ -21,6 +21,7 @@ import numpy as np
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.data.validation import first
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.version import __version__
 
@@ -171,17 +172,12 @@ def score(
         protocol: What made the predictions; it is kept in the result.
     Raises: ValueError: there is no picture; the model lacks a class; the shape is another; a number is not finite.
     """
-    if lacking := [name for name in data.classes if name not in names]:
-        raise ValueError(
-            f"the model does not know {len(lacking)} classes of {data.source} (first: {lacking[0]}); it was trained "
-            f"for {', '.join(names)}"
-        )
+    places = places_of(data, names)
     if probabilities.shape != (len(data), len(names)) or not len(data):
         wanted = (len(data), len(names))
         raise ValueError(f"predictions have the shape {probabilities.shape}; wanted {wanted}: pictures, classes")
     if not np.isfinite(probabilities).all():
         raise ValueError("some predictions are not finite; did the training diverge? Lower lr")
-    places = [list(names).index(name) for name in data.classes]
     facts = {"data": data.source, "split": data.split, "images": len(data), "truth": data.digest}
     return Accuracy(
         classes=list(names),
@@ -192,3 +188,16 @@ def score(
         protocol={**(protocol or {}), **facts, "yolo_wnlb": __version__},
         notes=list(data.notes),
     )
+
+
+def places_of(data: Labelled, names: Sequence[str]) -> list[int]:
+    """Return where each class of the pictures is among the classes of a model.
+
+    Raises: ValueError: the model lacks one.
+    """
+    if lacking := [name for name in data.classes if name not in names]:
+        raise ValueError(
+            f"the model does not know {len(lacking)} classes of {data.source}: {first(lacking)}; it was trained for "
+            f"{first(list(names))}"
+        )
+    return [list(names).index(name) for name in data.classes]
