@@ -32,6 +32,8 @@ TABLES = {  # command -> the function that it calls, and options that are the co
     "enhance": (yolo_wnlb.enhance_dataset, {"out", "with"}),
     "inspect": (yolo_wnlb.inspect_model, set()),
     "compare": (yolo_wnlb.compare, {"out"}),
+    "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with"}),
+    "robustness": (yolo_wnlb.robustness, {"data"}),
     "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok"}),
 }
 
@@ -57,6 +59,17 @@ def test_the_settings_of_the_camera_are_those_that_there_are():
     assert {name: options[name] for name in camera.CHOICES} == camera.CHOICES
     assert options["bayer"] == ("random", *camera.BAYER, "none")
     assert set(cli.PRESETS) == set(camera.PRESETS)
+
+
+def test_the_corruptions_and_families_proposed_are_those_that_there_are():
+    from yolo_wnlb.imaging import corruptions
+    from yolo_wnlb.study import robustness
+
+    assert {*cli.CORRUPTIONS, "boxblur"} == {*corruptions.CORRUPTIONS}
+    assert cli.FAMILIES == tuple(robustness.FAMILIES)
+    assert {*cli.COMMANDS["robustness"].options["suite"].kind.values} >= {*robustness.FAMILIES}
+    assert robustness.DARKNESS == cli.COMMANDS["robustness"].options["preset"].kind.values
+    assert set(robustness.DARKNESS) <= set(camera.PRESETS)
 
 
 def test_the_pairwise_functions_and_starts_proposed_are_those_that_there_are():
@@ -498,7 +511,7 @@ def test_every_command_ends_with_130_after_ctrl_c_and_says_whether_it_resumes(na
     assert cli.main([name]) == 130
     resumes = (
         "; nothing is lost, the same command goes on from here"
-        if name in ("darken", "enhance", "compare", "adapt")
+        if name in ("darken", "enhance", "corrupt", "compare", "robustness", "adapt")
         else ""
     )
     assert capsys.readouterr().err == f"yolo-wnlb {name}: stopped{resumes}\n"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
     from yolo_wnlb.metrics.bootstrap import paired_bootstrap
     from yolo_wnlb.study.compare import compare
+    from yolo_wnlb.study.robustness import robustness
     from yolo_wnlb.transforms import LowLight
     from yolo_wnlb.twins.darken import darken_dataset, verify
     from yolo_wnlb.twins.enhance import enhance_dataset
@@ -51,6 +52,7 @@ __all__ = [
     "inspect_model",
     "paired_bootstrap",
     "preview",
+    "robustness",
     "verify",
 ]
 
@@ -76,6 +78,7 @@ _HOME = {  # public name -> where it is: "module" if it has the same name there,
     "inspect_model": "visualize.inspection",
     "paired_bootstrap": "metrics.bootstrap",
     "preview": "visualize.preview",
+    "robustness": "study.robustness",
     "verify": "twins.darken",
 }
 

@@ -145,6 +145,11 @@ DEVICE = Option(
     "device", text("DEVICE", "cpu", "0"), "as Ultralytics takes it: cpu, 0 (default: a GPU if there is one)"
 )
 PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lv")
+CORRUPTIONS = (  # without boxblur, which needs to know the objects
+    *("noise", "blur", "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur"),
+    *("zoom_blur", "snow", "fog", "brightness", "contrast", "elastic", "pixelate", "jpeg"),
+)
+FAMILIES = ("lowlight", "noise", "blur", "boxblur", "common", "fgsm", "pgd", "pgd-l2")
 
 
 def response(value: str) -> Any:
@@ -386,6 +391,33 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
     from yolo_wnlb.twins.enhance import enhance_dataset
 
     return show(enhance_dataset(files[0], options.pop("with"), options.pop("out"), **options))
+
+
+@command(
+    "corrupt",
+    "Write the corrupted twin of a data set, or of a folder of pictures, with its labels.",
+    files="SOURCE",
+    count=(1, 1),
+    file_keys=("source", "data"),
+    example="yolo-wnlb corrupt coco8-seg.yaml out=fog3 with=fog,level=3",
+    about=f"Corruptions: {', '.join(CORRUPTIONS)}; level 1 is mild. with=fog,level=3,seed=1 draws anew. The same as "
+    "enhance with=corrupt:fog,level=3; docs/robustness.md says what each does. The command goes on where it was "
+    "stopped.",
+    resumes=True,
+    options=[
+        Option("out", path("FOLDER"), "folder to make", required=True),
+        Option(
+            "with", text("NAME,level=N", *(f"{name},level=3" for name in CORRUPTIONS)), "what corrupts", required=True
+        ),
+        Option("split", listed(text("NAME", "train", "val", "test")), "splits to corrupt (default: all)"),
+        IMAGES_OF_COCO,
+    ],
+)
+def run_corrupt(files: list[str], options: dict[str, Any]) -> int:
+    """Write the corrupted twin of a data set."""
+    from yolo_wnlb.twins.enhance import enhance_dataset
+
+    return show(enhance_dataset(files[0], f"corrupt:{options.pop('with')}", options.pop("out"), **options))
 
 
 @command(
@@ -665,6 +697,57 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
 
     out = options.pop("out", f"runs/compare/{Path(files[0]).stem}")
     return show(compare(files[0], out, **options))
+
+
+@command(
+    "robustness",
+    "Measure how far detectors hold when pictures get darker, noisier, blurred, corrupted or attacked.",
+    files="MODEL [MODEL ...]",
+    count=(1, math.inf),
+    file_keys=("model",),
+    example="yolo-wnlb robustness plain.pt wnlb.pt data=my.yaml suite=lowlight,common,fgsm n=200",
+    about=f"Families: {', '.join(FAMILIES)}; or single corruptions, such as stops, fog or jpeg. Writes robustness.md, "
+    "robustness.csv, robustness.json, curves.png and sample pictures; the other models are compared with the first. "
+    "docs/robustness.md says how to read them. The command goes on where it was stopped.",
+    resumes=True,
+    options=[
+        Option("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", required=True),
+        Option(
+            "suite",
+            listed(text("NAME", *FAMILIES, "presets", "stops", *CORRUPTIONS)),
+            "families, or single corruptions",
+            ("lowlight", "noise", "blur"),
+        ),
+        Option("levels", listed(whole(1)), "which levels of each corruption, 1 is mild (default: all)"),
+        Option("n", whole(2), "so many pictures, evenly spaced; all if there are fewer", 500),
+        Option(
+            "surrogate", path("MODEL.pt"), "whose gradients attacks use (default: those of each model; exports need it)"
+        ),
+        Option("split", text("NAME", "train", "val", "test"), "of a data YAML", "val"),
+        Option("imgsz", whole(1), "image size of the models (default: as trained)"),
+        Option("seed", whole(0), "another one draws other noise, fog and darkness", 0),
+        Option("preset", text("PRESET", *PRESETS[:4]), "whose noise the stops of lowlight have", "severe"),
+        Option(
+            "groups",
+            text("RULE"),
+            "pictures that belong together: a key of COCO images, or a regular expression for names with one (group); "
+            "intervals then draw whole groups",
+        ),
+        Option("save", whole(0), "sample pictures of each corruption", 4),
+        Option("allow_missing", flag(), "accept models that know more classes than the truth", False),
+        Option("out", path("FOLDER"), "folder of the cells and the report", "runs/robustness"),
+        DEVICE,
+        IMAGES_OF_COCO,
+    ],
+)
+def run_robustness(files: list[str], options: dict[str, Any]) -> int:
+    """Measure what is left to be measured, and print the report."""
+    from yolo_wnlb.study.robustness import robustness
+
+    out = options.get("out", "runs/robustness")
+    report = robustness(files, options.pop("data"), **options)
+    print(f"\nwritten to {out}:\n", flush=True)
+    return show(report)
 
 
 @command(

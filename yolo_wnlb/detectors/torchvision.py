@@ -13,7 +13,7 @@ import hashlib
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -372,6 +372,7 @@ def predict(
     max_det: int = 100,
     device: str | None = None,
     progress: bool = False,
+    alter: Callable[[np.ndarray, Any], np.ndarray] | None = None,
 ) -> list[Prediction]:
     """Detect objects in images, one at a time: what else is evaluated says nothing.
 
@@ -386,6 +387,7 @@ def predict(
         max_det: The best so many of each image.
         device: As `load` takes it.
         progress: Show a bar.
+        alter: Changes each picture as it was read, before any resizing: (uint8 BGR (H, W, 3), image id) -> the same.
 
     Returns: Boxes and masks in pixels of the image files; by image, best first.
     Raises: OSError, ValueError: a file is missing or unreadable; an argument is out of range.
@@ -400,7 +402,8 @@ def predict(
     try:
         with limits(module, imgsz, conf, max_det if everything else max(max_det, 1000)), torch.no_grad():
             for image_id, file in TQDM(images.items(), desc="predicting", disable=not progress):
-                x = read_image(file).to(model.device)
+                picture = read_picture(file)
+                x = to_tensor(alter(picture, image_id) if alter else picture).to(model.device)
                 found = rcnn.detect(module, x) if isinstance(module, MaskRCNN) else module([x])[0]
                 found = best(found, labels, max_det)
                 boxes = found["boxes"].tolist()
@@ -433,7 +436,11 @@ def best(found: Mapping[str, Tensor], labels: Mapping[int, int], most: int) -> d
 
 def read_image(file: str | Path) -> Tensor:
     """Read an image file as Ultralytics does: float (3, H, W), RGB in [0, 1]."""
-    image = read_picture(file)
+    return to_tensor(read_picture(file))
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """Turn a picture, uint8 BGR (H, W, 3), into float (3, H, W), RGB in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))).float() / 255
 
 

@@ -9,10 +9,11 @@ which takes up to 6 % of their area.) One image at a time: what else is evaluate
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torchvision  # noqa: F401 -- where it is loaded, Ultralytics takes its NMS: 0.2 s less a picture
 import ultralytics
@@ -109,6 +110,8 @@ def predict(
     max_det: int = 100,
     device: str | None = None,
     progress: bool = False,
+    alter: Callable[[np.ndarray, Any], np.ndarray] | None = None,
+    perturb: Callable[[Tensor, Any], Tensor] | None = None,
 ) -> list[Prediction]:
     """Detect objects in images.
 
@@ -124,6 +127,10 @@ def predict(
         max_det: The best so many of each image.
         device: As Ultralytics takes it: "cpu", "0", ... Default: a GPU if there is one.
         progress: Show a bar.
+        alter: Changes each picture as it was read, before any resizing: (uint8 (H, W, C), image id) -> the same
+            shape; BGR if C is 3.
+        perturb: Changes each input of the network, after the picture was fitted into its size: (float (1, C, h, w)
+            in [0, 1], image id) -> the same shape; RGB if C is 3.
 
     Returns: Boxes, and for segmentation models masks, in pixels of the image files; by image.
     Raises: OSError, ValueError: a file is missing or unreadable; a size that the model does not take.
@@ -136,8 +143,10 @@ def predict(
     predictions: list[Prediction] = []
     for image_id, file in TQDM(images.items(), desc="predicting", disable=not progress):
         image = read_picture(file, model.channels)
+        image = alter(image, image_id) if alter else image
         x = torch.from_numpy(box(image=image).transpose(2, 0, 1).copy()).to(backend.device)  # (C, h, w), BGR
         x = (x.flip(0) if model.channels == 3 else x)[None].float() / 255
+        x = perturb(x, image_id) if perturb else x
         with torch.inference_mode():
             rows, prototypes = unpack(backend(x.repeat(model.batch, 1, 1, 1)))
             [found] = non_max_suppression(

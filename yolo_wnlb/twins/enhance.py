@@ -1,6 +1,7 @@
 """Two-stage baselines, enhance then segment: every enhancer behind one call, and its data set on disk.
 
     enhancer("clahe"), enhancer("onnx:FILE,pad=12"), ... -> Enhancer: uint8 RGB -> uint8 RGB, same size
+    enhancer("corrupt:fog,level=3") -> the same call for pictures that are to be made worse
     data set --enhance_dataset--> its layout, its labels, enhanced PNGs: one set of pixels for all detectors
 
 Pictures are enhanced at the size of their files, before any detector resizes them. Networks of
@@ -26,6 +27,7 @@ import numpy as np
 from yolo_wnlb.data import journal
 from yolo_wnlb.data.journal import ENHANCED, Line, digest
 from yolo_wnlb.data.sources import DATA_YAML, SPLITS, DataSet, Picture, list_images, listed, read_sources
+from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.twins import pictures
 from yolo_wnlb.twins.pictures import encode
 from yolo_wnlb.twins.twin import Plan, Report, Twin, bring_up_to_date, refuse_place
@@ -60,7 +62,7 @@ class Enhancer:
 
         Args:
             image: uint8 RGB (H, W, 3); grey ones as three equal channels.
-            name: Its path, wanted by `dir:` alone.
+            name: Its path in the data set, wanted by `dir:` and `corrupt:` alone.
         Returns: A new uint8 RGB array of the same size.
         Raises: ValueError, FileNotFoundError: with the remedy.
         """
@@ -89,6 +91,7 @@ def enhancer(spec: str) -> Enhancer:
             onnx:FILE               run by onnxruntime, or without it by OpenCV
             torch:MODULE:FACTORY    FACTORY() of an importable module returns an nn.Module
             torchscript:FILE
+            corrupt:NAME,level=3    a corruption of `imaging.corruptions`, drawn for each picture by seed=0
             Networks take (1, 3, H, W) RGB and have options: pad=12, sides are filled up to a multiple by
             repeating the border, and cut back; range=0-1 of its values, or of input and output 0-1/-1-1;
             output=NAME (a number for tuples of torch), where there are several.
@@ -191,6 +194,30 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 def to_codes(values: np.ndarray, span: Span) -> np.ndarray:
     """Stretch a span of values over 0 to 255 and round; what lies outside is clipped."""
     return np.rint(np.clip((values - span[0]) * (255 / (span[1] - span[0])), 0, 255)).astype(np.uint8)
+
+
+# ---- made worse ----------------------------------------------------------------------------------
+
+
+def corruption(argument: str, options: dict[str, str]) -> Enhancer:
+    """Corrupt pictures, each by a draw of its own that depends on the seed and its path, and not on the level."""
+    numbers = {"level": "", "seed": "0", **options}
+    for name, value in numbers.items():
+        if not re.fullmatch("[0-9]{1,18}", value):
+            raise ValueError(f"{name} is {value!r}; wanted a whole number: {KINDS['corrupt'][0]}")
+    level, seed = int(numbers["level"]), int(numbers["seed"])
+    corruptions.check(argument, level)
+    if argument == "boxblur":
+        raise ValueError(
+            "boxblur blurs inside the boxes of the objects, which are not shown to an enhancer; "
+            "yolo-wnlb robustness suite=boxblur measures models on it"
+        )
+
+    def work(image: np.ndarray, name: str) -> np.ndarray:
+        rng = corruptions.generator(seed, argument, name)
+        return corruptions.corrupt(np.ascontiguousarray(image[..., ::-1]), argument, level, rng)[..., ::-1]
+
+    return Enhancer(spec_of("corrupt", argument, {"level": str(level), "seed": str(seed)}), "", work)
 
 
 # ---- enhanced before -----------------------------------------------------------------------------
@@ -406,6 +433,7 @@ KINDS: dict[str, tuple[str, Callable[[str, dict[str, str]], Enhancer]]] = {
     "onnx": (f"onnx:FILE{NETWORK}", from_onnx),
     "torch": (f"torch:MODULE:FACTORY{NETWORK}", from_module),
     "torchscript": (f"torchscript:FILE{NETWORK}", from_torchscript),
+    "corrupt": ("corrupt:NAME,level=3[,seed=0]", corruption),
 }
 
 
