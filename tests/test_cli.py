@@ -66,9 +66,9 @@ def test_the_corruptions_and_families_proposed_are_those_that_there_are():
     from yolo_wnlb.study import robustness
 
     assert {*cli.CORRUPTIONS, "boxblur"} == {*corruptions.CORRUPTIONS}
-    assert cli.FAMILIES == tuple(robustness.FAMILIES)
+    assert tuple(robustness.FAMILIES) == cli.FAMILIES
     assert {*cli.COMMANDS["robustness"].options["suite"].kind.values} >= {*robustness.FAMILIES}
-    assert robustness.DARKNESS == cli.COMMANDS["robustness"].options["preset"].kind.values
+    assert cli.COMMANDS["robustness"].options["preset"].kind.values == robustness.DARKNESS
     assert set(robustness.DARKNESS) <= set(camera.PRESETS)
 
 

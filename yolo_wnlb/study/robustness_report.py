@@ -51,7 +51,7 @@ class Report:
         cells: A dict for each kind, model and cell: family, corruption, level, strength, AP, AP50, AP75, and the
             difference to the first model. Attacks and their controls have the mean loss before and after.
         stops: A dict for each kind and model: the stop at which AP is half of P, with its interval, "reached", and
-            the difference to the first model.
+            where both reach it the difference to the first model.
         attacks: A dict for each model and attack: AP and loss after it and after its control, and whether it bites.
         notes: What the reader has to know.
     """
@@ -237,7 +237,7 @@ def half_stops(
         found = interval(row["stop"], drawn[name], units)
         row["low"], row["high"] = (float(np.clip(found[end], -max(levels), 0)) for end in ("low", "high"))
         row["open"] = bool((~ends).mean() > 0.025)  # the lower end lies beyond the last stop
-        if name != names[0] and names[0] in drawn:
+        if name != names[0] and row["reached"] and rows[0]["reached"]:  # else the difference is not known
             found = interval(row["stop"] - rows[0]["stop"], drawn[name] - drawn[names[0]], units)
             row |= {f"{key} to the first": number for key, number in found.items()}
         rows.append(row)

@@ -116,7 +116,7 @@ class Surrogate:
         gain = min(size[0] / height, size[1] / width)
         inner = max(round(height * gain), 1), max(round(width * gain), 1)  # (h, w) of the picture in the input
         top, left = (round((outer - side) / 2 - 0.1) for outer, side in zip(size, inner))
-        objects = sorted(self.objects[image_id], key=lambda a: -float(np.prod(a["bbox"][2:])))  # small ones on top
+        objects = sorted(self.objects[image_id], key=area_of, reverse=True)  # small ones are drawn over large ones
         boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float32).reshape(-1, 4)  # xywh
         boxes[:, :2] += boxes[:, 2:] / 2
         boxes *= torch.tensor([inner[1] / width, inner[0] / height] * 2)
@@ -137,6 +137,11 @@ class Surrogate:
             labels |= {"masks": seen, "sem_masks": classes[seen.long()]}
         device = next(self.network.parameters()).device
         return {key: value.to(device) for key, value in labels.items()}
+
+
+def area_of(annotation: dict[str, Any]) -> float:
+    """Return the area of an object in square pixels: as stated, else of its box."""
+    return float(annotation.get("area", np.prod(annotation["bbox"][2:])))
 
 
 class Perturbation:
