@@ -508,9 +508,10 @@ def odd(home):
     others.save(others.build("maskrcnn", list(NAMES), **small), home / "rcnn.pt")
     from ultralytics.nn.tasks import SegmentationModel
 
-    model = SegmentationModel("yolov8n-seg.yaml", nc=2, verbose=False)
-    model.names, model.task = {0: "cat", 1: "dog"}, "segment"
-    torch.save({"model": model, "ema": None, "epoch": -1, "train_args": {"imgsz": 64}}, home / "cats.pt")
+    for file, design, names in (("cats", "yolov8n-seg", ("cat", "dog")), ("p6", "yolov8n-seg-p6", NAMES)):
+        model = SegmentationModel(f"{design}.yaml", nc=len(names), verbose=False)
+        model.names, model.task = dict(enumerate(names)), "segment"
+        torch.save({"model": model, "ema": None, "epoch": -1, "train_args": {"imgsz": 64}}, home / f"{file}.pt")
     shutil.copytree(home / "shapes", home / "empty", ignore=shutil.ignore_patterns("annotations", "*.cache"))
     for label in (home / "empty/labels/val").glob("*.txt"):
         label.write_text("")
@@ -519,6 +520,22 @@ def odd(home):
     (home / "full").mkdir()
     (home / "full/notes.txt").write_text("mine")
     return home
+
+
+def test_an_export_is_attacked_with_its_checkpoint_and_mask_rcnn_is_measured_without_attacks(
+    odd, tmp_path, monkeypatch
+):
+    words = ("data=shapes/data.yaml", "n=2", "save=1", "device=cpu")
+    attack = ("suite=fgsm,noise", "levels=3", "surrogate=a.pt", f"out={tmp_path}/attacked")
+    assert command(odd, monkeypatch, "robustness", "a.torchscript", "a.pt", *words, *attack) == 0
+    rows = json.loads((tmp_path / "attacked/robustness.json").read_text())["attacks"]
+    assert [row["model"] for row in rows] == ["a.torchscript", "a.pt"]
+    losses = [[row[key] for key in ("loss before", "loss after", "control loss after")] for row in rows]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][1] > losses[0][0]
+    alone = ("suite=noise", "levels=4", f"out={tmp_path}/rcnn")
+    assert command(odd, monkeypatch, "robustness", "rcnn.pt", *words, *alone) == 0
+    stored = json.loads((tmp_path / "rcnn/robustness.json").read_text())
+    assert stored["kinds"] == ["segm", "bbox"] and len(stored["cells"]) == 4
 
 
 MISTAKES = [  # words, and what the one line says
@@ -537,6 +554,7 @@ MISTAKES = [  # words, and what the one line says
     (["a.pt", "rcnn.pt", "suite=noise,fgsm"], ["rcnn.pt cannot be attacked"]),
     (["a.pt", "surrogate=b.pt"], ["surrogate=b.pt is for attacks"]),
     (["a.pt", "suite=fgsm", "surrogate=cats.pt"], ["only in the truth"]),
+    (["a.pt", "suite=fgsm", "surrogate=p6.pt"], ["p6.pt takes sides that are multiples of 64", "a.pt of 32"]),
     (["cats.pt"], ["cats.pt: ", "only in the truth"]),
     (["a.pt", "a.pt"], ["a.pt is given twice"]),
     (["missing.pt"], ["missing.pt does not exist"]),

@@ -458,6 +458,12 @@ def prepare_attacks(subjects: Sequence[Subject], surrogate: str | Path | None, s
                 f"{file} takes pictures of {subject.surrogate.channels} channels, and {subject.file} of "
                 f"{subject.model.channels}; give a surrogate for the same pictures"
             )
+        strides = int(max(subject.surrogate.network.stride)), int(subject.model.backend.stride)
+        if strides[1] % strides[0]:
+            raise ValueError(
+                f"{file} takes sides that are multiples of {strides[0]}, and {subject.file} of {strides[1]}; give a "
+                "surrogate of the same stride"
+            )
 
 
 # ---- cells ---------------------------------------------------------------------------------------
