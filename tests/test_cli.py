@@ -63,13 +63,13 @@ def test_the_settings_of_the_camera_are_those_that_there_are():
 
 def test_the_corruptions_and_families_proposed_are_those_that_there_are():
     from yolo_wnlb.imaging import corruptions
-    from yolo_wnlb.study import robustness
+    from yolo_wnlb.study import suite
 
     assert {*cli.CORRUPTIONS, "boxblur"} == {*corruptions.CORRUPTIONS}
-    assert tuple(robustness.FAMILIES) == cli.FAMILIES
-    assert {*cli.COMMANDS["robustness"].options["suite"].kind.values} >= {*robustness.FAMILIES}
-    assert cli.COMMANDS["robustness"].options["preset"].kind.values == robustness.DARKNESS
-    assert set(robustness.DARKNESS) <= set(camera.PRESETS)
+    assert tuple(suite.FAMILIES) == cli.FAMILIES
+    assert {*cli.COMMANDS["robustness"].options["suite"].kind.values} >= {*suite.FAMILIES}
+    assert cli.COMMANDS["robustness"].options["preset"].kind.values == suite.DARKNESS
+    assert set(suite.DARKNESS) <= set(camera.PRESETS)
 
 
 def test_the_pairwise_functions_and_starts_proposed_are_those_that_there_are():

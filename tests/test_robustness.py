@@ -22,8 +22,9 @@ from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.study import robustness as module
 from yolo_wnlb.study import robustness_report as reports
-from yolo_wnlb.study.robustness import CLEAN, Cell, Subject, evenly_spaced, names_of, read_suite, robustness
+from yolo_wnlb.study.robustness import Subject, evenly_spaced, names_of, robustness
 from yolo_wnlb.study.robustness_report import crossings, interval, summary
+from yolo_wnlb.study.suite import CLEAN, FAMILIES, Cell, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
 from yolo_wnlb.yolo.models import read_picture
 
@@ -320,7 +321,7 @@ def test_a_suite_is_read_in_the_order_of_the_families_each_corruption_once():
     ]  # fmt: skip
     assert [cell.strength for cell in cells if cell.name == "stops"] == ["0", *map(str, range(-1, -8, -1))]
     assert [cell.strength for cell in cells if cell.name == "presets"] == ["mild"]
-    assert len(read_suite(list(module.FAMILIES), None)) == 4 + 8 + 4 + 5 + 6 + 70 + 5 + 3 + 4
+    assert len(read_suite(list(FAMILIES), None)) == 4 + 8 + 4 + 5 + 6 + 70 + 5 + 3 + 4
 
 
 # ---- Ultralytics' models -------------------------------------------------------------------------
@@ -517,6 +518,10 @@ def odd(home):
         label.write_text("")
     said = yaml.safe_load((home / "shapes/data.yaml").read_text())
     (home / "empty/data.yaml").write_text(yaml.safe_dump({**said, "path": str(home / "empty")}))
+    shutil.copytree(home / "shapes", home / "single", ignore=shutil.ignore_patterns("annotations", "*.cache"))
+    for file in sorted((home / "single/images/val").iterdir())[1:]:
+        file.unlink()
+    (home / "single/data.yaml").write_text(yaml.safe_dump({**said, "path": str(home / "single")}))
     (home / "full").mkdir()
     (home / "full/notes.txt").write_text("mine")
     return home
@@ -564,6 +569,7 @@ MISTAKES = [  # words, and what the one line says
     (["a.pt", "preset=agllnet"], ["preset is 'agllnet'", "mild, moderate, severe, extreme"]),
     (["a.pt", "out=full"], ["full holds something else"]),
     (["a.pt", "out=a.pt"], ["a.pt is a file"]),
+    (["a.pt", "data=single/data.yaml"], ["one picture in val"]),
     (["a.pt", "data=empty/data.yaml"], ["no object in 8 pictures"]),
     ([], ["wants MODEL [MODEL ...]"]),
 ]  # fmt: skip

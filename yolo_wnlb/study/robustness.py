@@ -1,6 +1,6 @@
 """How far does a detector hold? Its AP on the same pictures, clean and ever more corrupted: `yolo-wnlb robustness`.
 
-    suite --read_suite--> cells (corruption x level); models x cells --measure--> an Evaluation each, in its own file
+    suite.read_suite -> cells (corruption x level); models x cells --measure--> an Evaluation each, in its own file
     all cells --robustness_report.tabulate--> P, mPC, rPC, intervals --> robustness.md, .csv, .json, curves.png
 
 A cell that was measured is never measured again: its file says which weights, pictures, corruption and seed it is of.
@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,42 +30,15 @@ from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.models import network, task_of
 from yolo_wnlb.study.plan import check_groups, differences, groups_of, safe_name
 from yolo_wnlb.study.robustness_report import Report, tabulate
+from yolo_wnlb.study.suite import CLEAN, DARKNESS, SUITE, Cell, controls, described, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
 from yolo_wnlb.twins.enhance import sha256_of
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo.models import read_picture
 
 REQUEST, CELLS, PICTURES = "request.json", "cells", "pictures"  # names in the folder of a report
-DARKNESS = ("mild", "moderate", "severe", "extreme")  # presets of the camera: the levels of `presets`
-STOPS = range(0, -8, -1)  # the levels of `stops`
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "lowlight": ("presets", "stops"),
-    **corruptions.FAMILIES,
-    **{name: (name,) for name in ATTACKS},
-}
-NAMES = tuple(name for names in FAMILIES.values() for name in names)  # of all corruptions
-SUITE = ("lowlight", "noise", "blur")
 SIDE = 240  # of a sample picture, in pixels
 Alter = Callable[[np.ndarray, Any], np.ndarray]
-
-
-class Cell(NamedTuple):
-    """What is done to the pictures of one evaluation.
-
-    Attributes:
-        family: One of FAMILIES; "clean" or "control".
-        name: The corruption.
-        level: From 1 on; of stops from 0 (daylight) on.
-        strength: The level in words: "severe", "-3", "20 codes", "4/255".
-    """
-
-    family: str
-    name: str
-    level: int
-    strength: str
-
-
-CLEAN = Cell("clean", "clean", 0, "")
 
 
 @dataclass
@@ -211,73 +184,6 @@ def identity_of(subject: Subject, surrogate: str | Path | None) -> dict[str, str
     return identity
 
 
-# ---- what is asked for ---------------------------------------------------------------------------
-
-
-def read_suite(suite: Sequence[str], levels: Sequence[int] | None) -> list[Cell]:
-    """Return the cells of families or single corruptions, each once, in the order of FAMILIES.
-
-    Raises: ValueError: a name or a level does not exist.
-    """
-    words = [suite] if isinstance(suite, str) else list(suite)
-    known = tuple(dict.fromkeys([*FAMILIES, *NAMES]))
-    if not words:
-        raise ValueError(f"suite is empty; choose from {', '.join(known)}")
-    for word in words:
-        if word not in known:
-            frost = "; frost needs its photographs, which do not ship" if word == "frost" else ""
-            raise ValueError(f"suite has no {word!r}{suggestion(word, known)}{frost}; choose from {', '.join(known)}")
-    chosen = {name for word in words for name in FAMILIES.get(word, (word,))}
-    cells = [
-        Cell(family, name, level, strength)
-        for family, names in FAMILIES.items()
-        for name in names
-        if name in chosen
-        for level, strength in strengths(name)
-    ]
-    if levels is None:
-        return cells
-    wanted = [whole_number("levels", level) for level in levels]
-    there = {cell.level for cell in cells if cell.name != "stops"}
-    if not wanted or any(level not in there for level in wanted):
-        has = f"the levels {min(there)} to {max(there)}" if there else "no levels but its stops"
-        raise ValueError(f"levels is {','.join(map(str, levels)) or 'empty'}; {','.join(words)} has {has}")
-    return [cell for cell in cells if cell.name == "stops" or cell.level in wanted]
-
-
-def strengths(name: str) -> list[tuple[int, str]]:
-    """List the levels of a corruption, with their strength in words."""
-    if name == "presets":
-        return list(enumerate(DARKNESS, 1))
-    if name == "stops":
-        return [(-stop, str(stop)) for stop in STOPS]
-    if name in ATTACKS:
-        return [(level, ATTACKS[name].written(level)) for level in range(1, len(ATTACKS[name].radii) + 1)]
-    known = corruptions.CORRUPTIONS[name]
-    return [(k, f"{s} {known.unit}" if known.unit else str(k)) for k, s in enumerate(known.strengths, 1)]
-
-
-def controls(cells: Sequence[Cell]) -> list[Cell]:
-    """Return a cell of random changes for each norm and radius that attacks have: what attacks are held against."""
-    return list(dict.fromkeys(control_of(cell) for cell in cells if cell.family in ATTACKS))
-
-
-def control_of(cell: Cell) -> Cell:
-    """Return the random change of the size of an attack; attacks of one norm and radius share it."""
-    attack = ATTACKS[cell.name]
-    name = "random signs" if attack.norm == "linf" else "random direction"
-    first = next(other for other, known in ATTACKS.items() if known.norm == attack.norm)  # whose levels it counts in
-    levels = [ATTACKS[first].written(k) for k in range(1, len(ATTACKS[first].radii) + 1)]
-    return Cell("control", name, levels.index(cell.strength) + 1, cell.strength)
-
-
-def described(cell: Cell) -> str:
-    """Name a cell in a line of progress."""
-    if cell == CLEAN:
-        return "clean"
-    return f"{cell.name} {cell.strength}" if cell.strength != str(cell.level) else f"{cell.name} level {cell.level}"
-
-
 # ---- the pictures --------------------------------------------------------------------------------
 
 
@@ -293,6 +199,8 @@ def read_scene(
 ) -> Scene:
     """Choose the pictures and say what makes them; the arguments are those of `robustness`."""
     truth = evenly_spaced(coco.ground_truth(data, split), n)
+    if len(truth["images"]) < 2:
+        raise ValueError(f"{data} has one picture in {split}; a report needs two or more, for intervals draw pictures")
     if not any(not a.get("iscrowd") for a in truth["annotations"]):
         raise ValueError(f"{data}: no object in {len(truth['images'])} pictures of {split}, so there is no AP")
     files = coco.image_files(truth, data, split, images)

@@ -25,16 +25,17 @@ import numpy as np
 from yolo_wnlb.data.journal import write_json
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation
 from yolo_wnlb.metrics.bootstrap import draws, resampled, widening
+from yolo_wnlb.study.suite import Cell
+from yolo_wnlb.study.surrogate import ATTACKS
 from yolo_wnlb.twins.workers import in_processes, processors
 
 FORMAT = "yolo_wnlb robustness 1"
 DRAWS = 1000  # of the pictures, or of their groups
 SHARED = 1000  # classes of all evaluations, from which on the draws are shared among processes: 5 s of work
-ATTACKED = ("fgsm", "pgd", "pgd-l2")  # families that are no part of the mean over all
 NAMES = {"segm": "mask", "bbox": "box"}
 COLORS = ("#1d4e89", "#d1495b", "#2e8b57", "#e09f3e", "#6a4c93", "#5c6770", "#00798c", "#8d5524")
-Gains = dict[tuple[str, str, Any], np.ndarray]  # kind, model, cell -> AP of each draw
-Structure = dict[str, dict[str, list[Any]]]  # family -> corruption -> cells
+Gains = dict[tuple[str, str, Cell], np.ndarray]  # kind, model, cell -> AP of each draw
+Structure = dict[str, dict[str, list[Cell]]]  # family -> corruption -> cells
 
 
 @dataclass
@@ -85,8 +86,8 @@ class Report:
 
 def tabulate(
     models: Sequence[Mapping[str, Any]],
-    cells: Sequence[Any],
-    found: Mapping[tuple[str, Any], Evaluation],
+    cells: Sequence[Cell],
+    found: Mapping[tuple[str, Cell], Evaluation],
     request: Mapping[str, Any],
     groups: Sequence[str] | None = None,
 ) -> Report:
@@ -94,7 +95,7 @@ def tabulate(
 
     Args:
         models: name, weights, sha256 of each.
-        cells: The clean one first; see `robustness.Cell`.
+        cells: The clean one first; see `suite.Cell`.
         found: The evaluation of each model name and cell.
         request: Which pictures, and how they were drawn.
         groups: The group of each picture, in the order of their ids; None where each is drawn by itself.
@@ -112,7 +113,7 @@ def tabulate(
         [((kind, name, cell), found[name, cell]) for kind in kinds for name in names for cell in wanted], weights
     )
 
-    def ap(kind: str, name: str, cell: Any) -> float:
+    def ap(kind: str, name: str, cell: Cell) -> float:
         return found[name, cell].numbers(kind)["AP"]
 
     families, rows = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -153,20 +154,20 @@ def tabulate(
     return report
 
 
-def drawn_aps(items: Sequence[tuple[tuple[str, str, Any], Evaluation]], weights: np.ndarray) -> Gains:
+def drawn_aps(items: Sequence[tuple[tuple[str, str, Cell], Evaluation]], weights: np.ndarray) -> Gains:
     """Return the AP of each evaluation on each draw; with many classes and cells, in as many processes as there are."""
     classes = sum(len(evaluation.objects) for _, evaluation in items)
     workers = processors() if classes >= SHARED else 1
     return dict(in_processes(functools.partial(drawn_ap, weights), items, workers))
 
 
-def drawn_ap(weights: np.ndarray, item: tuple[tuple[str, str, Any], Evaluation]) -> tuple[Any, np.ndarray]:
+def drawn_ap(weights: np.ndarray, item: tuple[tuple[str, str, Cell], Evaluation]) -> tuple[Any, np.ndarray]:
     """Return the AP of one evaluation on each draw, behind its key, which begins with the kind."""
     key, evaluation = item
     return key, resampled(evaluation, weights, kind=key[0])
 
 
-def structure_of(cells: Sequence[Any]) -> Structure:
+def structure_of(cells: Sequence[Cell]) -> Structure:
     """Put the cells under their families and corruptions; "all" holds those of every family but attacks.
 
     The stops are an axis of their own, and count in no mean.
@@ -175,7 +176,7 @@ def structure_of(cells: Sequence[Any]) -> Structure:
     for cell in cells:
         if cell.family not in ("clean", "control") and cell.name != "stops":
             structure.setdefault(cell.family, {}).setdefault(cell.name, []).append(cell)
-    everything = {c: of for family, corruptions in structure.items() if family not in ATTACKED
+    everything = {c: of for family, corruptions in structure.items() if family not in ATTACKS
                   for c, of in corruptions.items()}  # fmt: skip
     return {"all": everything, **structure} if everything else structure
 
@@ -194,7 +195,7 @@ def summary(clean: float, by_corruption: Mapping[str, Sequence[float]]) -> dict[
     return {"P": clean, "mPC": mpc, "rPC": round(mpc / clean, 15) if clean > 0 else None}
 
 
-def mean_of_means(gains: Gains, kind: str, model: str, corruptions: Mapping[str, Sequence[Any]]) -> np.ndarray:
+def mean_of_means(gains: Gains, kind: str, model: str, corruptions: Mapping[str, Sequence[Cell]]) -> np.ndarray:
     """Return the mPC of each draw."""
     return np.mean([np.mean([gains[kind, model, cell] for cell in of], axis=0) for of in corruptions.values()], axis=0)
 
@@ -212,7 +213,7 @@ def interval(delta: float, gains: np.ndarray, units: int) -> dict[str, float]:
 
 
 def half_stops(
-    names: Sequence[str], levels: Sequence[int], value: Any, clean: Any, cells: Sequence[Any], units: int
+    names: Sequence[str], levels: Sequence[int], value: Any, clean: Cell, cells: Sequence[Cell], units: int
 ) -> list[dict[str, Any]]:
     """Find the stop at which each model has half of its AP in daylight.
 
@@ -273,7 +274,7 @@ def controls_of(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[st
     """
     own = [row for row in rows if row["kind"] == kind]
     found = []
-    for row in (row for row in own if row["family"] in ATTACKED):
+    for row in (row for row in own if row["family"] in ATTACKS):
         name = "random direction" if row["family"] == "pgd-l2" else "random signs"
         control = next(
             r for r in own
