@@ -647,7 +647,7 @@ def run_inspect(files: list[str], options: dict[str, Any]) -> int:
         Option("epochs", whole(), "default: as many as make 900 steps, at least 3"),
         Option("imgsz", whole(), "side of the pictures in pixels, a multiple of the stride (default: as trained)"),
         Option("batch", whole(), "pictures of a step", 8),
-        Option("lr", number(), "learning rate (default: 1e-3 for blocks, 2e-4 for all)"),
+        Option("lr", number(), "learning rate (default: 2e-3 for blocks, 2e-4 for all)"),
         Option("data", path("DATA.yaml"), "labelled pictures: the true AP is measured on their val split too"),
         Option("seed", whole(), "which pictures are held out, new blocks, the training", 0),
         Option("limit", whole(), "use so many pictures, evenly spaced"),

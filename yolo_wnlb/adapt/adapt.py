@@ -89,7 +89,7 @@ def adapt(
         epochs: Default: as many as make 900 steps, at least 3.
         imgsz: Pixels, a multiple of the model's stride. Default: as the model was trained.
         batch: Pictures of a step.
-        lr: Learning rate. Default: 1e-3 for the blocks, 2e-4 for all.
+        lr: Learning rate. Default: 2e-3 for the blocks, 2e-4 for all.
         data: A labelled data YAML of the same classes: the true AP is measured on its val split, too.
         seed: Of the draws: which pictures are held out, new blocks, the training.
         device: As Ultralytics takes it. Default: a GPU if there is one.

@@ -25,7 +25,7 @@ from yolo_wnlb.yolo.models import channels_of, load_checkpoint
 from yolo_wnlb.yolo.weights import has_blocks, layers_of
 
 TRAIN = ("blocks", "all")  # what is trained
-RATES = {"blocks": 1e-3, "all": 2e-4}  # learning rates
+RATES = {"blocks": 2e-3, "all": 2e-4}  # learning rates
 AFTER = ("P3", "P4", "P5")  # where blocks are inserted if none are there and no place is named
 BLOCK = {"scale": None, "w_lr": 20.0}  # options of inserted blocks: logits over sqrt(d), a fast w
 STEPS, FEWEST_EPOCHS = 900, 3  # how long to train unless epochs= says it
