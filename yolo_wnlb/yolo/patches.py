@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 import inspect
 import os
 import sys
@@ -169,6 +170,13 @@ ARGUMENTS = {
     "balanced": "True",
     "night": "False",
 }  # beside the stock ones, each with an example
+CHECKED_BY = {  # of ARGUMENTS, the module of yolo_wnlb.yolo whose check_request they pass, in this order
+    "lowlight": "darkness",
+    "denoise": "denoise",
+    "adversarial": "adversarial",
+    "balanced": "balance",
+    "night": "night",
+}
 
 
 def patch_cfg(cfg: ModuleType) -> None:
@@ -201,26 +209,9 @@ def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwar
     for name, example in ARGUMENTS.items():
         if cfg.get(name) in ("", {}, [], ()):
             raise ValueError(f"{name}={cfg[name]!r} asks for nothing; write {name}={example}, or leave it out")
-    if "lowlight" in cfg or cfg.get("augmentations"):
-        from yolo_wnlb.yolo.darkness import check_request
-
-        check_request(cfg)
-    if "denoise" in cfg:
-        from yolo_wnlb.yolo import denoise
-
-        denoise.check_request(cfg)
-    if "adversarial" in cfg:
-        from yolo_wnlb.yolo import adversarial
-
-        adversarial.check_request(cfg)
-    if "balanced" in cfg:
-        from yolo_wnlb.yolo import balance
-
-        balance.check_request(cfg)
-    if "night" in cfg:
-        from yolo_wnlb.yolo import night
-
-        night.check_request(cfg)
+    for name, module in CHECKED_BY.items():
+        if name in cfg or (name == "lowlight" and cfg.get("augmentations")):
+            importlib.import_module(f"yolo_wnlb.yolo.{module}").check_request(cfg)
 
 
 def patch_data(base: ModuleType) -> None:
@@ -371,6 +362,11 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
 def build_train_pipeline(stock: Callable[..., Any], trainer: Any) -> None:
     """Build the loaders, and let the one for training replay its batches if adversarial=free asks for it."""
     stock(trainer)
+    replay_batches(trainer)
+
+
+def replay_batches(trainer: Any) -> None:
+    """Let the training loader replay its batches if adversarial=free asks for it, and it does not do so yet."""
     if getattr(trainer.args, "adversarial", None):
         from yolo_wnlb.yolo import adversarial
 
@@ -383,7 +379,7 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
     from yolo_wnlb.yolo.weights import unwrap
 
     result = stock(trainer, *args, **kwargs)
-    build_train_pipeline(lambda _: None, trainer)  # of releases that build the loaders in the stock function
+    replay_batches(trainer)  # in releases that build the loaders within the stock function
     check_pipeline(trainer)
     check_warmup(trainer)
     if getattr(trainer.args, "balanced", None):
