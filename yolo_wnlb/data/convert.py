@@ -14,7 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sized
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import DATASETS_DIR, LOGGER, ONLINE
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.data.journal import appearing
 from yolo_wnlb.data.validation import Truth, check_truth, shown
 from yolo_wnlb.reading import read_json, read_text
 
@@ -115,7 +116,7 @@ def convert_lis(root: str | Path, *, names: dict[int, str], kind: str = "RGB-dar
         jsons[split] = files[0]
 
     index = {name: i for i, name in names.items()}
-    with draft(out) as folder, TemporaryDirectory() as scratch:
+    with appearing(out, incomplete(out)) as folder, TemporaryDirectory() as scratch:
         counts = Counter[str]()
         for split, file in jsons.items():
             data = read_coco(file)
@@ -179,7 +180,7 @@ def convert_exdark(root: str | Path, *, names: dict[int, str], skip_missing: boo
     whole = {name: split for name, split in splits.items() if name in images and name in notes}
     check_missing([name for name in splits if name not in whole], splits, lists[0], skip_missing)
     counts, unknown = Counter({"images": 0, "boxes": 0, "cut at the border": 0}), Counter[str]()
-    with draft(out) as folder:
+    with appearing(out, incomplete(out)) as folder:
         for name, split in whole.items():
             lines = []
             for kind, *box in boxes(notes[name], *size(images[name])):
@@ -208,22 +209,9 @@ def convert_exdark(root: str | Path, *, names: dict[int, str], skip_missing: boo
 # ---- parts ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def draft(out: Path) -> Iterator[Path]:
-    """Give a folder to fill, and put it in the place of `out` when all went well; it is removed if not.
-
-    What a killed process left behind has the same name, and is removed at the start.
-    """
-    if out.exists():
-        raise FileExistsError(f"{out} exists, but not all of what the YAML names in it; delete it and run again")
-    folder = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        folder.replace(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def incomplete(out: Path) -> str:
+    """Say of a converted data set that is there what is wrong with it."""
+    return f"{out} exists, but not all of what the YAML names in it; delete it and run again"
 
 
 def visible(folder: Path) -> list[Path]:

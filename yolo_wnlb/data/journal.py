@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -185,6 +186,29 @@ def folder_for(out: str | Path | None, default: str) -> Iterator[Path]:
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
+
+
+@contextmanager
+def appearing(out: Path, refusal: str) -> Iterator[Path]:
+    """Give a hidden folder to fill, which becomes `out` when all went well, and is removed if not.
+
+    What a killed process left behind has the same name, and is removed at the start.
+
+    Args:
+        out: The folder.
+        refusal: What is said if it exists.
+    Raises: FileExistsError: it does.
+    """
+    if out.exists():
+        raise FileExistsError(refusal)
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def make_numbered(name: str) -> Path:

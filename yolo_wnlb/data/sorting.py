@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data.folders import SPLITS, class_folders, read_picture
+from yolo_wnlb.data.journal import appearing
 from yolo_wnlb.words import suggestion
 
 WAYS = ("objects", "groups")
@@ -85,7 +86,7 @@ def sort(
         raise ValueError(f"{source} is a folder; by=objects wants a data YAML, by=groups a folder CLASS/GROUP/*.jpg")
     if by == "objects" and Path(source).suffix.lower() == ".json":
         raise ValueError(f"{source} is one split; by=objects wants the data YAML of all of them")
-    with appearing(out) as draft:
+    with removing_empty(out.parents), appearing(out, f"{out} exists; choose another out=") as draft:
         left_out = (
             sort_objects(source, draft, margin) if by == "objects" else sort_groups(Path(source), draft, test or ())
         )
@@ -98,19 +99,12 @@ def sort(
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder that becomes `out` when the block ends without an error, and is removed otherwise."""
-    if out.exists():
-        raise FileExistsError(f"{out} exists; choose another out=")
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
-    new = [folder for folder in out.parents if not folder.exists()]
-    draft.mkdir(parents=True)
+def removing_empty(folders: Iterable[Path]) -> Iterator[None]:
+    """Remove those of the folders that are made within the block, and empty at its end; innermost first."""
+    new = [folder for folder in folders if not folder.exists()]
     try:
-        yield draft
-        draft.replace(out)
+        yield
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
         with suppress(OSError):  # a folder that is not empty holds what was asked for
             for folder in new:
                 folder.rmdir()
