@@ -28,7 +28,7 @@ import yaml
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.journal import MANIFEST, replaced
-from yolo_wnlb.data.sources import listed, printable
+from yolo_wnlb.data.sources import listed, printable, spread
 from yolo_wnlb.visualize.pictures import pictures_in, without_repeats
 from yolo_wnlb.yolo.darkness import darkened_by
 
@@ -104,13 +104,6 @@ def find(images: str | Path, limit: int | None = None, frames: int = 300) -> Fou
     if not files:
         raise ValueError(f"images={printable(source)} holds no pictures ({', '.join(sorted(IMG_FORMATS))})")
     return examine(spread(files, limit or len(files)), source)
-
-
-def spread(items: Sequence, count: int) -> list:
-    """Return `count` of the items, evenly spaced; all of them if there are no more."""
-    if count >= len(items):
-        return list(items)
-    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 def examine(files: Sequence[Path], source: Path) -> Found:

@@ -428,6 +428,13 @@ def shown_files(folder: Path, *suffixes: str) -> list[Path]:
     )
 
 
+def spread(items: Sequence, count: int) -> list:
+    """Return `count` of the items, evenly spaced; all of them if there are no more."""
+    if count >= len(items):
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
 # ---- names ---------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,13 +79,11 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
             else:
                 if run.weights and not run.source_row:
                     check_there(run)
-                size = (
-                    check_yolo(run, readable)
-                    if run.spec["detector"] == YOLO
-                    else check_classifier(run)
-                    if run.spec["detector"] == CLASSIFIER
-                    else check_other(run)
-                )
+                checks: dict[str, Callable[[Run], str]] = {
+                    YOLO: functools.partial(check_yolo, readable=readable),
+                    CLASSIFIER: check_classifier,
+                }
+                size = checks.get(run.spec["detector"], check_other)(run)
         size = size or size_of_row.get((run.source_row or "", run.seed), "")
         size_of_row[run.row, run.seed] = size
         if size:

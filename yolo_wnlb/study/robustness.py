@@ -22,15 +22,15 @@ import torch
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import STATE, locked, write_json
-from yolo_wnlb.data.sources import read_sources, real
+from yolo_wnlb.data.sources import read_sources, real, spread
 from yolo_wnlb.imaging import corruptions, sheet
 from yolo_wnlb.imaging.camera import CAMERA_VERSION, capture, picture_rng, settings, whole_number
 from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.models import network, task_of
 from yolo_wnlb.study.plan import check_groups, differences, groups_of, safe_name
-from yolo_wnlb.study.robustness_report import Report, tabulate
-from yolo_wnlb.study.suite import CLEAN, DARKNESS, SUITE, Cell, controls, described, read_suite
+from yolo_wnlb.study.robustness_report import NAMES, Report, tabulate
+from yolo_wnlb.study.suite import CLEAN, CONTROLS, DARKNESS, SUITE, Cell, controls, described, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
 from yolo_wnlb.twins.enhance import sha256_of
 from yolo_wnlb.words import suggestion
@@ -156,7 +156,8 @@ def robustness(
     with locked(home):
         keep_request(home, scene.request)
         found: dict[tuple[str, Cell], Evaluation] = {}
-        todo = [(subject, cell) for subject in subjects for cell in [CLEAN, *cells, *controls(cells)]]
+        measured = [CLEAN, *cells, *controls(cells)]
+        todo = [(subject, cell) for subject in subjects for cell in measured]
         for number, (subject, cell) in enumerate(todo, 1):
             file = file_of(home, subject, cell)
             if not file.is_file():
@@ -167,7 +168,7 @@ def robustness(
         save_pictures(home / PICTURES, subjects, cells, scene, save)
         report = tabulate(
             [identity_of(subject, surrogate) for subject in subjects],
-            [CLEAN, *cells, *controls(cells)],
+            measured,
             found,
             scene.request,
             labels,
@@ -228,15 +229,19 @@ def read_scene(
 
 def evenly_spaced(truth: coco.Truth, n: int) -> coco.Truth:
     """Keep n pictures of a truth, evenly spaced in the order of their names; all if there are no more."""
-    images = sorted(truth["images"], key=lambda image: image["file_name"])
-    if len(images) <= n:
+    if len(truth["images"]) <= n:
         return truth
-    kept = {images[i]["id"] for i in np.linspace(0, len(images) - 1, n).round().astype(int)}
+    kept = {*spread(ids_by_name(truth), n)}
     return {
         **truth,
         "images": [image for image in truth["images"] if image["id"] in kept],
         "annotations": [a for a in truth["annotations"] if a["image_id"] in kept],
     }
+
+
+def ids_by_name(truth: coco.Truth) -> list[Any]:
+    """List the ids of the pictures in the order of their names."""
+    return [image["id"] for image in sorted(truth["images"], key=lambda image: image["file_name"])]
 
 
 def keys_of(
@@ -277,12 +282,8 @@ def perturbation_of(cell: Cell, subject: Subject, scene: Scene) -> Perturbation 
     if cell.family not in (*ATTACKS, "control"):
         return None
     assert subject.surrogate is not None  # prepare_attacks gave it one
-    name = cell.name
-    if cell.family == "control":
-        norm = "linf" if cell.name == "random signs" else "l2"
-        name = next(other for other, known in ATTACKS.items() if known.norm == norm)
-    is_control = cell.family == "control"
-    return Perturbation(subject.surrogate, ATTACKS[name], cell.level, is_control, scene.seed, scene.keys)
+    attack = ATTACKS[CONTROLS.get(cell.name, cell.name)]
+    return Perturbation(subject.surrogate, attack, cell.level, cell.family == "control", scene.seed, scene.keys)
 
 
 # ---- the models ----------------------------------------------------------------------------------
@@ -428,8 +429,8 @@ def read_cell(file: Path, key: Mapping[str, Any]) -> Evaluation:
 
 def ap_of(result: Evaluation) -> str:
     """Write the AP of a cell."""
-    return ", ".join(f"{n} AP {100 * result.numbers(k)['AP']:.2f}" for k, n in (("segm", "mask"), ("bbox", "box"))
-                     if k in result.matches)  # fmt: skip
+    kinds = [kind for kind in NAMES if kind in result.matches]
+    return ", ".join(f"{NAMES[kind]} AP {100 * result.numbers(kind)['AP']:.2f}" for kind in kinds)
 
 
 def refuse_place(home: Path) -> None:
@@ -466,8 +467,7 @@ def save_pictures(folder: Path, subjects: Sequence[Subject], cells: Sequence[Cel
     """
     if not count:
         return
-    images = sorted(scene.truth["images"], key=lambda image: image["file_name"])
-    chosen = [images[i]["id"] for i in dict.fromkeys(np.linspace(0, len(images) - 1, count).round().astype(int))]
+    chosen = spread(ids_by_name(scene.truth), count)
     by_name: dict[str, list[Cell]] = {}
     for cell in cells:
         by_name.setdefault(cell.name, []).append(cell)

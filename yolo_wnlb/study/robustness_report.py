@@ -25,7 +25,7 @@ import numpy as np
 from yolo_wnlb.data.journal import write_json
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation
 from yolo_wnlb.metrics.bootstrap import draws, resampled, widening
-from yolo_wnlb.study.suite import Cell
+from yolo_wnlb.study.suite import Cell, control_name
 from yolo_wnlb.study.surrogate import ATTACKS
 from yolo_wnlb.twins.workers import in_processes, processors
 
@@ -141,13 +141,12 @@ def tabulate(
                 row |= {k: result.protocol[k] for k in ("loss_before", "loss_after") if k in result.protocol}
                 rows.append(row)
     halves = [
-        row
-        for kind in kinds
+        {"kind": kind, **row}
+        for kind in (kinds if stops else ())
         for row in half_stops(
             names, [c.level for c in stops], lambda n, c, k=kind: (ap(k, n, c), gains[k, n, c]), clean, stops, units
         )
-        for row in [{"kind": kind, **row}]
-    ] if stops else []  # fmt: skip
+    ]
     attacks = controls_of(rows, kinds[0], names)
     report = Report([*map(dict, models)], kinds, dict(request), families, rows, halves, attacks, [])
     report.notes = notes(report, images, units if groups else None)
@@ -176,8 +175,9 @@ def structure_of(cells: Sequence[Cell]) -> Structure:
     for cell in cells:
         if cell.family not in ("clean", "control") and cell.name != "stops":
             structure.setdefault(cell.family, {}).setdefault(cell.name, []).append(cell)
-    everything = {c: of for family, corruptions in structure.items() if family not in ATTACKS
-                  for c, of in corruptions.items()}  # fmt: skip
+    everything = {
+        c: of for family, corruptions in structure.items() if family not in ATTACKS for c, of in corruptions.items()
+    }
     return {"all": everything, **structure} if everything else structure
 
 
@@ -275,11 +275,10 @@ def controls_of(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[st
     own = [row for row in rows if row["kind"] == kind]
     found = []
     for row in (row for row in own if row["family"] in ATTACKS):
-        name = "random direction" if row["family"] == "pgd-l2" else "random signs"
+        name = control_name(row["family"])
         control = next(
-            r for r in own
-            if (r["model"], r["corruption"], r["strength"]) == (row["model"], name, row["strength"])
-        )  # fmt: skip
+            r for r in own if (r["model"], r["corruption"], r["strength"]) == (row["model"], name, row["strength"])
+        )
         found.append(
             {
                 "model": row["model"],
@@ -310,14 +309,31 @@ def markdown(report: Report) -> list[str]:
         rows = [row for row in report.families if row["kind"] == of]
         if rows:
             head = ["family", "model", "P", "mPC", "rPC", *([f"mPC less that of {first}"] if several else [])]
-            lines += ["", f"## By family, {NAMES[of]} AP", "", *table(head, [
-                [row["family"], row["model"], points(row["P"]), points(row["mPC"]), percent(row["rPC"]),
-                 *([difference(row)] if several else [])] for row in rows
-            ])]  # fmt: skip
+            lines += [
+                "",
+                f"## By family, {NAMES[of]} AP",
+                "",
+                *table(
+                    head,
+                    [
+                        [
+                            row["family"],
+                            row["model"],
+                            points(row["P"]),
+                            points(row["mPC"]),
+                            percent(row["rPC"]),
+                            *([difference(row)] if several else []),
+                        ]
+                        for row in rows
+                    ],
+                ),
+            ]
     if report.stops:
         head = ["model", "AP", "half of its AP by day is reached at", *([f"less that of {first}"] if several else [])]
-        body = [[r["model"], NAMES[r["kind"]], stop_text(r), *([stop_difference(r)] if several else [])]
-                for r in report.stops]  # fmt: skip
+        body = [
+            [r["model"], NAMES[r["kind"]], stop_text(r), *([stop_difference(r)] if several else [])]
+            for r in report.stops
+        ]
         lines += ["", "## How dark may it get", "", *table(head, body)]
     if report.attacks:
         lines += ["", f"## Attacks and their controls, {NAMES[kind]} AP", ""]
@@ -331,11 +347,22 @@ def markdown(report: Report) -> list[str]:
             "after a random change",
             "",
         ]
-        lines += table(head, [
-            [r["model"], f"{r['attack']} {r['strength']}", points(r["AP"]), points(r["control AP"]),
-             f"{r['loss before']:.2f}", f"{r['loss after']:.2f}", f"{r['control loss after']:.2f}",
-             "" if r["bites"] else "gradient masking, or an attack that does not bite"] for r in report.attacks
-        ])  # fmt: skip
+        lines += table(
+            head,
+            [
+                [
+                    r["model"],
+                    f"{r['attack']} {r['strength']}",
+                    points(r["AP"]),
+                    points(r["control AP"]),
+                    f"{r['loss before']:.2f}",
+                    f"{r['loss after']:.2f}",
+                    f"{r['control loss after']:.2f}",
+                    "" if r["bites"] else "gradient masking, or an attack that does not bite",
+                ]
+                for r in report.attacks
+            ],
+        )
     lines += ["", f"## Every level, {NAMES[kind]} AP"]
     own = [row for row in report.cells if row["kind"] == kind]
     for name in dict.fromkeys(row["corruption"] for row in own if row["family"] not in ("clean", "control")):
@@ -469,8 +496,11 @@ def plot(report: Report, path: Path) -> None:
             ]
             curve = 100 * np.maximum([day, *means], 0)
             axes.plot(range(len(curve)), curve, "o-", color=color, ms=3.5, lw=1.6, label=name)
-            control = {r["strength"]: r["control AP"] for r in report.attacks
-                       if r["model"] == name and r["attack"] in corruptions}  # fmt: skip
+            control = {
+                r["strength"]: r["control AP"]
+                for r in report.attacks
+                if r["model"] == name and r["attack"] in corruptions
+            }
             if control:
                 dotted = 100 * np.maximum([day, *(control[strength] for strength in strengths)], 0)
                 axes.plot(range(len(dotted)), dotted, ":", color=color, lw=1.4)

@@ -19,6 +19,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 NAMES = tuple(name for names in FAMILIES.values() for name in names)  # of all corruptions
 SUITE = ("lowlight", "noise", "blur")
+CONTROLS = {"random signs": "fgsm", "random direction": "pgd-l2"}  # random changes: with the norm and levels of which
 
 
 class Cell(NamedTuple):
@@ -90,11 +91,14 @@ def controls(cells: Sequence[Cell]) -> list[Cell]:
 
 def control_of(cell: Cell) -> Cell:
     """Return the random change of the size of an attack; attacks of one norm and radius share it."""
-    attack = ATTACKS[cell.name]
-    name = "random signs" if attack.norm == "linf" else "random direction"
-    first = next(other for other, known in ATTACKS.items() if known.norm == attack.norm)  # whose levels it counts in
-    levels = [ATTACKS[first].written(k) for k in range(1, len(ATTACKS[first].radii) + 1)]
-    return Cell("control", name, levels.index(cell.strength) + 1, cell.strength)
+    name = control_name(cell.name)
+    levels = {strength: level for level, strength in strengths(CONTROLS[name])}
+    return Cell("control", name, levels[cell.strength], cell.strength)
+
+
+def control_name(attack: str) -> str:
+    """Return the random change that has the norm of an attack."""
+    return next(name for name, other in CONTROLS.items() if ATTACKS[other].norm == ATTACKS[attack].norm)
 
 
 def described(cell: Cell) -> str:

@@ -264,7 +264,9 @@ def summary(
 
 def mean_of(numbers: Sequence[float]) -> float | None:
     """Return the mean; None if there are no numbers, -1 if any stands for nothing that could be measured."""
-    return float(np.mean(numbers)) if numbers and min(numbers) >= 0 else -1.0 if numbers else None
+    if not numbers:
+        return None
+    return float(np.mean(numbers)) if min(numbers) >= 0 else -1.0
 
 
 def seed_pairs(row: Sequence[int | None], base: Sequence[int | None]) -> list[tuple[int | None, int | None]]:
