@@ -19,16 +19,17 @@ from pathlib import Path
 import yaml
 
 from yolo_wnlb.adapt.pictures import size_within, write_picture
-from yolo_wnlb.data.coco import data_set, split_files
-from yolo_wnlb.data.sources import label_of
+from yolo_wnlb.data.coco import split_files
+from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.data.sources import SPLITS, label_of
 from yolo_wnlb.yolo.models import read_picture
 
 
 def main(source: str, out: Path, imgsz: int) -> None:
     """Write images/SPLIT, labels/SPLIT and data.yaml into a new folder."""
-    splits = [split for split in ("train", "val", "test") if data_set(source, "val").get(split)]
+    data, _ = read_data_yaml(source)
+    splits = [split for split in SPLITS if data.get(split)]
     for split in splits:
-        data = data_set(source, split)
         (out / "images" / split).mkdir(parents=True)
         (out / "labels" / split).mkdir(parents=True)
         for file in split_files(data, source, split):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from yolo_wnlb.adapt.agreement import feature_distances
 from yolo_wnlb.adapt.pictures import size_within, write_picture
-from yolo_wnlb.data import coco
+from yolo_wnlb.data.coco import data_set, split_files
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.plan import YOLO, runs_of
 from yolo_wnlb.yolo.models import load_checkpoint, read_picture
@@ -39,9 +39,7 @@ def main(words: list[str]) -> None:
             for which in ("bright", "dark")
         )
         if {file.name for file in bright.values()} != {file.name for file in dark.values()}:
-            sys.exit(
-                "the bright and the dark pictures do not have the same names; give a data set and its darkened copy"
-            )
+            sys.exit("the bright and the dark pictures have other names; give a data set and its darkened copy")
         by_name = {file.name: file for file in dark.values()}
         twins = {number: by_name[file.name] for number, file in bright.items()}
         rows = dict[str, list[dict[str, float]]]()
@@ -57,10 +55,9 @@ def main(words: list[str]) -> None:
 
 def resized(source: str, split: str, imgsz: int, folder: Path) -> dict[int, Path]:
     """Write the pictures of a data set as a model sees them, without loss: {number: file}."""
-    truth = coco.ground_truth(source, split)
     folder.mkdir()
     written = {}
-    for number, file in enumerate(sorted(coco.image_files(truth, source, split).values())):
+    for number, file in enumerate(split_files(data_set(source, split), source, split)):
         written[number] = folder / f"{file.stem}.png"
         write_picture(written[number], size_within(read_picture(file, 3), imgsz))
     return written
