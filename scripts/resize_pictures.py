@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -29,10 +30,15 @@ def main(source: str, out: Path, imgsz: int) -> None:
     """Write images/SPLIT, labels/SPLIT and data.yaml into a new folder."""
     data, _ = read_data_yaml(source)
     splits = [split for split in SPLITS if data.get(split)]
+    if out.exists():
+        sys.exit(f"{out} exists; give a new folder")
     for split in splits:
+        files = split_files(data, source, split)
+        if twice := [name for name, number in Counter(file.stem for file in files).items() if number > 1]:
+            sys.exit(f"{source}: the split {split} has several pictures named {twice[0]}; give each another name")
         (out / "images" / split).mkdir(parents=True)
         (out / "labels" / split).mkdir(parents=True)
-        for file in split_files(data, source, split):
+        for file in files:
             write_picture(out / "images" / split / f"{file.stem}.png", size_within(read_picture(file, 3), imgsz))
             if (label := Path(label_of(str(file)))).is_file():
                 shutil.copyfile(label, out / "labels" / split / label.name)
