@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import run_python
 
-from yolo_wnlb.adapt import training
+from yolo_wnlb.adapt import measures, training
 from yolo_wnlb.adapt.adapt import adapt
 from yolo_wnlb.adapt.agreement import agreement, truth_of
 from yolo_wnlb.adapt.pictures import find, held_out, link, spread
@@ -389,3 +389,29 @@ def test_a_missing_lowlight_is_answered_on_both_ways(places, capsys):
     assert "no lowlight=PRESET" in capsys.readouterr().err
     with pytest.raises(ValueError, match="lowlight= is missing"):
         adapt(places / "model.pt", places / "day", places / "new")
+
+
+@pytest.mark.parametrize(
+    ("objects", "dark", "true", "wanted"),
+    [
+        (100, (0.20, 0.30), (), []),
+        (100, (0.20, 0.20), (), ["Nothing was gained"]),
+        (9, (0.20, 0.30), (), ["9 objects are few"]),
+        (0, (None, None), (), ["finds nothing"]),
+        (100, (0.20, 0.30), (0.09, 0.10), []),
+        (100, (0.20, 0.30), (0.0913, 0.0874), ["did not rise"]),
+        (9, (0.30, 0.20), (0.1, 0.1), ["Nothing was gained", "9 objects are few", "did not rise"]),
+    ],
+)
+def test_what_tells_against_an_adapted_model_is_said(objects, dark, true, wanted):
+    def named(pair):
+        return {f"dark, {which}": {"masks": value} for which, value in zip(("before", "after"), pair)}
+
+    lines = measures.advice({"objects": objects, "agreement": named(dark)}, named(true), "masks")
+    assert len(lines) == len(wanted)
+    assert all(words in line for words, line in zip(wanted, lines))
+
+
+def test_distances_of_any_size_stay_in_their_columns():
+    lines = measures.distance_rows({"before": {"P3": 0.6123}, "after": {"P3": 275900.0}})
+    assert lines[1].split() == ["P3", "0.612", "2.76e+05"]

@@ -87,22 +87,8 @@ def measure(
         *rows("agreement (AP)", held["agreement"]),
         *distance_rows(held["distance"]),
     ]
-    main = "masks" if plan.task == "segment" else "boxes"
-    before, after = (held["agreement"][f"dark, {which}"][main] for which in ("before", "after"))
-    if before is not None and after <= before:
-        table.append(
-            "Nothing was gained in the dark on these pictures; more pictures, another lowlight= or train= may help: "
-            "see docs/adapt.md"
-        )
-    if 0 < held["objects"] < FEW:
-        table.append(f"{held['objects']} objects are few: take the agreement for a rough guess")
-    if not held["objects"]:
-        table.append(
-            f"The untouched model finds nothing with a confidence of {CONFIDENCE} on the bright pictures: there is "
-            "nothing to agree with. Are these the scenes it was trained for?"
-        )
+    true: dict[str, Any] = {}
     if plan.data:
-        true: dict[str, Any] = {}
         for which, file in files.items():
             for when, lowlight in (("dark", plan.lowlight), ("day", None)):
                 name = f"{when}, {which}"
@@ -110,7 +96,37 @@ def measure(
                 true[name] = steps(f"true AP {name}, {plan.data}", work)
         numbers["with labels"] = {"data": plan.data, **true}
         table += [f"With the labels of {plan.data}, val:", *rows("AP", true)]
-    return numbers, table
+    return numbers, table + advice(held, true, "masks" if plan.task == "segment" else "boxes")
+
+
+def advice(held: dict[str, Any], true: dict[str, Any], kind: str) -> list[str]:
+    """Say where the numbers tell against the adapted model, or say little.
+
+    Args:
+        held: What was measured without labels: objects, and agreement, {"dark, before": {kind: AP} ...}.
+        true: The same AP with labels; empty without them.
+        kind: masks or boxes.
+    """
+    lines = []
+    agreed = [held["agreement"][f"dark, {which}"][kind] for which in ("before", "after")]
+    if None not in agreed and agreed[1] <= agreed[0]:
+        lines.append(
+            "Nothing was gained in the dark on these pictures; more pictures, another lowlight= or train= may help: "
+            "see docs/adapt.md"
+        )
+    if not held["objects"]:
+        lines.append(
+            f"The untouched model finds nothing with a confidence of {CONFIDENCE} on the bright pictures: there is "
+            "nothing to agree with. Are these the scenes it was trained for?"
+        )
+    elif held["objects"] < FEW:
+        lines.append(f"{held['objects']} objects are few: take the agreement for a rough guess")
+    if true and true["dark, after"][kind] <= true["dark, before"][kind]:
+        lines.append(
+            f"The true AP of {kind} in the dark did not rise, and it says more than the agreement: keep the untouched "
+            "model, or adapt it to more pictures; see docs/adapt.md"
+        )
+    return lines
 
 
 def true_ap(
@@ -142,7 +158,7 @@ def distance_rows(values: dict[str, dict[str, float]]) -> list[str]:
     """Write how far the features in the dark are from those of the bright twins."""
     lines = [f"  {'distance to the bright twin':<28}{'untouched':>10}{'adapted':>10}"]
     for place, before in values["before"].items():
-        lines.append(f"  {place:<28}{before:>10.3f}{values['after'][place]:>10.3f}")
+        lines.append(f"  {place:<28}{before:>10.3g}{values['after'][place]:>10.3g}")
     return lines
 
 
