@@ -23,6 +23,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "data": GROUND | {"imaging"},
     "transforms": GROUND | {"imaging"},
     "metrics": GROUND | {"imaging", "data"},
+    "denoiseg": GROUND | {"imaging", "data", "metrics"},
     "yolo": GROUND | {"attacks", "imaging", "data", "transforms"},
     "detectors": GROUND | {"attacks", "imaging", "data", "metrics", "yolo"},
     "classifiers": GROUND | {"attacks", "imaging", "data", "metrics", "yolo", "detectors"},
