@@ -397,7 +397,7 @@ def test_a_run_is_neither_overwritten_nor_continued_as_another(one, tmp_path):
     with pytest.raises(FileExistsError, match=r"last.pt exists; go on with resume=True, or choose another folder"):
         fit(built("solov2"), truth, files, tmp_path, epochs=1, **QUIET)
     for model, settings, message in (
-        (built("solov2"), {"lr": 0.1}, r"another run: lr was 0.0005, now 0.1"),
+        (built("solov2"), {"lr": 0.1}, r"another training: lr was 0.0005, now 0.1"),
         (built("solov2", blocks=False), {}, r"stages was \(4, 5\), now \(\)"),
         (built("solov2", freeze="none", trainable_layers=2), {}, "parameters was"),
     ):

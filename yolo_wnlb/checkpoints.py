@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 GROWTH = 4  # how many times its size on disk an archive may hold; torch.save does not compress
 ALWAYS = 64 * 2**20  # bytes that any archive may hold
+COUNTER = "num_batches_tracked"  # of a norm; older files lack it, and frozen norms have no place for it
 
 
 def check_archive(file: str | Path) -> None:
@@ -133,3 +134,50 @@ def check_values(state: Mapping[str, Any], model: nn.Module, file: str | Path) -
             raise ValueError(
                 f"{file}: {name} is {value.dtype} with more digits than {own.dtype} holds; convert it first"
             )
+
+
+def load_state(
+    net: nn.Module, state: Mapping[str, Any], source: str | Path, form: str, may_lack: tuple[str, ...] = ()
+) -> None:
+    """Load weights into a network; what the file may lack keeps its start.
+
+    Args:
+        net: Changed in place.
+        state: The tensors of the file, by the names of `net`.
+        source: The file, for messages.
+        form: What kind of network it is, for messages.
+        may_lack: How names begin that may be missing. Counters of norms may always.
+    Raises: ValueError: a tensor is missing, has another shape or no place, or holds NaN. The net is unchanged.
+    """
+    own = net.state_dict()
+    missing = [n for n in own if n not in state and not n.startswith(may_lack) and not n.endswith(COUNTER)]
+    foreign = [name for name in state if name not in own]
+    other = [n for n in own if n in state and isinstance(state[n], Tensor) and state[n].shape != own[n].shape]
+    if missing or foreign or other:
+        examples = [
+            *(f"{name} is missing" for name in missing[:1]),
+            *(f"no place for {name}" for name in foreign[:1]),
+            *(f"{name} is {tuple(state[name].shape)}, wanted {tuple(own[name].shape)}" for name in other[:1]),
+        ]
+        raise ValueError(
+            f"{source} does not fit {form}: {len(missing)} tensors are missing, {len(foreign)} have no place, "
+            f"{len(other)} have another shape ({'; '.join(examples)}); give weights of the same arch"
+        )
+    check_values(state, net, source)
+    net.load_state_dict(dict(state), strict=False)
+
+
+def check_same_training(last: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training that was begun with other settings, data or networks.
+
+    Args:
+        last: The checkpoint, for the message.
+        before: What it was begun with; more entries than `now` has do not matter.
+        now: What is asked for.
+    Raises: ValueError: says what was and what is.
+    """
+    if other := [key for key in now if now[key] != before.get(key)]:
+        differences = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in other[:3])
+        raise ValueError(
+            f"{last} cannot be resumed, for this is another training: {differences}. Choose another folder"
+        )

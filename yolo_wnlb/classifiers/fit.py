@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import select_device
 
+from yolo_wnlb.checkpoints import check_same_training
 from yolo_wnlb.classifiers.nets import SIDE, Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.journal import write_log
@@ -261,12 +262,7 @@ def resume_from(
     Raises: ValueError: it was made with another network, other pictures or other settings.
     """
     state, meta = read(last)
-    before = meta["training"].get("settings", {})
-    if other := [key for key in recorded if recorded[key] != before.get(key)]:
-        differences = "; ".join(f"{key} was {before.get(key)!r}, now {recorded[key]!r}" for key in other[:3])
-        raise ValueError(
-            f"{last} cannot be resumed, for this is another training: {differences}. Choose another folder"
-        )
+    check_same_training(last, meta["training"].get("settings", {}), recorded)
     load_into(model, state, last, model.recipe["arch"])
     if "optimizer" in meta["training"]:
         optimizer.load_state_dict(meta["training"]["optimizer"])

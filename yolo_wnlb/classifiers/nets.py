@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from yolo_wnlb.checkpoints import check_values, read_checkpoint
+from yolo_wnlb.checkpoints import load_state, read_checkpoint
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.validation import first, is_whole
 from yolo_wnlb.words import suggestion
@@ -158,22 +158,7 @@ def load_into(net: nn.Module, state: Mapping[str, Any], source: str | Path, arch
 
     Raises: ValueError: a tensor is missing, has another shape or no place, or holds NaN. The net is unchanged.
     """
-    own = net.state_dict()
-    missing = [n for n in own if n not in state and not n.startswith("fc.") and not n.endswith("num_batches_tracked")]
-    foreign = [name for name in state if name not in own]
-    other = [n for n in own if n in state and isinstance(state[n], Tensor) and state[n].shape != own[n].shape]
-    if missing or foreign or other:
-        examples = [
-            *(f"{name} is missing" for name in missing[:1]),
-            *(f"no place for {name}" for name in foreign[:1]),
-            *(f"{name} is {tuple(state[name].shape)}, wanted {tuple(own[name].shape)}" for name in other[:1]),
-        ]
-        raise ValueError(
-            f"{source} does not fit {arch}: {len(missing)} tensors are missing, {len(foreign)} have no place, "
-            f"{len(other)} have another shape ({'; '.join(examples)}); give weights of the same arch"
-        )
-    check_values(state, net, source)
-    net.load_state_dict(dict(state), strict=False)
+    load_state(net, state, source, arch, may_lack=("fc.",))
 
 
 def freeze_layers(model: Classifier, layers: int) -> list[nn.Module]:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
+from yolo_wnlb.checkpoints import check_same_training
 from yolo_wnlb.data.coco import Truth, check_files, check_truth, fingerprint, first, named, to_rle
 from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
@@ -403,10 +404,7 @@ def resume_from(
     if "settings" not in meta["training"]:
         raise ValueError(f"{last} holds a model but no training; start from it with build(..., weights=FILE)")
     before = {**{k: v for k, v in meta.items() if k in getattr(model, "recipe", {})}, **meta["training"]["settings"]}
-    now = {**getattr(model, "recipe", {}), **settings}
-    if other := [key for key in now if now[key] != before.get(key)]:
-        differences = "; ".join(f"{key} was {before.get(key)!r}, now {now[key]!r}" for key in other[:3])
-        raise ValueError(f"{last} cannot be resumed, for this is another run: {differences}. Choose another folder")
+    check_same_training(last, before, {**getattr(model, "recipe", {}), **settings})
     model.load_state_dict(state)
     if "optimizer" in meta["training"]:
         optimizer.load_state_dict(meta["training"]["optimizer"])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from yolo_wnlb.checkpoints import check_values, read_checkpoint
+from yolo_wnlb.checkpoints import COUNTER, check_values, read_checkpoint
 
 RENAMED = (  # theirs, ours; the names inside the head are the same
     (r"backbone\.", "backbone.body."),
@@ -18,7 +18,6 @@ RENAMED = (  # theirs, ours; the names inside the head are the same
 )
 PARTS = ("backbone.", "neck.", "mask_head.")
 CLASSIFIER = ("head.conv_cls.weight", "head.conv_cls.bias")
-COUNTER = "num_batches_tracked"
 
 
 class Report(NamedTuple):
