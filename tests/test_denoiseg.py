@@ -2,6 +2,7 @@
 
 import csv
 import inspect
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -702,3 +703,13 @@ def test_the_options_of_a_row_are_arguments_of_build_or_of_fit():
     """A study splits a row's options by the signature of `fit`; none may have both meanings."""
     shared = inspect.signature(build).parameters.keys() & inspect.signature(fit).parameters.keys()
     assert shared == set() and issubclass(DenoiSeg, torch.nn.Module)
+
+
+def test_the_documentation_names_every_option():
+    text = (Path(__file__).parents[1] / "docs/denoiseg.md").read_text(encoding="utf-8")
+    table = text[text.index("## Options") : text.index("## In Python")]
+    elsewhere = {"model", "pictures", "out", "tune", "name", "start", "sequential", "seed", "workers", "device"}
+    elsewhere |= {"resume", "progress"}
+    options = inspect.signature(build).parameters.keys() | inspect.signature(fit).parameters.keys()
+    assert {name for name in options - elsewhere if f"`{name}`" not in table} == set()
+    assert "5,498,084" in table and "85,948" in table
