@@ -486,6 +486,24 @@ def test_colour_pictures_are_denoised_in_colour(pictures, tmp_path):
     assert loaded.denoise(pictures[0][0]).shape == (48, 56, 3) and next(loaded.predict([discs(0)[0]])).shape == (48, 56)
 
 
+def test_numbers_of_numpy_are_numbers_and_the_checkpoint_is_read_without_it(pictures, tmp_path):
+    model = build("nucleus", first=np.int64(4), depth=np.int8(2), channels=np.int32(1))
+    options = {"alpha": np.float64(0.5), "noise": np.float32(10), "epochs": np.int64(1), "seed": np.uint8(3)}
+    options |= {"batch": np.int64(4), "steps": np.int16(2), "lr": np.float64(0.01), "factor": np.float64(0.75)}
+    train(tmp_path, pictures, model, **options)
+    assert detector.load(tmp_path / "best.pt", "cpu").describe()["detector"] == "unet 4/2, alpha 0.5"
+    train(tmp_path, pictures, alpha=0.5, noise=10, epochs=1, seed=3, resume=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_trains_and_predicts_as_on_the_cpu(pictures, tmp_path):
+    train(tmp_path, pictures, device="0", tune=pictures[:2], noise=20)
+    picture = discs(0)[0]
+    on_cpu, on_gpu = (detector.load(tmp_path / "best.pt", device) for device in ("cpu", "0"))
+    assert np.allclose(next(on_cpu.predict([picture])), next(on_gpu.predict([picture])), atol=0.01)
+    train(tmp_path, pictures, device="0", tune=pictures[:2], noise=20, resume=True)
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 MISTAKES = [
@@ -673,6 +691,18 @@ def test_a_network_is_not_asked_for_what_it_has_not_learnt(pictures, tmp_path):
         n2v.psnr([discs(0)[0]])
     with pytest.raises(ValueError, match=r"the picture is float64 \(3, 3\); wanted uint8"):
         n2v.denoise(np.zeros((3, 3)))
+
+
+def test_one_picture_in_place_of_a_list_and_a_network_before_its_training_are_refused(pictures, tmp_path):
+    train(tmp_path, pictures, epochs=1, noise=20)
+    model = detector.load(tmp_path / "best.pt", "cpu")
+    for one in (str(pictures[0][0]), pictures[0][0], discs(0)[0]):
+        for method in (model.predict, model.psnr):
+            with pytest.raises(ValueError, match=r"images is one picture, of type .*; wanted a list of pictures"):
+                method(one)
+    unet.save(fresh(), tmp_path / "new.pt")
+    with pytest.raises(ValueError, match=r"new\.pt holds a network that was not trained"):
+        detector.load(tmp_path / "new.pt")
 
 
 def test_files_of_something_else_and_damaged_ones_are_refused(pictures, tmp_path):

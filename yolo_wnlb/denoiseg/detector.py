@@ -65,7 +65,9 @@ class Model:
     def predict(
         self, images: Iterable[Picture], *, noise: float | str | None = None, progress: bool = False
     ) -> Iterator[np.ndarray]:
-        """Yield the probability of each pixel to be inside of an object, not on its border: float32 (H, W), in [0, 1].
+        """Return, one after the other, the probability of each pixel to be inside of an object.
+
+        The border does not count. float32 (H, W), in [0, 1], for each picture.
 
         Args:
             images: Pictures of any size; a network for grey pictures gets all in grey.
@@ -79,8 +81,10 @@ class Model:
                 f"{self.weights} was trained with alpha: 1, and has not learnt to segment; train one with less"
             )
         level = self.noise if noise is None else noise_level(noise)
-        for image in TQDM(images, desc="predicting", disable=not progress):
-            yield run(self.module, with_noise(self.codes(image), level))[1][FOREGROUND]
+        return (
+            run(self.module, with_noise(self.codes(image), level))[1][FOREGROUND]
+            for image in TQDM(several(images), desc="predicting", disable=not progress)
+        )
 
     def denoise(self, image: Picture, *, noise: float | str = 0) -> np.ndarray:
         """Return a picture without noise: float32 codes, (H, W) from a network for grey pictures, else (H, W, 3), BGR.
@@ -108,7 +112,7 @@ class Model:
                 "that its own could be compared with"
             )
         found = []
-        for image in TQDM(images, desc="denoising", disable=not progress):
+        for image in TQDM(several(images), desc="denoising", disable=not progress):
             clean = self.codes(image)
             noisy = with_noise(clean, self.noise)
             found.append((psnr(clean, noisy), psnr(clean, run(self.module, noisy)[0])))
@@ -129,6 +133,13 @@ class Model:
         return as_codes(picture, self.module.recipe["channels"])
 
 
+def several(images: Iterable[Picture]) -> Iterable[Picture]:
+    """Refuse a single picture, whose letters or rows would be taken for pictures."""
+    if isinstance(images, (str, Path, np.ndarray)):
+        raise ValueError(f"images is one picture, of type {type(images).__name__}; wanted a list of pictures")
+    return images
+
+
 def reads(weights: str | Path) -> bool:
     """Tell whether a file is a U-Net that `unet.save` wrote, from a glance into it.
 
@@ -143,8 +154,11 @@ def load(weights: str | Path | Model, device: str | None = None) -> Model:
     Args:
         weights: A file that `fit` wrote, or what this returned.
         device: As Ultralytics takes it: "cpu", "0", ... Default: a GPU if there is one.
-    Raises: OSError, ValueError: the file is missing, unreadable or of something else.
+    Raises: OSError, ValueError: the file is missing, unreadable, of something else, or of a network before training.
     """
     if isinstance(weights, Model):
         return weights
-    return Model(Path(weights), rebuild(weights).to(select_device(device or "", verbose=False)))
+    module = rebuild(weights)
+    if module.recipe["alpha"] is None:
+        raise ValueError(f"{weights} holds a network that was not trained; give the best.pt of a training")
+    return Model(Path(weights), module.to(select_device(device or "", verbose=False)))

@@ -180,14 +180,17 @@ def fit(
         **{"crop": crop, "share": share, "radius": radius, "seed": seed},
     }
     check_settings({**settings, "workers": workers}, model.recipe)
-    settings["noise"] = noise = noise_level(noise)
+    settings = {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+    settings["noise"] = noise_level(noise)
+    names = ("epochs", "alpha", "steps", "batch", "lr", "factor", "seed")
+    epochs, alpha, steps, batch, lr, factor, seed = (settings[name] for name in names)  # numbers of Python's own types
     check_labels(pictures, tune, alpha)
     last, best = Path(out) / "last.pt", Path(out) / "best.pt"
     if last.exists() and not resume:
         raise FileExistsError(f"{last} exists; go on with resume=True, or choose another folder")
     place = select_device(device or "", verbose=False)
     model.to(place)
-    model.recipe |= {"alpha": alpha, "noise": noise}
+    model.recipe |= {"alpha": settings["alpha"], "noise": settings["noise"]}
     patches, learnt = read_patches(model, pictures, settings)
     tuned, judged = read_patches(model, tune or [], settings)
     standardise(model, patches)

@@ -269,6 +269,7 @@ def build(
     """
     recipe: dict[str, Any] = {"name": name, "channels": channels, "first": first, "depth": depth}
     check_form(recipe)
+    recipe |= {key: int(recipe[key]) for key in ("channels", "first", "depth")}  # a checkpoint holds plain numbers
     recipe |= {"sequential": sequential, "start": Path(start).name if start else None, "alpha": None, "noise": None}
     if not isinstance(sequential, bool):
         raise ValueError(f"sequential is {sequential!r}; wanted true or false")
