@@ -585,6 +585,26 @@ WAYS = [{"preset": name} for name in PRESETS] + [
 ]
 
 
+@pytest.mark.parametrize(("preset", "sd"), [("n10", 10.0), ("n20", 20.0)])
+@pytest.mark.parametrize("shape", [(400, 400), (400, 400, 3)])
+def test_added_noise_is_white_and_has_the_standard_deviation_of_its_name(preset, sd, shape):
+    grey = np.full(shape, 128, np.uint8)
+    shot = settings(preset).draw(random.Random(1))
+    assert np.array_equal(clean(grey, shot), grey)
+    noise = capture(grey, shot) - 128.0
+    assert noise.std() == pytest.approx(sd, abs=0.1) and abs(noise.mean()) < 0.15
+    for a, b in ((noise[1:], noise[:-1]), (noise[:, 1:], noise[:, :-1])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
+    if len(shape) == 3:
+        assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.01
+
+
+def test_added_noise_of_20_codes_leaves_a_psnr_of_22_11_db():
+    grey = np.full((500, 500), 128, np.uint8)
+    noise = capture(grey, settings("n20").draw(random.Random(1))) - 128.0
+    assert 10 * np.log10(255**2 / np.square(noise).mean()) == pytest.approx(22.11, abs=0.03)
+
+
 def test_no_setting_shifts_a_later_draw():
     states = set()
     for asked in WAYS:
@@ -764,6 +784,8 @@ def test_the_presets_are_these_numbers():
         "extreme": f"{alpha}, beta 0.5-0.6, gamma 4-5, sigma_s 0.05-0.16, sigma_c 0.01-0.06, {camera}",
         "agllnet": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, {camera}",
         "lv": f"{alpha}, beta 0.5-1, gamma 1.5-5, {noise}, crf mixture, bayer RGGB, quantize truncate",
+        "n10": "alpha 1, beta 1, gamma 1, sigma_s 0, sigma_c 0.039216, crf identity",
+        "n20": "alpha 1, beta 1, gamma 1, sigma_s 0, sigma_c 0.078431, crf identity",
     }
     assert settings("lin") == settings("lv")  # its older name
     assert str(settings("lv", ev=-3)) == f"ev -3, {noise}, crf mixture, bayer RGGB, quantize truncate"

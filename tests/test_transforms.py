@@ -35,8 +35,8 @@ def test_the_picture_of_a_seed_is_the_same_everywhere():
     assert digest(run(LowLight("severe", gamma=(2, 3), p=1))["image"]) == "5cb68e252448be90"
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_darkens(preset):
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name not in ("n10", "n20")])
+def test_every_preset_but_those_of_added_noise_darkens(preset):
     assert run(LowLight(preset, p=1))["image"].mean() < 0.8 * IMAGE.mean()
 
 

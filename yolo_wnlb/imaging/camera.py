@@ -39,6 +39,9 @@ Crf = str | Span
 Transfer = Callable[[np.ndarray], np.ndarray]
 
 CURVE = {"alpha": (0.9, 1.0), "beta": (0.5, 1.0), "gamma": (1.5, 5.0)}
+# As bright as before, with white noise of a standard deviation of so many codes: n10 and n20 of Buchholz et al.,
+# "DenoiSeg" (ECCV workshop 2020), rounded and clipped to 8 bits as files are.
+ADDED_NOISE: dict[str, Any] = {**dict.fromkeys(CURVE, 1), "sigma_s": 0, "crf": "identity", "bayer": "none"}
 PRESETS: dict[str, dict[str, Any]] = {
     "mild": {
         "alpha": (0.95, 1),
@@ -52,6 +55,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "extreme": {"beta": (0.5, 0.6), "gamma": (4, 5), "sigma_s": (0.05, 0.16), "sigma_c": (0.01, 0.06)},
     "agllnet": {},
     "lv": {"bayer": "RGGB", "quantize": "truncate"},
+    "n10": {**ADDED_NOISE, "sigma_c": round(10 / 255, 6)},
+    "n20": {**ADDED_NOISE, "sigma_c": round(20 / 255, 6)},
 }
 # The paper's first author calls this model `lv` in her later code (github.com/JoanneLin168/ELVIS), after Lv et al., and
 # `lin` another one. `lin` was the name here at first, and studies and results hold it.
