@@ -32,7 +32,7 @@ TABLES = {  # command -> the function that it calls, and options that are the co
     "enhance": (yolo_wnlb.enhance_dataset, {"out", "with"}),
     "inspect": (yolo_wnlb.inspect_model, set()),
     "compare": (yolo_wnlb.compare, {"out"}),
-    "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with"}),
+    "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with", "clean"}),
     "robustness": (yolo_wnlb.robustness, {"data"}),
     "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok"}),
 }

@@ -462,7 +462,6 @@ SILENT = {"preset": "severe", "sigma_s": 0, "sigma_c": 0}
     ("request_", "more", "message"),
     [
         ("brigth", {}, "did you mean 'bright'"),
-        ("n2v", {}, "no target 'n2v'.*choose from features, bright, clean, n2n"),
         ("bright", {"lowlight": None}, "denoise=bright .*wants lowlight= too, such as lowlight=severe"),
         ("n2n", {"lowlight": SILENT}, "denoise=n2n learns to remove noise, .* makes none; .*choose denoise=bright"),
         ("clean", {"lowlight": SILENT}, "denoise=clean learns to remove noise"),

@@ -144,7 +144,9 @@ IMAGES_OF_COCO = Option("images", path("FOLDER"), "pictures of COCO files, where
 DEVICE = Option(
     "device", text("DEVICE", "cpu", "0"), "as Ultralytics takes it: cpu, 0 (default: a GPU if there is one)"
 )
-PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lv")
+PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lv", "n10", "n20")
+SPLITS = ("train", "val", "test", "unlabelled")  # of a data YAML
+ADDED_NOISE = "n10 and n20: as bright as it is, with white noise of sd 10 and 20, clipped at 0 and 255"
 CORRUPTIONS = (  # without boxblur, which needs to know the objects
     *("noise", "blur", "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur"),
     *("zoom_blur", "snow", "fog", "brightness", "contrast", "elastic", "pixelate", "jpeg"),
@@ -314,7 +316,7 @@ def run_export_check(files: list[str], options: dict[str, Any]) -> int:
     resumes=True,
     options=[
         Option("out", path("FOLDER"), "the twin; needed, except for --verify of a folder named first"),
-        Option("preset", text("NAME", *PRESETS), f"how dark: {', '.join(PRESETS)}", "agllnet"),
+        Option("preset", text("NAME", *PRESETS), f"how dark: {', '.join(PRESETS[:6])}; {ADDED_NOISE}", "agllnet"),
         Option("seed", whole(0), "each picture's darkness follows from it and from its path", 0),
         Option("format", text("png|jpg", "png", "jpg"), "png is exact, jpg has quality 95", "png"),
         Option("workers", whole(1), "processes (default: one for each processor)"),
@@ -376,13 +378,15 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
     file_keys=("source", "data"),
     example="yolo-wnlb enhance dark/data.yaml out=bright with=clahe",
     about="Enhancers: gamma:2.2, clahe, histeq, msr, dir:FOLDER of pictures enhanced before, onnx:FILE, "
-    "torch:MODULE:FACTORY, torchscript:FILE. Networks have options: with=onnx:FILE,pad=12,range=0-1,output=NAME. "
+    "torch:MODULE:FACTORY, torchscript:FILE, denoise:FILE of a training with denoise=. Networks have "
+    "options: with=onnx:FILE,pad=12,range=0-1,output=NAME. "
     "docs/enhancers.md has recipes for published ones. The command goes on where it was stopped.",
     resumes=True,
     options=[
         Option("out", path("FOLDER"), "folder to make", required=True),
         Option("with", text("ENHANCER", "clahe", "histeq", "msr", "gamma:2.2"), "what enhances", required=True),
-        Option("split", listed(text("NAME", "train", "val", "test")), "splits to enhance (default: all)"),
+        Option("split", listed(text("NAME", *SPLITS)), "splits to enhance (default: all)"),
+        Option("clean", path("DATA.yaml|FOLDER"), "the same pictures without noise: print the PSNR before and after"),
         IMAGES_OF_COCO,
     ],
 )
@@ -409,7 +413,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
         Option(
             "with", text("NAME,level=N", *(f"{name},level=3" for name in CORRUPTIONS)), "what corrupts", required=True
         ),
-        Option("split", listed(text("NAME", "train", "val", "test")), "splits to corrupt (default: all)"),
+        Option("split", listed(text("NAME", *SPLITS)), "splits to corrupt (default: all)"),
         IMAGES_OF_COCO,
     ],
 )

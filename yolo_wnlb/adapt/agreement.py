@@ -22,7 +22,7 @@ from yolo_wnlb.detectors import ultralytics
 from yolo_wnlb.imaging.camera import capture, picture_rng
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.yolo.darkness import read_request
-from yolo_wnlb.yolo.denoise import NECK, distance, features, places_of
+from yolo_wnlb.yolo.features import NECK, distance, features, places_of
 from yolo_wnlb.yolo.models import read_picture, to_input
 from yolo_wnlb.yolo.weights import unwrap
 

@@ -21,14 +21,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from yolo_wnlb.data.data_yaml import SPLITS, read_data_yaml
+from yolo_wnlb.data.data_yaml import SPLITS, UNLABELLED, read_data_yaml
 from yolo_wnlb.data.journal import RESERVED
 from yolo_wnlb.reading import read_json, read_text
 
 Size = tuple[int, int]  # width, height
 
 NEEDED = ("train", "val")  # in every data YAML
-REPLACED = {*SPLITS, "validation", "path", "yaml_file", "download", "nc", "names", "masks_dir", "lowlight"}
+PARTS = (*SPLITS, UNLABELLED)  # of a data YAML: what names pictures
+REPLACED = {*PARTS, "validation", "path", "yaml_file", "download", "nc", "names", "masks_dir", "lowlight"}
 DATA_YAML = "data.yaml"  # of every twin that has one
 BESIDE = {".txt", ".json", ".jsonl", ".yaml", ".yml", ".cache", ".npy"}  # what may lie among pictures, no picture
 
@@ -71,7 +72,7 @@ class DataSet:
     Attributes:
         roots: The folder of each source that everything in it lies below.
         guarded: Folders that are the user's own: nothing is written there.
-        splits: Pictures of each split and of each annotation file.
+        splits: Pictures of each split, of 'unlabelled', and of each annotation file.
         labels: Label file of each picture that has one.
         sizes: Each size that annotation files give a picture.
         annotations: COCO files, and the folder that the file names in each start from.
@@ -227,7 +228,7 @@ class DataSet:
         self.roots.append(Path(data["path"]).resolve())
         self.guarded.append(self.roots[-1])
 
-        for split in SPLITS:
+        for split in PARTS:
             places = list(map(real, listed(data.get(split))))
             missing = [place for place in places if not place.exists()]
             if missing and split in NEEDED:

@@ -2,6 +2,7 @@
 
     enhancer("clahe"), enhancer("onnx:FILE,pad=12"), ... -> Enhancer: uint8 RGB -> uint8 RGB, same size
     enhancer("corrupt:fog,level=3") -> the same call for pictures that are to be made worse
+    enhancer("denoise:best.pt")     -> what a model that was trained with denoise= makes of a noisy picture
     data set --enhance_dataset--> its layout, its labels, enhanced PNGs: one set of pixels for all detectors
 
 Pictures are enhanced at the size of their files, before any detector resizes them. Networks of
@@ -26,7 +27,7 @@ import numpy as np
 
 from yolo_wnlb.data import journal
 from yolo_wnlb.data.journal import ENHANCED, Line, digest
-from yolo_wnlb.data.sources import DATA_YAML, SPLITS, DataSet, Picture, list_images, listed, read_sources
+from yolo_wnlb.data.sources import DATA_YAML, PARTS, DataSet, Picture, list_images, listed, read_sources
 from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.twins import pictures
 from yolo_wnlb.twins.pictures import encode
@@ -91,6 +92,7 @@ def enhancer(spec: str) -> Enhancer:
             onnx:FILE               run by onnxruntime, or without it by OpenCV
             torch:MODULE:FACTORY    FACTORY() of an importable module returns an nn.Module
             torchscript:FILE
+            denoise:FILE            the decoder of a checkpoint that was trained with denoise=
             corrupt:NAME,level=3    a corruption of `imaging.corruptions`, drawn for each picture by seed=0
             Networks take (1, 3, H, W) RGB and have options: pad=12, sides are filled up to a multiple by
             repeating the border, and cut back; range=0-1 of its values, or of input and output 0-1/-1-1;
@@ -388,6 +390,15 @@ def from_torchscript(argument: str, options: dict[str, str]) -> Enhancer:
     )
 
 
+def from_denoiser(argument: str, options: dict[str, str]) -> Enhancer:
+    """Run the decoder of a checkpoint that was trained with denoise=."""
+    from yolo_wnlb.yolo import restore
+
+    file = existing(argument, "denoise:FILE")
+    restorer = restore.load(file)
+    return Enhancer(spec_of("denoise", file.name, options), sha256_of(file), lambda image, name: restorer(image))
+
+
 def by_torch(network: Any) -> Network:
     """Run a module on a GPU if there is one."""
     import torch
@@ -433,6 +444,7 @@ KINDS: dict[str, tuple[str, Callable[[str, dict[str, str]], Enhancer]]] = {
     "onnx": (f"onnx:FILE{NETWORK}", from_onnx),
     "torch": (f"torch:MODULE:FACTORY{NETWORK}", from_module),
     "torchscript": (f"torchscript:FILE{NETWORK}", from_torchscript),
+    "denoise": ("denoise:FILE", from_denoiser),
     "corrupt": ("corrupt:NAME,level=3[,seed=0]", corruption),
 }
 
@@ -447,6 +459,7 @@ def enhance_dataset(
     *,
     split: str | Sequence[str] | None = None,
     images: str | Path | None = None,
+    clean: str | Path | None = None,
 ) -> Report:
     """Write the enhanced twin of a data set: its layout, its labels, enhanced PNGs.
 
@@ -460,6 +473,8 @@ def enhance_dataset(
         out: Folder to make, neither in the source nor around it.
         split: "val", or several, beside those that are there; all of them by default. data.yaml names these.
         images: Folder of the pictures of COCO files, where it is not beside them.
+        clean: Where the pictures without noise are known: a data set of the same layout, such as the source of
+            `yolo-wnlb darken`. The report then has the PSNR.
     Returns: What was done.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
@@ -471,6 +486,7 @@ def enhance_dataset(
     data.pictures(".png", None)  # all names must be free, also for splits that come later
     if unknown := [name for name in listed(split) if name not in data.splits]:
         raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(data.splits)}")
+    references = clean_pictures(clean, data.only(choose(data, listed(split), home))) if clean else {}
     made_by = {"enhancer": enhance.spec, "sha256": enhance.sha256}
     how = {"lowlight": data.dark, "enhanced": made_by} if data.dark else {"enhanced": made_by}
 
@@ -498,6 +514,8 @@ def enhance_dataset(
     report = Report(
         f"{total} pictures in {out} by {enhance.spec} ({speed})", total, run.tried, run.seconds, notes=notes
     )
+    if clean:
+        report.notes.append(compared(run.plan.pictures, data.root, home, references, clean))
     if data.definition is not None:
         report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / DATA_YAML}")
     return report
@@ -512,4 +530,46 @@ def choose(data: DataSet, wanted: list[str], out: Path) -> list[str]:
 def portable(data: DataSet, split: str) -> str:
     """Return the name of a split that is the same on every machine; for annotation files that below the root."""
     file = Path(split)
-    return split if split in SPLITS else data.name(file) if file in data.annotations else ""
+    return split if split in PARTS else data.name(file) if file in data.annotations else ""
+
+
+# ---- how near to the pictures without noise ------------------------------------------------------
+
+
+def clean_pictures(clean: str | Path, data: DataSet) -> dict[str, Path]:
+    """Find the clean picture of each picture of a data set: the one of the same path below its root, whatever suffix.
+
+    Returns: {path of the enhanced picture below the output: the clean one}.
+    Raises: FileNotFoundError: some have none.
+    """
+    known = read_sources(clean)
+    files = {picture.image: known.root / picture.key for picture in known.pictures(".png", None)}
+    wanted = data.pictures(".png", None)
+    if missing := [str(picture) for picture in wanted if picture.image not in files]:
+        raise FileNotFoundError(
+            f"clean={clean} has no picture for {len(missing)} of {len(wanted)} (first: {missing[0]}); wanted the data "
+            "set that they were made from, with the same folders and names"
+        )
+    return {picture.image: files[picture.image] for picture in wanted}
+
+
+def compared(found: Sequence[Picture], root: Path, out: Path, clean: dict[str, Path], name: str | Path) -> str:
+    """Say how near pictures are to the clean ones, before and after: the mean over pictures of the PSNR."""
+    values = []
+    for picture in found:
+        reference = decode(clean[picture.image].read_bytes(), str(clean[picture.image]))
+        pair = [decode(file.read_bytes(), str(file)) for file in (root / picture.key, out / picture.image)]
+        if reference.shape != pair[0].shape:
+            sides = ["{} x {}".format(*image.shape[1::-1]) for image in (reference, pair[0])]
+            raise ValueError(
+                f"{clean[picture.image]} has {sides[0]} pixels, {picture} has {sides[1]}; are they a pair?"
+            )
+        values.append([psnr(image, reference) for image in pair])
+    before, after = np.mean(values, 0)
+    return f"PSNR against {name}: {before:.2f} dB before, {after:.2f} dB after (mean over {len(found)} pictures)"
+
+
+def psnr(image: np.ndarray, clean: np.ndarray) -> float:
+    """Return 10 log10(255^2 / mean squared error) of two pictures of 8 bits, in dB; infinity if they are equal."""
+    error = np.square(image.astype(np.float64) - clean).mean()
+    return float("inf") if error == 0 else 10 * math.log10(255**2 / error)

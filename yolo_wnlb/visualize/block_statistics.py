@@ -14,7 +14,7 @@ from torch import Tensor
 from yolo_wnlb.pairwise import CONTROLS, SOFTMAX
 from yolo_wnlb.visualize.observation import Observation
 from yolo_wnlb.wnlb import WNLB
-from yolo_wnlb.yolo.denoise import distance
+from yolo_wnlb.yolo.features import distance
 
 GRID = 8  # positions a side, of the grid whose neighbours are counted
 

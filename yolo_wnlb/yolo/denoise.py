@@ -1,4 +1,4 @@
-"""Learn from the bright twin: `denoise=features` beside `lowlight=` in `yolo train`.
+"""What stands behind `denoise=` in `yolo train`, and learning from the bright twin: `denoise=features` and `lowlight=`.
 
 `lowlight=` darkens each training picture when it is loaded, so its bright twin is there for nothing. With
 `denoise=features` both go through the same geometry. A frozen teacher, the checkpoint that the training
@@ -11,7 +11,10 @@ over the outputs l of the backbone's stages and of the neck. No label is needed 
 without any. It costs nothing in prediction, because nothing is added to the model.
 
 The loss is the "disturbance suppression" of Chen et al., "Instance Segmentation in the Dark" (IJCV 2023),
-with a teacher that stays as it is.
+with a teacher that stays as it is. Padding, which is the same in both pictures, does not count.
+
+With `bright`, `clean` and `n2n` the pairs are the same, and a decoder restores the one picture from the features of the
+other (`decoder`). `n2v` learns from noisy pictures alone, and has a module of its own (`noise2void`).
 
     lowlight= ─ TwinLoader: dark and bright picture as one of eight channels ─ stock geometry
               ─ TwinColour: the same colour jitter on both, then six channels, RGB RGB ─ batch
@@ -29,16 +32,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from yolo_wnlb.data.data_yaml import UNLABELLED
 from yolo_wnlb.imaging.camera import Shot
 from yolo_wnlb.words import suggestion
-from yolo_wnlb.yolo import darkness, decoder, terms
+from yolo_wnlb.yolo import darkness, decoder, noise2void, terms
 from yolo_wnlb.yolo.darkness import DarkLoader, Darkness
-from yolo_wnlb.yolo.grafting import stage_ends
+from yolo_wnlb.yolo.features import (
+    NECK,
+    by_stride,
+    distance,
+    features,
+    first_convolution,
+    layout,
+    places_of,
+    shapes_of,
+)
 from yolo_wnlb.yolo.weights import layers_of, unwrap
 
-TARGETS = ("features", *decoder.PICTURES)
-NECK = "neck"
 DEFAULTS: dict[str, Any] = {
     "target": "features",
     "alpha": 0.5,  # share of the term in the loss
@@ -48,10 +60,14 @@ DEFAULTS: dict[str, Any] = {
 }
 # Of the targets with a decoder. Its error starts at 1, and the stock loss of COCO weights in the dark at about 12 a
 # picture: with this gain the backbone gets gradients of about 70 from the one, and of about 380 from the other.
-DECODER_DEFAULTS: dict[str, Any] = {**DEFAULTS, "gain": 10.0, "from": ("P3", "P4", "P5")}
+DECODER_DEFAULTS: dict[str, Any] = {"alpha": 0.5, "gain": 10.0, "from": ("P3", "P4", "P5")}
+OPTIONS: dict[str, dict[str, Any]] = {  # of each target, with the values that they have if they are not given
+    "features": DEFAULTS,
+    **{target: {"target": target, **DECODER_DEFAULTS} for target in decoder.PICTURES},
+    noise2void.TARGET: noise2void.DEFAULTS,
+}
+TARGETS = tuple(OPTIONS)
 NAME = "twin_loss"  # its column in results.csv
-DECODER_NAME = "dn_loss"  # the column of the other targets
-SIDE = 256  # pixels of the picture with which strides and channels of features are found
 PADDED = 4  # channels of a half in the loader: OpenCV repeats a border value every four channels
 
 
@@ -68,17 +84,23 @@ def read_request(value: Any) -> dict[str, Any]:
             f"denoise is {value!r}; wanted features, True, or options {{'target': 'features', 'alpha': 1}}"
         )
     given = dict(value) if isinstance(value, dict) else {} if value is True else {"target": value}
-    if unknown := [key for key in given if key not in DEFAULTS]:
+    target = given.setdefault("target", "features")
+    if target not in TARGETS:
         raise ValueError(
-            f"denoise: no option {unknown[0]!r}{suggestion(unknown[0], DEFAULTS)}; choose from {', '.join(DEFAULTS)}"
+            f"denoise: no target {target!r}{suggestion(target, TARGETS)}; choose from {', '.join(TARGETS)}"
         )
-    defaults = DECODER_DEFAULTS if given.get("target") in [*decoder.PICTURES] else DEFAULTS
-    asked = {**defaults, **given}
-    if asked["target"] not in TARGETS:
+    if target in decoder.PICTURES and given.get("teacher") is not None:
         raise ValueError(
-            f"denoise: no target {asked['target']!r}{suggestion(asked['target'], TARGETS)}; "
-            f"choose from {', '.join(TARGETS)}"
+            f"denoise: target {target} learns from a picture and has no teacher; leave out the teacher "
+            f"{given['teacher']}, or choose the target features"
         )
+    options = OPTIONS[target]
+    if unknown := [key for key in given if key not in options]:
+        name, owners = unknown[0], [other for other in TARGETS if unknown[0] in OPTIONS[other]]
+        what = f"target {target} has no option {name!r}" if owners else f"no option {name!r}{suggestion(name, options)}"
+        hint = f", which is one of {' and '.join(owners)}" if owners else ""
+        raise ValueError(f"denoise: {what}{hint}; choose from {', '.join(options)}")
+    asked = {**options, **given}
     for name, least, most in (("alpha", 0, 1), ("gain", 0, 1e6)):
         number = asked[name]
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not least < number <= most:
@@ -87,13 +109,10 @@ def read_request(value: Any) -> dict[str, Any]:
     places = places.split(",") if isinstance(places, str) else places
     if not isinstance(places, (list, tuple)) or not places or not all(isinstance(place, str) for place in places):
         raise ValueError(f"denoise: from is {asked['from']!r}; wanted places such as P3,P4,P5,{NECK}")
-    if asked["teacher"] is not None and not isinstance(asked["teacher"], (str, Path)):
+    if not isinstance(asked.get("teacher"), (str, Path, type(None))):
         raise ValueError(f"denoise: teacher is {asked['teacher']!r}; wanted a checkpoint, FILE.pt")
-    if asked["teacher"] is not None and asked["target"] != "features":
-        raise ValueError(
-            f"denoise: target {asked['target']} learns from a picture and has no teacher; leave out the teacher "
-            f"{asked['teacher']}, or choose the target features"
-        )
+    if target == noise2void.TARGET:
+        noise2void.check_options(asked)
     return {**asked, "from": tuple(places)}
 
 
@@ -111,9 +130,31 @@ def check_request(cfg: dict[str, Any]) -> None:
         raise ValueError(f"denoise= is for yolo train; {mode} has no use for it, leave it out")
     if (task := cfg.get("task")) in ("classify", "semantic", "depth"):
         raise ValueError(f"denoise= trains detectors and segmenters; '{task}' is another task")
+    if asked["target"] == noise2void.TARGET:
+        if cfg.get("lowlight") == darkness.AUGMENTATIONS:
+            raise ValueError(
+                f"denoise={noise2void.TARGET} learns from crops of the files, which augmentations= does not reach; "
+                "darken with lowlight=, or leave LowLight out of augmentations="
+            )
+    else:
+        check_pairs(cfg, asked["target"])
+    for name, why in (
+        ("compile", "the compiled step leaves no place for the comparison"),
+        ("distill_model", "it puts another teacher around the model"),
+        ("quantize", "a model in quantisation-aware training has other layers"),
+    ):
+        if cfg.get(name):
+            raise ValueError(f"denoise= and {name}={cfg[name]} do not go together: {why}; leave out one")
+
+
+def check_pairs(cfg: dict[str, Any], target: str) -> None:
+    """Check that the arguments of a run give pairs of a dark picture and its twin.
+
+    Raises: ValueError: they do not, or the pictures of a pair would not be alike but for the darkness.
+    """
     if not cfg.get("lowlight") or not isinstance(cfg["lowlight"], (str, bool, dict)):
         raise ValueError(
-            f"denoise={asked['target']} learns from a dark picture and its twin, so it wants lowlight= too, such as "
+            f"denoise={target} learns from a dark picture and its twin, so it wants lowlight= too, such as "
             "lowlight=severe"
         )
     if cfg["lowlight"] == "augmentations" or cfg.get("augmentations"):
@@ -122,19 +163,16 @@ def check_request(cfg: dict[str, Any]) -> None:
             "change one of them; leave it out, and darken with lowlight="
         )
     camera = darkness.read_request(cfg["lowlight"]).camera
-    if asked["target"] in ("clean", "n2n") and not (camera.sigma_s[1] or camera.sigma_c[1]):
+    if target in ("clean", "n2n") and not (camera.sigma_s[1] or camera.sigma_c[1]):
         raise ValueError(
-            f"denoise={asked['target']} learns to remove noise, and lowlight={cfg['lowlight']} makes none; give "
+            f"denoise={target} learns to remove noise, and lowlight={cfg['lowlight']} makes none; give "
             "sigma_s or sigma_c, or choose denoise=bright"
         )
-    for name, why in (
-        ("compile", "the compiled step leaves no place for the comparison"),
-        ("distill_model", "it puts another teacher around the model"),
-        ("quantize", "a model in quantisation-aware training has other layers"),
-        ("bgr", "it would swap the channels of one picture of a pair and not of the other"),
-    ):
-        if cfg.get(name):
-            raise ValueError(f"denoise= and {name}={cfg[name]} do not go together: {why}; leave out one")
+    if cfg.get("bgr"):
+        raise ValueError(
+            f"denoise= and bgr={cfg['bgr']} do not go together: it would swap the channels of one picture of a pair "
+            "and not of the other; leave out one"
+        )
 
 
 # ---- the data ------------------------------------------------------------------------------------
@@ -219,13 +257,24 @@ class TwinColour:
 
 
 def attach(dataset: Any, hyp: Any) -> None:
-    """Let a training data set that is darkened load the bright twins too, if `hyp` asks for them."""
+    """Let a training data set load beside its pictures what `hyp` asks for: crops, or the twins of dark ones."""
+    from ultralytics.utils import LOGGER
+
     if not getattr(hyp, "denoise", None) or not dataset.augment:
         return
+    asked = read_request(hyp.denoise)
+    if asked["target"] == noise2void.TARGET:
+        noise2void.attach(dataset, hyp, asked)
+        return
+    if (dataset.data or {}).get(UNLABELLED):
+        LOGGER.warning(
+            f"denoise={asked['target']} learns from the pictures of 'train'; those of '{UNLABELLED}' are for "
+            f"denoise={noise2void.TARGET} alone"
+        )
     loader = getattr(dataset, "load_image", None)
     if not isinstance(loader, DarkLoader):
         raise ValueError("denoise= wants pictures that lowlight= darkens; this data set has none")
-    dataset.load_image = TwinLoader(dataset, loader.darkness, read_request(hyp.denoise)["target"])
+    dataset.load_image = TwinLoader(dataset, loader.darkness, asked["target"])
     dataset.build_transforms = TwinTransforms(dataset)
     dataset.transforms = dataset.build_transforms(hyp)
 
@@ -247,9 +296,10 @@ def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> 
     if getattr(type(model).loss, "_stock", None) is None:
         raise ValueError(f"denoise= does not know how {type(model).__name__} computes its loss; leave it out")
     asked = read_request(args.denoise)
-    if asked["target"] in decoder.PICTURES:
+    if asked["target"] != "features":
         args.denoise = {**asked, "from": list(asked["from"])}
-        terms.give(model, Reconstruction(model, asked, checkpoint))
+        term = noise2void.HiddenPixels if asked["target"] == noise2void.TARGET else Reconstruction
+        terms.give(model, term(model, asked, checkpoint))
         warn_of_frozen(model, places_of(model, asked["from"]), args.freeze)
         return
     source = asked["teacher"] or next(
@@ -298,9 +348,10 @@ class PairTerm:
     name = NAME
 
     def __init__(self, model: Any, asked: dict[str, Any]) -> None:
-        self.target, self.alpha, self.gain = asked["target"], asked["alpha"], asked["gain"]
-        self.layers = places_of(model, asked["from"])
+        self.target, self.alpha, self.gain, self.places = (asked[name] for name in ("target", "alpha", "gain", "from"))
+        self.layers = places_of(model, self.places)
         self.outputs: dict[int, Tensor] = {}
+        self.dark: Tensor | None = None
         self.twin: Tensor | None = None
 
     def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -314,8 +365,8 @@ class PairTerm:
                 f"denoise= wants pairs of {2 * channels} channels, a batch of {pairs.shape[1]} came: the data set does "
                 "not load pictures as Ultralytics' own do"
             )
-        self.twin = pairs[:, channels:]
-        return {**batch, "img": pairs[:, :channels].contiguous()}
+        self.dark, self.twin = pairs[:, :channels].contiguous(), pairs[:, channels:]
+        return {**batch, "img": self.dark}
 
     @contextlib.contextmanager
     def watch(self, model: Any) -> Iterator[None]:
@@ -362,15 +413,21 @@ class FeatureTwin(PairTerm):
             )
 
     def value(self, model: Any) -> Tensor:
-        """Return gain * sum over the places of the mean squared difference, relative to the teacher's variance."""
-        bright, self.twin = self.twin, None
-        assert bright is not None
+        """Return gain * sum over the places of the mean squared difference, relative to the teacher's variance.
+
+        A position counts as far as there is no padding in the pixels that it stands for.
+        """
+        dark, bright = self.dark, self.twin
+        self.dark = self.twin = None
+        assert dark is not None and bright is not None
         self.teacher.to(bright.device)
         with torch.no_grad():
             wanted = features(self.teacher, bright, self.teacher_layers)
         found = [self.outputs[number] for number in self.layers]
         self.outputs.clear()
-        return self.gain * torch.stack([distance(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
+        pictures = (~decoder.is_padding(dark, bright)).float()
+        weights = [F.adaptive_avg_pool2d(pictures, (output.shape[-2], output.shape[-1])) for output in wanted]
+        return self.gain * torch.stack([distance(*maps) for maps in zip(found, wanted, weights, strict=True)]).sum()
 
 
 class Reconstruction(PairTerm):
@@ -383,32 +440,19 @@ class Reconstruction(PairTerm):
     Raises: ValueError: a place does not exist, or the checkpoint has no decoder for these places.
     """
 
-    name = DECODER_NAME
+    name = decoder.NAME
 
     def __init__(self, model: Any, asked: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
         super().__init__(model, asked)
-        self.dark: Tensor | None = None
-        shapes = shapes_of(model, self.layers)
-        self.strides = [SIDE // width for _, _, width in shapes]
-        channels = dict.fromkeys(self.strides, 0)
-        for stride, (count, _, _) in zip(self.strides, shapes):
-            channels[stride] += count
+        _, self.strides, channels = layout(model, self.places)
         decoder.attach(model, channels, first_convolution(model).in_channels, checkpoint)
-
-    def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """Split a batch of pairs, and keep the dark half too."""
-        batch = super().prepare(model, batch)
-        self.dark = batch["img"]
-        return batch
 
     def value(self, model: Any) -> Tensor:
         """Return gain * error of the decoded picture, relative to the variance of the target."""
         dark, target = self.dark, self.twin
         self.dark = self.twin = None
         assert dark is not None and target is not None
-        found: dict[int, list[Tensor]] = {}
-        for number, stride in zip(self.layers, self.strides):
-            found.setdefault(stride, []).append(self.outputs[number])
+        found = by_stride([self.outputs[number] for number in self.layers], self.strides)
         self.outputs.clear()
         return self.gain * decoder.error(model.denoiser, found, dark, target)
 
@@ -428,49 +472,3 @@ def warn_of_frozen(model: Any, numbers: list[int], freeze: Any) -> None:
             f"denoise: freeze={freeze} freezes all that the decoder reads from, so the decoder learns and the model "
             "does not; leave a layer of the backbone unfrozen"
         )
-
-
-def distance(features: Tensor, target: Tensor) -> Tensor:
-    """Return mean((features - target)^2) / var(target) of two maps (B, C, H, W), in float32."""
-    features, target = features.float(), target.float()
-    return (features - target).square().mean() / target.var().clamp(min=1e-12)
-
-
-def features(model: Any, x: Any, wanted: list[int]) -> list[Tensor]:
-    """Run the layers of a model up to the last one wanted, and return the outputs of those."""
-    outputs: list[Any] = []
-    layers: Any = layers_of(model)[: max(wanted) + 1]
-    for number, layer in enumerate(layers):
-        if layer.f != -1:
-            x = outputs[layer.f] if isinstance(layer.f, int) else [x if j == -1 else outputs[j] for j in layer.f]
-        x = layer(x)
-        outputs.append(x if number in model.save or number in wanted else None)
-    return [outputs[number] for number in wanted]
-
-
-def shapes_of(model: Any, wanted: list[int]) -> list[tuple[int, ...]]:
-    """Return the shapes (C, H, W) of the outputs of layers, for a picture of SIDE x SIDE pixels."""
-    first, was_training = first_convolution(model), model.training
-    with torch.no_grad():
-        x = torch.zeros(1, first.in_channels, SIDE, SIDE, device=first.weight.device)
-        outputs = features(model.eval(), x, wanted)
-    model.train(was_training)
-    return [tuple(output.shape[1:]) for output in outputs]
-
-
-def places_of(model: Any, places: tuple[str, ...]) -> list[int]:
-    """Return the layer numbers of places: P3 is the end of a stage, a block behind it included; neck the head's inputs.
-
-    Raises: ValueError: the model has no such place.
-    """
-    ends, numbers = stage_ends(model.yaml), list[int]()
-    for place in places:
-        if place != NECK and place not in ends:
-            raise ValueError(f"denoise: from names {place!r}; this model has {', '.join(ends)} and {NECK}")
-        numbers += [ends[place]] if place != NECK else [int(number) for number in model.model[-1].f]
-    return list(dict.fromkeys(numbers))
-
-
-def first_convolution(model: Any) -> nn.Conv2d:
-    """Return the first convolution of a model."""
-    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))

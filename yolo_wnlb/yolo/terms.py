@@ -12,7 +12,7 @@ TERMS and ATTACKS of the process.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,11 +23,13 @@ class Term(Protocol):
 
     Attributes:
         target: What stands behind denoise=.
+        places: Where in the model it finds features.
         name: Its column in results.csv.
         alpha: Its share of the loss, from 0 to 1; the stock loss has the rest.
     """
 
     target: str
+    places: Sequence[str]
     name: str
     alpha: float
 
@@ -55,7 +57,7 @@ TERMS: weakref.WeakKeyDictionary[Any, Term] = weakref.WeakKeyDictionary()  # of 
 def give(model: Any, term: Term) -> None:
     """Give a model that is about to be trained its term, and the attribute that checkpoints and the EMA keep of it."""
     TERMS[model] = term
-    model.denoise = {"target": term.target, "name": term.name}
+    model.denoise = {"target": term.target, "name": term.name, "from": [*term.places]}
 
 
 def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> tuple[torch.Tensor, Any]:
