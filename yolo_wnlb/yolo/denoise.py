@@ -260,17 +260,19 @@ def attach(dataset: Any, hyp: Any) -> None:
     """Let a training data set load beside its pictures what `hyp` asks for: crops, or the twins of dark ones."""
     from ultralytics.utils import LOGGER
 
-    if not getattr(hyp, "denoise", None) or not dataset.augment:
+    if not dataset.augment:
         return
-    asked = read_request(hyp.denoise)
-    if asked["target"] == noise2void.TARGET:
+    asked = read_request(hyp.denoise) if getattr(hyp, "denoise", None) else None
+    if asked and asked["target"] == noise2void.TARGET:
         noise2void.attach(dataset, hyp, asked)
         return
-    if (dataset.data or {}).get(UNLABELLED):
-        LOGGER.warning(
-            f"denoise={asked['target']} learns from the pictures of 'train'; those of '{UNLABELLED}' are for "
+    if (getattr(dataset, "data", None) or {}).get(UNLABELLED):
+        LOGGER.info(
+            f"{dataset.prefix}this training learns from the pictures of 'train'; those of '{UNLABELLED}' are for "
             f"denoise={noise2void.TARGET} alone"
         )
+    if not asked:
+        return
     loader = getattr(dataset, "load_image", None)
     if not isinstance(loader, DarkLoader):
         raise ValueError("denoise= wants pictures that lowlight= darkens; this data set has none")

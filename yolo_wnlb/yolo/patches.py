@@ -226,7 +226,7 @@ def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: 
     stock(dataset, *args, **kwargs)
     hyp = inspect.signature(stock).bind(dataset, *args, **kwargs).arguments.get("hyp")
     attach(dataset, hyp)
-    if getattr(hyp, "denoise", None):
+    if getattr(hyp, "denoise", None) or "unlabelled" in (getattr(dataset, "data", None) or {}):
         from yolo_wnlb.yolo import denoise
 
         denoise.attach(dataset, hyp)

@@ -7,7 +7,6 @@ Prediction and export take the decoder off; the checkpoint keeps it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from yolo_wnlb.yolo.weights import DECODER
 
 WHOLE = 2_000_000  # pixels of the largest picture that is not cut into tiles
 TILE, OVERLAP = 512, 32  # pixels
+STEP = 32  # pixels: the largest stride of a backbone
 
 Span = tuple[int, int]  # first pixel, and one behind the last
 
@@ -102,14 +102,20 @@ def in_tiles(planes: np.ndarray, restore: Callable[[np.ndarray], np.ndarray]) ->
 
 
 def spans(length: int) -> Iterator[Span]:
-    """Yield evenly spaced spans of at most TILE pixels that cover a length and overlap by OVERLAP or more."""
-    count = max(1, math.ceil((length - OVERLAP) / (TILE - OVERLAP)))
-    for i in range(count):
-        start = round(i * (length - TILE) / (count - 1)) if count > 1 else 0
-        yield start, min(start + TILE, length)
+    """Yield the spans of tiles along a side: TILE pixels, the last one a little more, OVERLAP of them shared or more.
+
+    All start at a multiple of STEP, so that a tile is sampled by the strides of the model as the whole picture is.
+    """
+    last = max(0, length - TILE) // STEP * STEP
+    starts = [*range(0, last, TILE - OVERLAP), last]
+    ends = [start + TILE for start in starts[:-1]]
+    return zip(starts, [*ends, length])
 
 
 def fade(length: int) -> np.ndarray:
-    """Return weights that rise from near 0 to 1 over OVERLAP pixels at either end, float32 (length,)."""
-    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
-    return np.minimum(distance / (OVERLAP + 1), 1).astype(np.float32)
+    """Return the weights of the pixels of a tile, float32 (length,): 1, and nearly 0 towards either end.
+
+    The outer quarter of an overlap, where the padding of convolutions is felt, does not count if the next tile has it.
+    """
+    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 0.5
+    return np.clip(2 * distance / OVERLAP - 0.5, 1e-6, 1).astype(np.float32)
