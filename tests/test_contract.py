@@ -502,6 +502,36 @@ def test_the_colour_jitter_is_one_transform_and_comes_after_all_geometry(images)
     assert "build_transforms" in inspect.getsource(type(built).close_mosaic), "the epochs without mosaic build anew"
 
 
+def test_an_item_may_have_a_key_more_which_reaches_the_loss_as_a_tuple_on_the_cpu(images):
+    built = build(images)
+    built.transforms.append(lambda labels: {**labels, "noisy_crop": torch.zeros(3, 3, 8, 8, dtype=torch.uint8)})
+    batch = built.collate_fn([built[0], built[0]])
+    assert type(batch["noisy_crop"]) is tuple and len(batch["noisy_crop"]) == 2, "noise2void.HiddenPixels.prepare"
+    trainer = SimpleNamespace(device=torch.device("cpu"), args=cfg.get_cfg(overrides={"multi_scale": 0}))
+    prepared = SegmentationTrainer.preprocess_batch(trainer, dict(batch))
+    assert all(map(torch.equal, prepared["noisy_crop"], batch["noisy_crop"])), "noise2void.HiddenPixels.prepare"
+
+
+def test_a_data_set_knows_its_size_and_the_entries_of_its_yaml_that_ultralytics_does_not_know(tmp_path, images):
+    file = tmp_path / "data.yaml"
+    known = {key: str(images[key]) for key in ("path", "train", "val")}
+    file.write_text(yaml.safe_dump({**known, "names": ["a"], "unlabelled": "images/more"}))
+    data = data_utils.check_det_dataset(str(file))
+    assert data["unlabelled"] == "images/more" and Path(data["yaml_file"]) == file, "data_yaml.unlabelled_places"
+    built = build(data)
+    assert built.data["unlabelled"] == "images/more" and built.imgsz == 64, "noise2void.attach"
+
+
+def test_the_average_of_a_model_holds_the_buffers_of_all_its_parts():
+    model = YOLO("yolov8n.yaml", verbose=False).model
+    model.denoiser = nn.ModuleDict({"last": nn.Conv2d(1, 1, 1)})
+    model.denoiser.register_buffer("mean", torch.zeros(1))
+    average = torch_utils.ModelEMA(model)
+    model.denoiser.mean.fill_(1)
+    average.update(model)
+    assert 0.99 < average.ema.denoiser.mean.item() < 1, "decoder.attach: a resumed run goes on with it"
+
+
 def test_a_trainer_sets_up_its_loaders_under_these_names():
     source = inspect.getsource(engine.BaseTrainer)
     assert "self.train_loader" in source and "self.test_loader" in source, "dark_training.check_pipeline"
