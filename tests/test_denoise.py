@@ -19,6 +19,7 @@ from ultralytics.engine.tuner import Tuner
 
 from yolo_wnlb.yolo import denoise, terms
 from yolo_wnlb.yolo.darkness import check_resumed, read_request
+from yolo_wnlb.yolo.features import distance
 from yolo_wnlb.yolo.weights import layers_of
 
 NOTHING = {"alpha": 1, "beta": 1, "gamma": 1, "sigma_s": 0, "sigma_c": 0, "crf": "identity", "bayer": "none"}
@@ -145,6 +146,30 @@ def test_the_term_is_the_distance_of_features_relative_to_the_variance_of_the_te
     term = items["twin_loss"] if isinstance(items, dict) else total[-1] / (0.25 * 3)
     torch.testing.assert_close(term.double(), 3 * wanted, rtol=1e-4, atol=0)
     torch.testing.assert_close(total[-1].double(), 0.25 * 3 * 3 * wanted, rtol=1e-4, atol=0)
+
+
+def test_padding_does_not_count(source):
+    """Half of the picture is the grey of a letterbox, in both halves of the pair: features there may be anything."""
+    values, batch = [], pairs(size=64, number=2)["img"]
+    batch[..., 32:] = 114 / 255
+    for wrong in (0, 9):
+        model = network(source("yolov8n"), **{"from": "P3"})
+        term = terms.TERMS[model]
+        term.prepare(model, {"img": batch.clone()})
+        with term.watch(model), torch.no_grad():
+            model(batch[:, :3])
+        output = term.outputs[4]
+        output[..., 5:] += wrong  # the column of stride 8 that touches the picture is a part of it
+        values.append(term.value(model))
+    assert values[0] > 0 and torch.equal(values[0], values[1])
+
+
+def test_the_distance_is_that_of_the_positions_that_count():
+    features, target = torch.rand(2, 2, 5, 8, 8)
+    weights = torch.zeros(2, 1, 8, 8)
+    weights[..., :3] = 1
+    torch.testing.assert_close(distance(features, target, weights), distance(features[..., :3], target[..., :3]))
+    assert distance(features, target, 0 * weights) == 0
 
 
 def test_the_teacher_in_the_light_is_reached_exactly(source):
