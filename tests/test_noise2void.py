@@ -551,8 +551,12 @@ def test_it_wants_no_lowlight():
         (7, ValueError, "unlabelled: is 7; wanted a folder, a list of pictures, or several"),
         (["more", 7], ValueError, r"unlabelled: is \['more', 7\]; wanted a folder"),
         ({"train": "more"}, ValueError, "unlabelled: is {'train': 'more'}; wanted a folder"),
-        ("images/val", ValueError, r"'unlabelled' names 4 pictures of 'val' \(first: .*0\.png\), and the model would"),
-        ("images", ValueError, "'unlabelled' names 4 pictures of 'val'"),
+        (
+            "images/val",
+            ValueError,
+            r"4 of the pictures that 'unlabelled' names are in 'val' \(first: .*0\.png\), and the model would",
+        ),
+        ("images", ValueError, "4 of the pictures that 'unlabelled' names are in 'val'"),
     ],
 )
 def test_an_entry_of_the_data_yaml_that_is_of_no_use_is_refused(value, kind, message, tmp_path):
@@ -565,7 +569,14 @@ def test_an_entry_of_the_data_yaml_that_is_of_no_use_is_refused(value, kind, mes
 
 def test_unlabelled_pictures_of_the_test_split_are_refused(tmp_path):
     file = entry(with_unlabelled(tmp_path), "more", "test")
-    with pytest.raises(ValueError, match="'unlabelled' names 3 pictures of 'test'"):
+    with pytest.raises(ValueError, match="3 of the pictures that 'unlabelled' names are in 'test'"):
+        crops_of(file)
+
+
+def test_a_link_to_a_picture_of_val_is_one_too(tmp_path):
+    file = with_unlabelled(tmp_path)
+    (tmp_path / "more/link.png").symlink_to(tmp_path / "images/val/0.png")
+    with pytest.raises(ValueError, match="1 of the pictures that 'unlabelled' names are in 'val'"):
         crops_of(file)
 
 

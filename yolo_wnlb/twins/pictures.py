@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from yolo_wnlb.data.headers import size_in_header
 
 # Noise does not repeat, so zlib need not search for it; but neighbours are alike. In OpenCV 5 this takes a third of
 # the time of plain level 1 and makes files 11 % smaller. Before OpenCV 4.12 the filter cannot be chosen.
@@ -51,22 +52,9 @@ def encode(image: np.ndarray, kind: str) -> bytes:
 def refuse_too_large(stored: bytes, what: str) -> None:
     """Raise ValueError for a picture that Pillow, and with it Ultralytics, refuses: before memory is taken for it."""
     limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
-    width, height = size_in_header(stored)
+    width, height = size_in_header(io.BytesIO(stored))
     if width * height > limit:
         raise ValueError(f"{what} has {width} x {height} pixels, more than Ultralytics takes ({limit:,}); cut it up")
-
-
-def size_in_header(stored: bytes) -> tuple[int, int]:
-    """Return width and height as the header of a file says, (0, 0) if Pillow does not know its format.
-
-    `Image.open` is not asked: Ultralytics replaces it, and the new one installs a package for what it does not know.
-    """
-    Image.init()
-    for factory, accepts in Image.OPEN.values():
-        with suppress(Exception):  # each format has its own for what is broken; OpenCV will say what is wrong
-            if accepts is None or accepts(stored[:16]) is True:
-                return factory(io.BytesIO(stored), "").size
-    return 0, 0
 
 
 def is_cut_off(jpeg: bytes) -> bool:

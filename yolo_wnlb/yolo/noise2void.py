@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from yolo_wnlb.data.data_yaml import SPLITS, UNLABELLED, unlabelled_places
-from yolo_wnlb.data.sources import list_images, listed, real
+from yolo_wnlb.data.headers import size_in_header
+from yolo_wnlb.data.sources import list_images, listed
 from yolo_wnlb.denoiseg import blindspots
 from yolo_wnlb.imaging.camera import capture
 from yolo_wnlb.yolo import darkness, decoder
@@ -170,7 +171,7 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         )
     side = asked["crop"] or max(MULTIPLE, int(np.min(dataset.imgsz)) // 2 // MULTIPLE * MULTIPLE)
     check_boxes(asked["pixels"], side)
-    labelled = [real(file) for file in dataset.im_files]
+    labelled = [Path(file).resolve() for file in dataset.im_files]
     unlabelled = unlabelled_pictures(dataset.data)
     both = len({*labelled} & {*unlabelled})
     files = [*dict.fromkeys([*labelled, *unlabelled])]
@@ -180,7 +181,8 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         text += f" ({both} more that '{UNLABELLED}' names are training pictures, and count once)"
     LOGGER.info(f"{dataset.prefix}denoise={TARGET}: crops of {side} x {side} pixels, cut from the files of {text}")
     if len(large) < len(files):
-        left_out = next(file for file in files if file not in {*large})
+        kept = {*large}
+        left_out = next(file for file in files if file not in kept)
         message = f"{len(files) - len(large)} of {len(files)} pictures cannot be read or are smaller than a crop"
         advice = f"(first: {left_out}); a smaller crop: denoise={{'target': '{TARGET}', 'crop': {MULTIPLE}}}"
         if not large:
@@ -211,7 +213,7 @@ def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
     for place in unlabelled_places(data):
         if not place.exists():
             raise FileNotFoundError(f"{source}: there is no {place}, which '{UNLABELLED}' names")
-        found = [real(file) for file in list_images(place, IMG_FORMATS)]
+        found = [Path(file).resolve() for file in list_images(place, IMG_FORMATS)]
         if not found:
             raise FileNotFoundError(f"{source}: {place}, which '{UNLABELLED}' names, holds no pictures")
         if missing := next((file for file in found if not file.is_file()), None):
@@ -219,25 +221,22 @@ def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
         pictures += found
     for split in SPLITS[1:] if pictures else ():
         places = [Path(place) for place in listed(data.get(split))]
-        measured = {real(file) for place in places if place.exists() for file in list_images(place, IMG_FORMATS)}
+        files = [file for place in places if place.exists() for file in list_images(place, IMG_FORMATS)]
+        measured = {Path(file).resolve() for file in files}
         if common := sorted(measured & {*pictures}):
             raise ValueError(
-                f"{source}: '{UNLABELLED}' names {len(common)} pictures of '{split}' (first: {common[0]}), and the "
-                f"model would learn from what it is measured on; leave the pictures of '{split}' out of '{UNLABELLED}'"
+                f"{source}: {len(common)} of the pictures that '{UNLABELLED}' names are in '{split}' (first: "
+                f"{common[0]}), and the model would learn from what it is measured on; leave the pictures of '{split}' out of '{UNLABELLED}'"
             )
     return [*dict.fromkeys(pictures)]
 
 
 def large_enough(files: Sequence[Path], side: int) -> list[Path]:
     """Return the pictures whose header can be read, and whose shorter side is `side` pixels or more."""
-    from PIL import Image
 
     def is_large(file: Path) -> bool:
-        try:
-            with Image.open(file) as picture:
-                return min(picture.size) >= side
-        except Exception:  # each format has errors of its own for what is broken
-            return False
+        with file.open("rb") as stored:
+            return min(size_in_header(stored)) >= side
 
     with ThreadPoolExecutor(8) as pool:
         return [file for file, large in zip(files, pool.map(is_large, files)) if large]
