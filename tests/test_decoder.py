@@ -18,7 +18,7 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 
 from yolo_wnlb.imaging.camera import capture, clean, settings
-from yolo_wnlb.yolo import decoder, denoise, terms
+from yolo_wnlb.yolo import decoder, denoise, restore, terms
 from yolo_wnlb.yolo.weights import layers_of
 
 TARGETS = ("bright", "clean", "n2n")
@@ -293,6 +293,21 @@ def test_the_error_falls_in_some_steps_on_one_batch(target):
         optimizer.step()
         errors.append(error_of(total, items).item())
     assert errors[-1] < 0.5 * errors[0]
+
+
+def test_the_picture_that_it_decodes_is_that_of_the_target():
+    """In codes: the mean and the variance that were learnt beside it are those of bright pictures."""
+    model, batch = network(alpha=1, gain=1), pairs(number=4)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(dict(batch))[0].sum().backward()
+        optimizer.step()
+    restorer = restore.Restorer(model, model.denoise["from"])
+    dark, bright = ((255 * half).permute(0, 2, 3, 1).round().byte().numpy() for half in batch["img"].split(3, 1))
+    restored = np.stack([restorer(picture) for picture in dark])
+    errors = [np.abs(pictures - bright.astype(float)).mean() for pictures in (restored, dark)]
+    assert abs(restored.mean() - bright.mean()) < 25 and errors[0] < 0.6 * errors[1]
 
 
 def test_grey_models_have_grey_pictures():

@@ -554,7 +554,7 @@ def test_it_wants_no_lowlight():
         (
             "images/val",
             ValueError,
-            r"4 of the pictures that 'unlabelled' names are in 'val' \(first: .*0\.png\), and the model would",
+            r"4 of the pictures that 'unlabelled' names are in 'val' \(first: .*0\.png\)",
         ),
         ("images", ValueError, "4 of the pictures that 'unlabelled' names are in 'val'"),
     ],

@@ -226,7 +226,8 @@ def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
         if common := sorted(measured & {*pictures}):
             raise ValueError(
                 f"{source}: {len(common)} of the pictures that '{UNLABELLED}' names are in '{split}' (first: "
-                f"{common[0]}), and the model would learn from what it is measured on; leave the pictures of '{split}' out of '{UNLABELLED}'"
+                f"{common[0]}), and the model would learn from what it is measured on; leave the pictures of '{split}' "
+                f"out of '{UNLABELLED}'"
             )
     return [*dict.fromkeys(pictures)]
 
