@@ -19,9 +19,11 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.denoiseg import detector, unet
+from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging.camera import capture, settings
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import enhance_dataset, enhancer, psnr
+from yolo_wnlb.twins.enhance import enhance_dataset, enhancer
 from yolo_wnlb.yolo import decoder, denoise, noise2void, restore, terms
 from yolo_wnlb.yolo.features import norms_up_to
 from yolo_wnlb.yolo.weights import layers_of
@@ -424,11 +426,6 @@ def test_the_psnr_is_said_where_the_clean_pictures_are_known(noisy, run, tmp_pat
         enhance_dataset(file, "gamma", tmp_path / "other", split="val", clean=clean.parent / "more")
 
 
-def test_psnr_of_equal_pictures_is_infinite():
-    picture = np.zeros((2, 2, 3), np.uint8)
-    assert psnr(picture, picture) == float("inf") and psnr(picture, picture + np.uint8(255)) == 0
-
-
 @pytest.fixture(scope="module")
 def learnt():
     """A model that has learnt to denoise smooth pictures, and another such picture, noisy and clean."""
@@ -625,6 +622,23 @@ def test_a_file_that_keeps_no_decoder_is_answered(make, kind, message, source, t
         make(file)
     with pytest.raises(kind, match=message):
         enhancer(f"denoise:{file}")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_u_net_denoises_too_unless_it_has_not_learnt_to(channels, tmp_path):
+    network = unet.build("nucleus", channels=channels, first=4, depth=1)
+    network.recipe |= {"alpha": 0.5, "noise": 20}
+    unet.save(network, tmp_path / "unet.pt")
+    picture = np.random.default_rng(0).integers(0, 256, (21, 34, 3), np.uint8)
+    made = enhancer(f"denoise:{tmp_path / 'unet.pt'}")
+    wanted = detector.load(tmp_path / "unet.pt").denoise(picture[..., ::-1].copy())
+    wanted = wanted[..., None].repeat(3, 2) if channels == 1 else wanted[..., ::-1]
+    assert np.array_equal(made(picture), np.rint(wanted.clip(0, 255)).astype(np.uint8))
+    assert made.spec == "denoise:unet.pt" and made.sha256
+    network.recipe |= {"alpha": 0}
+    unet.save(network, tmp_path / "unet.pt")
+    with pytest.raises(ValueError, match=r"unet.pt was trained with alpha: 0, and has not learnt to denoise"):
+        enhancer(f"denoise:{tmp_path / 'unet.pt'}")
 
 
 def test_the_name_of_another_file_is_no_checkpoint(tmp_path):

@@ -378,7 +378,7 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
     file_keys=("source", "data"),
     example="yolo-wnlb enhance dark/data.yaml out=bright with=clahe",
     about="Enhancers: gamma:2.2, clahe, histeq, msr, dir:FOLDER of pictures enhanced before, onnx:FILE, "
-    "torch:MODULE:FACTORY, torchscript:FILE, denoise:FILE of a training with denoise=. Networks have "
+    "torch:MODULE:FACTORY, torchscript:FILE, denoise:FILE of a training with denoise= or of a U-Net. Networks have "
     "options: with=onnx:FILE,pad=12,range=0-1,output=NAME. "
     "docs/enhancers.md has recipes for published ones. The command goes on where it was stopped.",
     resumes=True,

@@ -2,7 +2,7 @@
 
     enhancer("clahe"), enhancer("onnx:FILE,pad=12"), ... -> Enhancer: uint8 RGB -> uint8 RGB, same size
     enhancer("corrupt:fog,level=3") -> the same call for pictures that are to be made worse
-    enhancer("denoise:best.pt")     -> what a model that was trained with denoise= makes of a noisy picture
+    enhancer("denoise:best.pt")     -> what a U-Net, or a YOLO trained with denoise=, makes of a noisy picture
     data set --enhance_dataset--> its layout, its labels, enhanced PNGs: one set of pixels for all detectors
 
 Pictures are enhanced at the size of their files, before any detector resizes them. Networks of
@@ -28,6 +28,7 @@ import numpy as np
 from yolo_wnlb.data import journal
 from yolo_wnlb.data.journal import ENHANCED, Line, digest
 from yolo_wnlb.data.sources import DATA_YAML, PARTS, DataSet, Picture, list_images, listed, read_sources
+from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.twins import pictures
 from yolo_wnlb.twins.pictures import encode
@@ -92,7 +93,7 @@ def enhancer(spec: str) -> Enhancer:
             onnx:FILE               run by onnxruntime, or without it by OpenCV
             torch:MODULE:FACTORY    FACTORY() of an importable module returns an nn.Module
             torchscript:FILE
-            denoise:FILE            the decoder of a checkpoint that was trained with denoise=
+            denoise:FILE            the decoder of a checkpoint that was trained with denoise=, or a U-Net
             corrupt:NAME,level=3    a corruption of `imaging.corruptions`, drawn for each picture by seed=0
             Networks take (1, 3, H, W) RGB and have options: pad=12, sides are filled up to a multiple by
             repeating the border, and cut back; range=0-1 of its values, or of input and output 0-1/-1-1;
@@ -391,12 +392,34 @@ def from_torchscript(argument: str, options: dict[str, str]) -> Enhancer:
 
 
 def from_denoiser(argument: str, options: dict[str, str]) -> Enhancer:
-    """Run the decoder of a checkpoint that was trained with denoise=."""
-    from yolo_wnlb.yolo import restore
+    """Run the decoder of a checkpoint that was trained with denoise=, or a U-Net that has learnt to denoise."""
+    from yolo_wnlb.denoiseg import detector
 
     file = existing(argument, "denoise:FILE")
+    work = by_unet(file) if detector.reads(file) else by_decoder(file)
+    return Enhancer(spec_of("denoise", file.name, options), sha256_of(file), work)
+
+
+def by_decoder(file: Path) -> Work:
+    """Restore pictures by the decoder of a YOLO checkpoint."""
+    from yolo_wnlb.yolo import restore
+
     restorer = restore.load(file)
-    return Enhancer(spec_of("denoise", file.name, options), sha256_of(file), lambda image, name: restorer(image))
+    return lambda image, name: restorer(image)
+
+
+def by_unet(file: Path) -> Work:
+    """Denoise pictures by a U-Net; one for grey pictures returns grey ones."""
+    from yolo_wnlb.denoiseg import detector
+
+    network = detector.load(file)
+    network.check_denoises()
+
+    def work(image: np.ndarray, name: str) -> np.ndarray:
+        codes = to_codes(network.denoise(np.ascontiguousarray(image[..., ::-1])), (0, 255))
+        return np.repeat(codes[..., None], 3, 2) if codes.ndim == 2 else codes[..., ::-1]
+
+    return work
 
 
 def by_torch(network: Any) -> Network:
@@ -564,12 +587,6 @@ def compared(found: Sequence[Picture], root: Path, out: Path, clean: dict[str, P
             raise ValueError(
                 f"{clean[picture.image]} has {sides[0]} pixels, {picture} has {sides[1]}; are they a pair?"
             )
-        values.append([psnr(image, reference) for image in pair])
+        values.append([psnr(reference, image) for image in pair])
     before, after = np.mean(values, 0)
     return f"PSNR against {name}: {before:.2f} dB before, {after:.2f} dB after (mean over {len(found)} pictures)"
-
-
-def psnr(image: np.ndarray, clean: np.ndarray) -> float:
-    """Return 10 log10(255^2 / mean squared error) of two pictures of 8 bits, in dB; infinity if they are equal."""
-    error = np.square(image.astype(np.float64) - clean).mean()
-    return float("inf") if error == 0 else 10 * math.log10(255**2 / error)
