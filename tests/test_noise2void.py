@@ -605,7 +605,7 @@ def test_a_training_that_does_not_read_the_unlabelled_pictures_says_so(options, 
             "model.pt is not a readable Ultralytics checkpoint",
         ),
         (lambda file: torch.save({"weights": 1}, file), ValueError, "is not a readable Ultralytics checkpoint"),
-        ("yolov8n", ValueError, "model.pt was trained without denoise=, and has no decoder; wanted a checkpoint"),
+        ("yolov8n", ValueError, "model.pt was trained without denoise=, and has no decoder; wanted best.pt or"),
         ("features", ValueError, "model.pt was trained with denoise=features, which has no decoder"),
         ("yolov8n-cls", ValueError, "is a model for 'classify'; wanted one for detect or segment"),
     ],
@@ -643,7 +643,9 @@ def test_a_u_net_denoises_too_unless_it_has_not_learnt_to(channels, tmp_path):
 
 def test_the_name_of_another_file_is_no_checkpoint(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"model.onnx is not a checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"model.onnx is no checkpoint, whose name would end in .pt; wanted best.pt or last"
+    ):
         enhancer(f"denoise:{tmp_path / 'model.onnx'}")
 
 

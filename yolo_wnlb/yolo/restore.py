@@ -23,6 +23,7 @@ from yolo_wnlb.yolo.weights import DECODER
 
 WHOLE = 2_000_000  # pixels of the largest picture that is not cut into tiles
 TILE, OVERLAP = 512, 32  # pixels
+WANTED = f"wanted best.pt or last.pt of a training with denoise={' or '.join(('n2v', *decoder.PICTURES))}"
 STEP = 32  # pixels: the largest stride of a backbone
 
 Span = tuple[int, int]  # first pixel, and one behind the last
@@ -35,15 +36,14 @@ def load(file: str | Path) -> Restorer:
         OSError: the file is missing.
         ValueError: it is no checkpoint of a detector or segmenter, or has no decoder.
     """
+    if Path(file).suffix != ".pt":
+        raise ValueError(f"{file} is no checkpoint, whose name would end in .pt; {WANTED}")
     model = load_checkpoint(Path(file)).model
     trained, network = getattr(model, "denoise", None), getattr(model, DECODER, None)
     if not isinstance(trained, dict) or not isinstance(network, nn.ModuleDict) or "from" not in trained:
         target = trained.get("target") if isinstance(trained, dict) else None
         how = f"with denoise={target}, which" if target else "without denoise=, and"
-        raise ValueError(
-            f"{file} was trained {how} has no decoder; wanted a checkpoint, best.pt or last.pt, of a training with "
-            f"denoise=n2v, {', '.join(decoder.PICTURES)}"
-        )
+        raise ValueError(f"{file} was trained {how} has no decoder; {WANTED}")
     return Restorer(model, trained["from"])
 
 
