@@ -183,6 +183,7 @@ def test_pictures_that_are_smaller_than_a_crop_are_left_out_with_a_warning(tmp_p
         ({}, {"lowlight": "severe"}, "lowlight=severe demosaics them; n10, n20 or 'bayer': 'none' do not"),
         ({}, {"lowlight": {"preset": "severe", "bayer": "none"}}, ""),
         ({}, {"lowlight": "n20"}, ""),
+        ({"channels": 1}, {"lowlight": "severe"}, ""),
         ({"lowlight": {"preset": "mild", "settings": {"bayer": "random"}}}, {}, "darkened with a mosaic"),
         ({"lowlight": {"preset": "n20", "settings": {"bayer": None}}}, {}, ""),
         ({}, {"suffix": ".jpg"}, "1 of 12 are JPEG"),

@@ -190,7 +190,7 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         LOGGER.warning(f"denoise={TARGET}: {message} of {side} x {side} pixels, and give none {advice}")
     request = getattr(hyp, "lowlight", None)
     camera = darkness.read_request(request) if request else None
-    warn_of_correlated_noise(large, request if camera and camera.camera.bayer else None, dataset.data)
+    warn_of_correlated_noise(large, dataset, request if camera and camera.camera.bayer else None)
     dataset.build_transforms = CropTransforms(dataset, Crops(large, dataset.channels, side, asked, camera))
     dataset.transforms = dataset.build_transforms(hyp)
 
@@ -236,22 +236,30 @@ def large_enough(files: Sequence[Path], side: int) -> list[Path]:
     """Return the pictures whose header can be read, and whose shorter side is `side` pixels or more."""
 
     def is_large(file: Path) -> bool:
-        with file.open("rb") as stored:
-            return min(size_in_header(stored)) >= side
+        try:
+            with file.open("rb") as stored:
+                return min(size_in_header(stored)) >= side
+        except OSError:  # it is counted among those that cannot be read
+            return False
 
     with ThreadPoolExecutor(8) as pool:
         return [file for file, large in zip(files, pool.map(is_large, files)) if large]
 
 
-def warn_of_correlated_noise(files: Sequence[Path], demosaiced: Any, data: dict[str, Any]) -> None:
-    """Warn where neighbouring pixels share noise: then it can be guessed, and is learnt as a part of the picture."""
+def warn_of_correlated_noise(files: Sequence[Path], dataset: Any, demosaiced: Any) -> None:
+    """Warn where neighbouring pixels share noise: then it can be guessed, and is learnt as a part of the picture.
+
+    Args:
+        files: The pictures of which crops are cut.
+        dataset: Their data set; cameras take grey pictures without a mosaic.
+        demosaiced: What stands behind lowlight=, if it has a mosaic.
+    """
     from ultralytics.utils import LOGGER
 
-    reasons = []
-    if demosaiced:
+    reasons, made_by = [], dataset.data.get("lowlight")
+    if demosaiced and dataset.channels == 3:
         reasons.append(f"lowlight={demosaiced} demosaics them; n10, n20 or 'bayer': 'none' do not")
-    made_by = data.get("lowlight")
-    if isinstance(made_by, dict) and (made_by.get("settings") or {}).get("bayer"):
+    if isinstance(made_by, dict) and (made_by.get("settings") or {}).get("bayer") and dataset.channels == 3:
         reasons.append("they were darkened with a mosaic; darken with bayer=none")
     if jpegs := sum(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
         reasons.append(f"{jpegs} of {len(files)} are JPEG, which mixes the pixels of 8 x 8")
