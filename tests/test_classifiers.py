@@ -194,6 +194,18 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(options, tmp
         train(tmp_path / "parts", epochs=3, resume=True, lr=0.01, **options)
 
 
+def test_numbers_of_numpy_are_numbers_and_the_checkpoint_is_read_without_it(tmp_path):
+    options = {"lr": 0.05, "epochs": 1, "seed": 3, "crop": 0.125, "freeze": 1}
+    attack = {"norm": "l2", "eps": 0.25, "steps": 1}
+    train(
+        tmp_path,
+        **{name: np.array(value)[()] for name, value in options.items()},
+        adversarial={**attack, "eps": np.float64(0.25)},
+    )
+    assert detector.load(tmp_path / "last.pt", "cpu")
+    train(tmp_path, resume=True, **options, adversarial=attack)
+
+
 def test_it_learns_a_few_pictures_by_heart_and_is_loaded_again(tmp_path):
     data = read(SOURCE, "train")
     train(tmp_path, epochs=25, flip=0.0, batch=8)

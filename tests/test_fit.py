@@ -16,6 +16,7 @@ from pycocotools import mask as mask_utils
 from torch import nn
 from torch.utils.data import DataLoader
 
+from yolo_wnlb.checkpoints import read_checkpoint
 from yolo_wnlb.data.coco import class_map, encode, ground_truth, image_files
 from yolo_wnlb.data.shapes import NAMES, generate
 from yolo_wnlb.detectors import fit as module
@@ -238,6 +239,15 @@ def built(detector, blocks=True, **options):
         return model
     options = {**(SOLO if detector == "solov2" else FEW), **options}
     return build(detector, NAMES, stages=(4, 5) if blocks else (), block=block, **options)
+
+
+def test_numbers_of_numpy_are_numbers_and_the_checkpoint_is_read_without_it(four, tmp_path):
+    truth, files = first_images(four, 2)
+    given = {"epochs": np.int64(1), "batch": np.int8(1), "lr": np.float64(0.002), "seed": np.uint8(3), **QUIET}
+    fit(built("own"), truth, files, tmp_path, **given, weight_decay=np.float32(0.01))
+    read_checkpoint(tmp_path / "last.pt")
+    plain = {"epochs": 1, "batch": 1, "lr": 0.002, "seed": 3, "weight_decay": float(np.float32(0.01))}
+    fit(built("own"), truth, files, tmp_path, **QUIET, **plain, resume=True)
 
 
 @pytest.mark.parametrize("detector", ["own", "maskrcnn"])

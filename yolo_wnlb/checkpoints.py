@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -165,6 +166,14 @@ def load_state(
         )
     check_values(state, net, source)
     net.load_state_dict(dict(state), strict=False)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with Python's own numbers in the place of NumPy's, which a checkpoint cannot hold."""
+    return {
+        key: plain(value) if isinstance(value, Mapping) else value.item() if isinstance(value, np.generic) else value
+        for key, value in settings.items()
+    }
 
 
 def check_same_training(last: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

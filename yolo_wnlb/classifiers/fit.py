@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.checkpoints import check_same_training
+from yolo_wnlb.checkpoints import check_same_training, plain
 from yolo_wnlb.classifiers.nets import SIDE, Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
 from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.journal import write_log
@@ -118,7 +118,9 @@ def fit(
         **{"balanced": balanced, "adversarial": adversarial, "freeze": freeze, "flip": flip, "crop": crop},
         **{"imgsz": imgsz, "seed": seed},
     }
-    asked = check_settings(settings)
+    settings = plain({**settings, "adversarial": check_settings(settings)})
+    names = ("epochs", "batch", "lr", "balanced", "freeze", "flip", "crop", "imgsz", "seed", "adversarial")
+    epochs, batch, lr, balanced, freeze, flip, crop, imgsz, seed, asked = (settings[name] for name in names)
     if tuple(model.recipe["classes"]) != data.classes:
         raise ValueError(
             f"the model was built for the classes {', '.join(model.recipe['classes'])}, and {data.source} has "
@@ -134,8 +136,8 @@ def fit(
     model.recipe["imgsz"] = imgsz
     frozen = freeze_layers(model, freeze)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr, momentum=momentum, weight_decay=weight_decay)
-    recorded = {**settings, "adversarial": asked, "data": data.digest, "recipe": dict(model.recipe)}
+    optimizer = torch.optim.SGD(learning, lr, momentum=settings["momentum"], weight_decay=settings["weight_decay"])
+    recorded = {**settings, "data": data.digest, "recipe": dict(model.recipe)}
     log = resume_from(last, model, optimizer, recorded) if last.exists() else []
     Path(out).mkdir(parents=True, exist_ok=True)
     steps = steps_of(len(data), batch)

@@ -185,7 +185,7 @@ def freeze_layers(model: Classifier, layers: int) -> list[nn.Module]:
 
 def check_freeze(layers: Any) -> None:
     """Refuse what is no whole number from 0 to 5."""
-    if type(layers) is not int or not 0 <= layers <= MOST_FROZEN:
+    if not is_whole(layers) or not 0 <= layers <= MOST_FROZEN:
         raise ValueError(
             f"freeze is {layers!r}; wanted a whole number from 0 (all layers learn) to {MOST_FROZEN} (only "
             "the last one does)"

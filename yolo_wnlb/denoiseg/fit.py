@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import LOGGER, TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.checkpoints import check_same_training, load_state
+from yolo_wnlb.checkpoints import check_same_training, load_state, plain
 from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.denoiseg.blindspots import RADIUS, SHARE, blind, box_side, hidden, spots
@@ -180,7 +180,7 @@ def fit(
         **{"crop": crop, "share": share, "radius": radius, "seed": seed},
     }
     check_settings({**settings, "workers": workers}, model.recipe)
-    settings = {key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()}
+    settings = plain(settings)
     settings["noise"] = noise_level(noise)
     names = ("epochs", "alpha", "steps", "batch", "lr", "factor", "seed")
     epochs, alpha, steps, batch, lr, factor, seed = (settings[name] for name in names)  # numbers of Python's own types

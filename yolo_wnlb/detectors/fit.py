@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
-from yolo_wnlb.checkpoints import check_same_training
+from yolo_wnlb.checkpoints import check_same_training, plain
 from yolo_wnlb.data.coco import Truth, check_files, check_truth, fingerprint, first, named, to_rle
 from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
@@ -200,13 +200,15 @@ def fit(
         **{"amp": amp, "learn_norms": learn_norms, "seed": seed},
     }
     check_settings(settings)
+    settings = plain(settings)
+    epochs, batch, accumulate, lr, seed = (settings[name] for name in ("epochs", "batch", "accumulate", "lr", "seed"))
     out = Path(out)
     last = out / "last.pt"
     if last.exists() and not resume:
         raise FileExistsError(f"{last} exists; go on with resume=True, or choose another folder")
     check_truth(truth)
     labels = label_classes(model, truth)
-    data = Pictures(truth, files, labels, flip, seed)
+    data = Pictures(truth, files, labels, settings["flip"], seed)
     place = select_device(device or "", verbose=False)
     model.to(place)
     steps = math.ceil(math.ceil(len(data) / batch) / accumulate)  # in an epoch
@@ -217,7 +219,7 @@ def fit(
     if learn_norms is None:
         settings["learn_norms"] = getattr(model, "recipe", {}).get("start") is None
     recorded = {**settings, "truth": fingerprint(truth), "parameters": sum(p.requires_grad for p in model.parameters())}
-    stepper = make_optimizer(model, optimizer, lr, weight_decay)
+    stepper = make_optimizer(model, optimizer, lr, settings["weight_decay"])
     scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)(
         enabled=settings["amp"] and place.type == "cuda"
     )
