@@ -232,12 +232,13 @@ def test_many_classes_are_left_to_the_file_and_a_bar_in_a_name_breaks_no_table(d
         record["accuracy"] |= {f"class {i}|{i}": 0.5 for i in range(3)}
     assert "| class 0\\|0 |" in str(replace(remake(done), metrics=[*content["metrics"], "class 0|0"], rows=[]))
     kind, metrics = kind_of(records)
-    assert kind == "accuracy" and "class 0|0" in metrics and left_out_note(records, metrics) == ""
+    assert kind == "accuracy" and "class 0|0" in metrics and left_out_note(records, metrics, "accuracy") == ""
     records[0]["accuracy"] |= {f"class {i}": 0.5 for i in range(30)}
     kind, metrics = kind_of(records)
     assert metrics == ["accuracy", "balanced accuracy", "train accuracy"]
     assert re.fullmatch(
-        r"; those of \d+ classes and groups: in table\.json, at the records", left_out_note(records, metrics)
+        r"; those of \d+ classes and groups: in table\.json, at the records",
+        left_out_note(records, metrics, "accuracy"),
     )
 
 

@@ -3,12 +3,15 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from yolo_wnlb.metrics.accuracy import Accuracy
 from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
 from yolo_wnlb.metrics.bootstrap import draws, group_labels, paired_bootstrap, widening
+from yolo_wnlb.metrics.instances import Instances
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
 
 OBJECTS, ALARMS = 5, 5  # of an image
@@ -273,3 +276,97 @@ def test_a_protocol_that_json_cannot_hold_is_refused_and_leaves_no_file(tmp_path
     with pytest.raises(ValueError, match=r"e.json: the evaluation holds what JSON cannot hold"):
         result.to_json(tmp_path / "e.json")
     assert list(tmp_path.iterdir()) == []
+
+
+def accuracies():
+    """Two classifiers on 40 pictures of ten places; the second one is right where the first one is, and more often."""
+    rng = np.random.default_rng(0)
+    wrong = (rng.random(40) < 0.5).astype(int)
+    names = [f"place{i // 4}_{i}.jpg" for i in range(40)]
+    sides = (wrong, wrong * (rng.random(40) < 0.3))
+    return [Accuracy(["a", "b"], [0] * 40, side.tolist(), [""] * 40, names, {"truth": "t"}) for side in sides]
+
+
+def nuclei():
+    """Two segmenters on 20 pictures of 5 objects."""
+    rng = np.random.default_rng(0)
+    found = rng.integers(0, 4, 20)
+    sides = (found, found + rng.integers(0, 2, 20))
+    columns = [(tp.tolist(), [1] * 20, (5 - tp).tolist(), (0.8 * tp).tolist()) for tp in sides]
+    return [Instances(*four, [f"{i}.png" for i in range(20)], {"truth": "t"}) for four in columns]
+
+
+def test_accuracies_and_instances_are_compared_like_evaluations():
+    first, second = accuracies()
+    found = paired_bootstrap(first, second, 200)
+    assert found.metric == "accuracy" and found.kind == "" and found.images == 40 and found.clear
+    assert found.delta == pytest.approx(second.correct.mean() - first.correct.mean())
+    assert str(found).startswith(f"accuracy {100 * found.delta:+.2f} [")
+    weights = draws(40, 200, 0)
+    gains = second.resampled(weights) - first.resampled(weights)
+    assert found.sd == pytest.approx(gains.std(ddof=1))
+    assert paired_bootstrap(first, second, 200, groups=lambda name: name.split("_")[0]).groups == 10
+    first, second = nuclei()
+    for metric in ("", "SEG", "AP@0.5 pooled"):
+        found = paired_bootstrap(first, second, 100, metric=metric)
+        assert found.low <= found.delta <= found.high and str(found).startswith(f"{metric or 'AP@0.5'} +")
+        assert found.delta == second.numbers()[found.metric] - first.numbers()[found.metric] > 0
+
+
+def test_scores_that_are_no_pair_are_refused():
+    (first, second), (nucleus, _) = accuracies(), nuclei()
+    for call, message in (
+        (
+            lambda: paired_bootstrap(first, nucleus),
+            "first is of the sort accuracy, the second score of instances; wanted",
+        ),
+        (lambda: paired_bootstrap(first, second, metric="AP"), "metric is 'AP'; choose from accuracy"),
+        (
+            lambda: paired_bootstrap(first, second, kind="segm"),
+            "kind is 'segm', and no accuracy has kinds; leave it out",
+        ),
+        (
+            lambda: paired_bootstrap(first, replace(second, protocol={"truth": "u"})),
+            "truth is t in one accuracy and u in the other",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_all_scores_answer_the_same_names(tmp_path):
+    (evaluation, _), (accuracy, _), (nucleus, _) = (
+        equal_models(np.random.default_rng(0), 4, 3, 1.0),
+        accuracies(),
+        nuclei(),
+    )
+    for score in (evaluation, accuracy, nucleus):
+        part = score.of_kind()
+        weights = draws(part.images, 20, 0)
+        assert part.images == len(score.file_names) and part.headline == part.drawable[0]
+        again = type(score).from_arrays(part.arrays(), score.protocol, part.kind)
+        for metric in part.drawable:
+            assert (again.resampled(weights, metric) == part.resampled(weights, metric)).all()
+        assert (part.resampled(weights) == part.resampled(weights, part.headline)).all()
+        with pytest.raises(ValueError, match=f"metric is 'x'; choose from {part.headline}"):
+            part.resampled(weights, "x")
+    for score in (accuracy, nucleus):
+        once = np.ones((1, score.images), int)
+        assert score.resampled(once)[0] == pytest.approx(score.numbers()[score.headline], abs=1e-12)
+        score.to_json(tmp_path / "score.json")
+        assert type(score).from_json(tmp_path / "score.json") == score
+        for other in {Evaluation, Accuracy, Instances} - {type(score)}:
+            with pytest.raises(
+                ValueError, match=rf"score\.json is no {other.noun} that yolo_wnlb wrote: it has no format"
+            ):
+                other.from_json(tmp_path / "score.json")
+
+
+def test_boxes_are_drawn_where_there_are_no_masks():
+    evaluation, _ = equal_models(np.random.default_rng(0), 4, 3, 1.0)
+    boxes = replace(evaluation, masks={}, boxes=evaluation.masks, matches={"bbox": evaluation.matches["segm"]})
+    assert boxes.kind == "bbox" and boxes.numbers() == evaluation.numbers() and boxes.images == evaluation.images
+    weights = draws(12, 20, 0)
+    assert (boxes.resampled(weights) == evaluation.resampled(weights)).all()
+    with pytest.raises(ValueError, match="masks were not evaluated, only boxes"):
+        boxes.of_kind()

@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 from yolo_wnlb.cli import main
 from yolo_wnlb.data import coco
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation, available, evaluate
-from yolo_wnlb.metrics.bootstrap import draws, paired_bootstrap, resampled
+from yolo_wnlb.metrics.bootstrap import draws, paired_bootstrap
 from yolo_wnlb.metrics.engines import choose
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -351,7 +351,7 @@ def test_the_result_survives_its_file_and_is_drawn(generated, tmp_path):
     again = Evaluation.from_json(tmp_path / "e.json")
     assert str(again) == str(result) and again.per_class == result.per_class
     weights = draws(14, 5, 0)
-    assert (resampled(again, weights) == resampled(result, weights)).all()
+    assert (again.resampled(weights) == result.resampled(weights)).all()
 
     result.to_csv(tmp_path / "e.csv")
     head, total, *rows = [line.split(",") for line in (tmp_path / "e.csv").read_text().splitlines()]
@@ -377,7 +377,7 @@ def test_images_that_count_once_give_the_evaluation_itself(case, kind, metric):
     truth, predictions = case
     result = evaluate(truth, predictions, iou_types=[kind])
     ones = np.ones((2, len(truth["images"])), int)
-    assert resampled(result, ones, metric, kind).tolist() == [result.numbers(kind)[metric]] * 2
+    assert result.resampled(ones, metric, kind).tolist() == [result.numbers(kind)[metric]] * 2
 
 
 def test_images_that_count_more_often_equal_copies_of_them(generated):
@@ -399,7 +399,7 @@ def test_images_that_count_more_often_equal_copies_of_them(generated):
         again = evaluate({**truth, "images": copies["images"], "annotations": annotations}, copies["predictions"])
         for kind in KINDS:
             for metric in ("AP", "AP50"):
-                assert resampled(result, weights[None], metric, kind)[0] == again.numbers(kind)[metric]
+                assert result.resampled(weights[None], metric, kind)[0] == again.numbers(kind)[metric]
 
 
 def test_an_evaluation_does_not_differ_from_itself(generated):
@@ -415,7 +415,7 @@ def test_pairs_vary_less_than_each_of_them(generated):
     better = [{**p, "score": p["score"] * 0.97 + 0.03 * rng.random()} for p in predictions]
     first, second = evaluate(truth, predictions), evaluate(truth, better)
     pair = paired_bootstrap(first, second, n=300, seed=1)
-    alone = resampled(first, draws(14, 300, 1))
+    alone = first.resampled(draws(14, 300, 1))
     assert pair.sd < alone.std() / 3
     assert pair.low <= pair.delta <= pair.high and pair.delta == second.masks["AP"] - first.masks["AP"]
     assert paired_bootstrap(first, second, n=300, seed=1) == pair != paired_bootstrap(first, second, n=300, seed=2)

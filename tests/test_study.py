@@ -20,7 +20,7 @@ from conftest import FEW_REGIONS, SOLO, run_python, shapes_set
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.metrics.average_precision import evaluate
-from yolo_wnlb.metrics.bootstrap import draws, resampled
+from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
 from yolo_wnlb.study.check import check_models
@@ -742,7 +742,7 @@ def test_intervals_draw_whole_groups_and_the_table_says_how_many():
     assert f"({table_module.DRAWS} draws of pictures, the same for all)" in str(alone)
     assert "draws of groups of pictures: 5 by ^(place\\d)_, of 1 to 3 pictures, the same for all" in str(together)
     assert alone.rows[0]["delta"] == together.rows[0]["delta"]
-    drawn = {(r.row, r.seed): resampled(r.evaluation, draws(12, table_module.DRAWS, 0, groups)) for r in results}
+    drawn = {(r.row, r.seed): r.score.resampled(draws(12, table_module.DRAWS, 0, groups)) for r in results}
     gains = np.array([drawn["good", seed] - drawn["bad", seed] for seed in (0, 1)])
     assert together.rows[0]["over_images"] == difference(together.rows[0]["deltas"], gains, 5)["over_images"]
     each = tabulate(study, results, dict.fromkeys(study["rows"]), [f"{i}" for i in range(12)])
@@ -770,6 +770,21 @@ def test_the_intervals_of_a_published_table_follow_from_its_own_files(tmp_path, 
     assert table_module.main(str(tmp_path)) == 0
     assert "9 by place, of 2 to 20 pictures" in capsys.readouterr().out
     assert sum(file.stat().st_size for file in published.iterdir()) < 300_000
+
+
+PUBLISHED = sorted(file.parent for file in Path(__file__).parents[1].glob("docs/results/*/matches.npz"))
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_tables_are_made_again_to_the_letter(folder, monkeypatch):
+    """Their intervals, which take minutes to draw, are those of the files; the test above draws some."""
+    monkeypatch.setattr(table_module, "draws", lambda images, n, seed, groups: draws(images, 2, seed, groups))
+    table, stored = remake(folder), json.loads((folder / "table.json").read_text())
+    drawn = ("over_seeds", "over_images", "interval", "clear")
+    for row, old in zip(table.rows, stored["rows"], strict=True):
+        assert row.get("deltas") == pytest.approx(old.get("deltas"), abs=1e-12)
+        row.update({key: old[key] for key in drawn if key in old})
+    assert f"{table}\n" == (folder / "table.md").read_text(encoding="utf-8")
 
 
 def test_grouped_intervals_can_be_drawn_again(tmp_path, capsys):

@@ -1,18 +1,15 @@
 """How many pictures were given their class: in all, by class and by group.
 
-    Labelled, probabilities -> score -> Accuracy -> resampled: the same on drawn pictures, for intervals
-
-It has what a study asks of any score: `headline`, `numbers`, `images`, `resampled`, `to_json`, `from_json`.
+Labelled, probabilities -> score -> Accuracy -> resampled: the same on drawn pictures, for intervals
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,14 +19,12 @@ from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.data.validation import first
-from yolo_wnlb.reading import read_json
+from yolo_wnlb.metrics.score import Score, check_list
 from yolo_wnlb.version import __version__
-
-FORMAT = "yolo_wnlb accuracy 1"
 
 
 @dataclass
-class Accuracy:
+class Accuracy(Score):
     """What `score` found; print it for the table.
 
     Attributes:
@@ -43,6 +38,10 @@ class Accuracy:
     """
 
     headline: ClassVar[str] = "accuracy"
+    drawable: ClassVar[tuple[str, ...]] = ("accuracy",)
+    comparable: ClassVar[tuple[str, ...]] = ("truth",)
+    noun: ClassVar[str] = "accuracy"
+    format: ClassVar[str] = "yolo_wnlb accuracy 1"
 
     classes: list[str]
     labels: list[int]
@@ -82,10 +81,36 @@ class Accuracy:
         classes = [("class", n, self.labels.count(i), value) for i, (n, value) in enumerate(self.per_class().items())]
         return classes + [("group", n, self.groups.count(n), value) for n, value in self.per_group().items()]
 
-    def resampled(self, weights: np.ndarray) -> np.ndarray:
-        """Accuracy with each picture counted so often, int (B, images) -> float (B,); -1 where none is left."""
+    def resampled(self, weights: np.ndarray, metric: str = "") -> np.ndarray:
+        """Return the accuracy with each picture counted so often, int (B, images) -> float (B,); see `Score`."""
+        self.metric_named(metric)
         totals = weights.sum(1)
         return np.where(totals > 0, (weights @ self.correct) / np.maximum(totals, 1), -1.0)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return which pictures were given their class."""
+        return {"correct": self.correct}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "") -> Accuracy:
+        """Return an accuracy whose pictures are of one class, and right or wrong as `arrays` says."""
+        wrong = (~arrays.get("correct", np.zeros(0, bool))).astype(int).tolist()
+        blank = [""] * len(wrong)
+        return cls(["right", "wrong"], [0] * len(wrong), wrong, blank, blank, protocol)
+
+    def check(self) -> None:
+        """Refuse lists of wrong types or lengths; see `Score`."""
+        columns = {"labels": int, "predicted": int, "groups": str, "file_names": str}
+        for name, kind in {"classes": str, "notes": str, **columns}.items():
+            check_list(name, getattr(self, name), kind, "texts" if kind is str else "whole numbers")
+        lengths = {len(getattr(self, name)) for name in columns}
+        if len(lengths) > 1 or lengths == {0}:
+            raise ValueError(f"{', '.join(columns)} are of the lengths {sorted(lengths)}; wanted one length, 1 or more")
+        for name in ("labels", "predicted"):
+            if not all(0 <= value < len(self.classes) for value in getattr(self, name)):
+                raise ValueError(f"{name} are not all among the {len(self.classes)} classes")
+        if not isinstance(self.protocol, dict):
+            raise ValueError("protocol is no mapping")
 
     def __str__(self) -> str:
         """Return the numbers, by class and by group, the protocol and the notes."""
@@ -105,58 +130,10 @@ class Accuracy:
         with replaced(Path(path)) as draft:
             draft.write_text(text.getvalue(), encoding="utf-8")
 
-    def to_json(self, path: str | Path) -> None:
-        """Write everything, for `from_json`.
-
-        Raises: OSError; ValueError: the protocol holds what JSON cannot hold.
-        """
-        content = {"format": FORMAT, **{part.name: getattr(self, part.name) for part in fields(self)}}
-        try:
-            text = json.dumps(content, indent=1, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: the accuracy holds what JSON cannot hold: {error}") from None
-        with replaced(Path(path)) as draft:
-            draft.write_text(f"{text}\n", encoding="utf-8")
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Accuracy:
-        """Read what `to_json` wrote.
-
-        Raises: OSError; ValueError: it is something else, or was damaged. The message names the file.
-        """
-        content = read_json(path)
-        try:
-            if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-                raise ValueError(f"it has no format {FORMAT!r}")
-            if differing := {part.name for part in fields(cls)} ^ content.keys():
-                raise ValueError(f"unknown or missing: {', '.join(sorted(differing))}")
-            result = cls(**content)
-            check(result)
-        except ValueError as error:
-            raise ValueError(f"{path} is no accuracy that yolo_wnlb wrote: {error}; evaluate again") from None
-        return result
-
 
 def share(correct: np.ndarray) -> float:
     """Return the mean of booleans, -1 if there are none."""
     return float(correct.mean()) if len(correct) else -1.0
-
-
-def check(accuracy: Accuracy) -> None:
-    """Refuse lists of other types or lengths than an `Accuracy` has."""
-    columns = {"labels": int, "predicted": int, "groups": str, "file_names": str}
-    for name, kind in {"classes": str, "notes": str, **columns}.items():
-        values = getattr(accuracy, name)
-        if not isinstance(values, list) or any(type(value) is not kind for value in values):
-            raise ValueError(f"{name} is no list of {'texts' if kind is str else 'whole numbers'}")
-    lengths = {len(getattr(accuracy, name)) for name in columns}
-    if len(lengths) > 1 or lengths == {0}:
-        raise ValueError(f"{', '.join(columns)} are of the lengths {sorted(lengths)}; wanted one length, 1 or more")
-    for name in ("labels", "predicted"):
-        if not all(0 <= value < len(accuracy.classes) for value in getattr(accuracy, name)):
-            raise ValueError(f"{name} are not all among the {len(accuracy.classes)} classes")
-    if not isinstance(accuracy.protocol, dict):
-        raise ValueError("protocol is no mapping")
 
 
 def score(

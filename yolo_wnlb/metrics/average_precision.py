@@ -10,34 +10,33 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from yolo_wnlb.data.coco import Prediction, Truth, check, fingerprint
-from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.metrics.engines import AREAS, KEYS, Detections, Objects, Outcome, Task, choose, run
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
-from yolo_wnlb.reading import read_json
+from yolo_wnlb.metrics.score import Score
 from yolo_wnlb.version import __version__
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
-FORMAT = "yolo_wnlb evaluation 1"
+SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
+CELLS = 4_000_000  # of an array at once
 FLOOR = 0.05  # a lowest score above this says that the predictions were cut
 HEADER = ("format", "predictions", "categories", "image_list")  # of a predictions file, and not of the protocol
 UNSTATED = ("image_size", "confidence_floor", "mask_threshold")  # what a protocol has to say
 
 
 @dataclass
-class Evaluation:
+class Evaluation(Score):
     """What `evaluate` found; print it for the table.
 
     Attributes:
@@ -53,6 +52,12 @@ class Evaluation:
         file_names: Of the images, in the order of their ids; `matches` numbers images in this order.
     """
 
+    headline: ClassVar[str] = "AP"
+    drawable: ClassVar[tuple[str, ...]] = tuple(SLICES)
+    comparable: ClassVar[tuple[str, ...]] = ("truth", "max_detections")
+    noun: ClassVar[str] = "evaluation"
+    format: ClassVar[str] = "yolo_wnlb evaluation 1"
+
     masks: dict[str, float]
     boxes: dict[str, float]
     per_class: dict[str, dict[str, dict[str, float]]]
@@ -62,16 +67,85 @@ class Evaluation:
     matches: dict[str, Matches] = field(default_factory=dict, repr=False)
     file_names: list[str] = field(default_factory=list, repr=False)
 
-    def numbers(self, kind: str = "segm") -> dict[str, float]:
-        """Return the twelve numbers of "segm" or "bbox".
+    @property
+    def kind(self) -> str:
+        """What the headline is of: "segm" where masks were evaluated, else "bbox"."""
+        return next(kind for kind in KINDS if kind in self.matches)
+
+    @property
+    def images(self) -> int:
+        """Number of pictures."""
+        return self.matches[self.kind].images
+
+    def numbers(self, kind: str = "") -> dict[str, float]:
+        """Return the twelve numbers of "segm" or "bbox". Default: of `kind`.
 
         Raises: ValueError: they were not evaluated.
         """
-        if kind not in KINDS:
+        return {"segm": self.masks, "bbox": self.boxes}[self.known(kind)]
+
+    def known(self, kind: str) -> str:
+        """Return a kind that was evaluated; `self.kind` for "".
+
+        Raises: ValueError: it was not, or there is no such kind.
+        """
+        if kind and kind not in KINDS:
             raise ValueError(f"kind is {kind!r}; choose from {', '.join(KINDS)}")
-        if kind not in self.matches:
+        if kind and kind not in self.matches:
             raise ValueError(f"{KINDS[kind]} were not evaluated, only {', '.join(KINDS[k] for k in self.matches)}")
-        return {"segm": self.masks, "bbox": self.boxes}[kind]
+        return kind or self.kind
+
+    def of_kind(self, kind: str = "") -> Evaluation:
+        """Return the evaluation of masks alone ("segm", the default) or of boxes alone ("bbox"); see `Score`."""
+        kind = self.known(kind or "segm")
+        numbers = {name: getattr(self, name) if name == KINDS[kind] else {} for name in KINDS.values()}
+        classes = {name: numbers for name, numbers in self.per_class.items() if name == kind}
+        return replace(self, **numbers, per_class=classes, matches={kind: self.matches[kind]})
+
+    def resampled(self, weights: np.ndarray, metric: str = "", kind: str = "") -> np.ndarray:
+        """Return AP, AP50 or AP75 with each image counted so often, int (B, images) -> float (B,); see `Score`.
+
+        It equals, to the last digit, what `evaluate` returns for as many copies of each image; but for
+        ties: copies of an image that has equal scores in one class come one after the other there.
+        """
+        thresholds, matches = SLICES[self.metric_named(metric)], self.matches[self.known(kind)]
+        widest = np.bincount(matches.category, minlength=1).max()
+        batch = max(1, CELLS // max(widest, 1010 * matches.classes))
+        values = []
+        for start in range(0, len(weights), batch):
+            for precision in matches.precision(weights[start : start + batch], thresholds):
+                measured = precision[precision > -1]
+                values.append(float(measured.mean()) if measured.size else -1.0)
+        return np.array(values)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the matches of `kind` without their scores: their order is all that AP depends on. See `Matches`."""
+        found = {name: np.asarray(value) for name, value in self.matches[self.kind]._asdict().items()}
+        return {
+            name: array.astype(np.min_scalar_type(int(array.max(initial=0))))
+            for name, array in found.items()
+            if name != "score"
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "segm") -> Evaluation:
+        """Return an evaluation of these matches without its numbers; see `Score`."""
+        columns: dict[str, Any] = {
+            name: value.astype(np.int64) if value.ndim else int(value) for name, value in arrays.items()
+        }
+        matches = Matches(**columns, score=np.zeros(len(columns["image"])))
+        return cls({}, {}, {}, {}, protocol, matches={kind: matches})
+
+    def to_content(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them, the matches packed; see `Score`."""
+        return {**super().to_content(), "matches": {kind: pack(found) for kind, found in self.matches.items()}}
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> Evaluation:
+        """Return the evaluation whose `to_content` has been read; see `Score`."""
+        if not isinstance(content["matches"], dict) or not content["matches"].keys() <= KINDS.keys():
+            raise ValueError(f"its matches are not by {' and '.join(KINDS)}")
+        return cls(**{**content, "matches": {kind: unpack(found) for kind, found in content["matches"].items()}})
 
     def __str__(self) -> str:
         """Return the table, the classes if they are few, the protocol and the notes."""
@@ -104,40 +178,33 @@ class Evaluation:
         csv.writer(text, lineterminator="\n").writerows([["class", "objects", *names], *rows])
         Path(path).write_text(text.getvalue(), encoding="utf-8")
 
-    def to_json(self, path: str | Path) -> None:
-        """Write everything, matches included, for `from_json`; docs/evaluation.md describes the format.
-
-        Raises: OSError; ValueError: the protocol holds what JSON cannot hold.
-        """
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        content = {"format": FORMAT, **parts, "matches": {kind: pack(found) for kind, found in self.matches.items()}}
-        try:
-            text = json.dumps(content, indent=1, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: the evaluation holds what JSON cannot hold: {error}") from None
-        with replaced(Path(path)) as draft:
-            draft.write_text(f"{text}\n", encoding="utf-8")
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Evaluation:
-        """Read what `to_json` wrote.
-
-        Raises: OSError; ValueError: it is something else, or was damaged. The message names the file.
-        """
-        content = read_json(path)
-        try:
-            if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-                raise ValueError(f"it has no format {FORMAT!r}")
-            if missing := {part.name for part in fields(cls)} ^ content.keys():
-                raise ValueError(f"unknown or missing: {', '.join(sorted(missing))}")
-            if not isinstance(content["matches"], dict) or not content["matches"].keys() <= KINDS.keys():
-                raise ValueError(f"its matches are not by {' and '.join(KINDS)}")
-            content["matches"] = {kind: unpack(found) for kind, found in content["matches"].items()}
-            result = cls(**content)
-            verify(result)
-        except ValueError as error:
-            raise ValueError(f"{path} is no evaluation that yolo_wnlb wrote: {error}; evaluate again") from None
-        return result
+    def check(self) -> None:
+        """Refuse parts of the wrong kind, or that do not hang together; see `Score`."""
+        for name, wanted in (("objects", dict), ("protocol", dict), ("per_class", dict), ("notes", list)):
+            if not isinstance(getattr(self, name), wanted):
+                raise ValueError(f"{name} is no {'list' if wanted is list else 'mapping'}")
+        if not isinstance(self.file_names, list) or not all(isinstance(name, str) for name in self.file_names):
+            raise ValueError("file_names is no list of texts")
+        if missing := [key for key in ("truth", "max_detections", "images") if key not in self.protocol]:
+            raise ValueError(f"its protocol lacks {', '.join(missing)}")
+        for kind, name in KINDS.items():
+            tables = [getattr(self, name)]
+            if kind in self.matches:
+                classes = self.per_class.get(kind)
+                if not isinstance(classes, dict) or classes.keys() != self.objects.keys():
+                    raise ValueError(f"per_class is not made of the classes that objects names, for {name}")
+                tables += classes.values()
+                found = self.matches[kind]
+                if found.images != len(self.file_names) or found.classes != len(self.objects):
+                    raise ValueError(f"the matches of {name} are of other images or classes than the rest")
+            elif tables[0]:
+                raise ValueError(f"there are numbers of {name}, and no matches")
+            for numbers in tables:
+                if not isinstance(numbers, dict) or len(numbers) != (12 if kind in self.matches else 0):
+                    raise ValueError(f"the numbers of {name} are not twelve")
+                for key, value in numbers.items():
+                    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value <= 1:
+                        raise ValueError(f"{key} of {name} is {value!r}; wanted a number from -1 to 1")
 
     def plot(self, path: str | Path) -> None:
         """Draw bars: the twelve numbers, and the AP of each class, best first (the 40 best)."""
@@ -382,38 +449,3 @@ def mean(values: np.ndarray) -> float:
     """Mean over the classes that have objects, -1 if none has."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
-
-
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def verify(result: Evaluation) -> None:
-    """Refuse an evaluation from a file whose parts are of the wrong kind, or do not hang together.
-
-    Raises: ValueError.
-    """
-    for name, wanted in (("objects", dict), ("protocol", dict), ("per_class", dict), ("notes", list)):
-        if not isinstance(getattr(result, name), wanted):
-            raise ValueError(f"{name} is no {'list' if wanted is list else 'mapping'}")
-    if not isinstance(result.file_names, list) or not all(isinstance(name, str) for name in result.file_names):
-        raise ValueError("file_names is no list of texts")
-    if missing := [key for key in ("truth", "max_detections", "images") if key not in result.protocol]:
-        raise ValueError(f"its protocol lacks {', '.join(missing)}")
-    for kind, name in KINDS.items():
-        tables = [getattr(result, name)]
-        if kind in result.matches:
-            classes = result.per_class.get(kind)
-            if not isinstance(classes, dict) or classes.keys() != result.objects.keys():
-                raise ValueError(f"per_class is not made of the classes that objects names, for {name}")
-            tables += classes.values()
-            found = result.matches[kind]
-            if found.images != len(result.file_names) or found.classes != len(result.objects):
-                raise ValueError(f"the matches of {name} are of other images or classes than the rest")
-        elif tables[0]:
-            raise ValueError(f"there are numbers of {name}, and no matches")
-        for numbers in tables:
-            if not isinstance(numbers, dict) or len(numbers) != (12 if kind in result.matches else 0):
-                raise ValueError(f"the numbers of {name} are not twelve")
-            for key, value in numbers.items():
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value <= 1:
-                    raise ValueError(f"{key} of {name} is {value!r}; wanted a number from -1 to 1")

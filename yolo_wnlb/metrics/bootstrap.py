@@ -1,11 +1,12 @@
-"""Is a difference between two evaluations more than the choice of images? A paired bootstrap.
+"""Is a difference between two scores more than the choice of images? A paired bootstrap.
 
-Images are drawn again, with replacement, the same ones for both sides; each side's AP follows from its
-`Matches`, without evaluating again. Images of one group (a place, a video, a patient) resemble each other and
-say less than as many independent ones: with `groups`, whole groups are drawn.
+Images are drawn again, with replacement, the same ones for both sides; each side's number follows from what
+the score keeps of each image (`Score.resampled`), without predicting again. Images of one group (a place, a
+video, a patient) resemble each other and say less than as many independent ones: with `groups`, whole groups
+are drawn.
 
-Only differences have an interval here: the AP of drawn images is biased upward (repeated images make
-classes easier). For two similar models the bias is the same; what is left of it for dissimilar ones is taken
+Only differences have an interval here, for the AP of drawn images is biased upward: repeated images make
+classes easier. For two similar models the bias is the same; what is left of it for dissimilar ones is taken
 off, so that the interval lies around the difference itself. The interval does not cover chance in training:
 train with several seeds for that.
 """
@@ -17,10 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo_wnlb.metrics.average_precision import Evaluation
+from yolo_wnlb.metrics.score import Score
 
-SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
-CELLS = 4_000_000  # of an array at once
 FEW = 10  # groups; with fewer the interval is called rough
 
 Groups = Sequence[Hashable] | Mapping[str, Hashable] | Callable[[str], Hashable]
@@ -28,11 +27,11 @@ Groups = Sequence[Hashable] | Mapping[str, Hashable] | Callable[[str], Hashable]
 
 @dataclass(frozen=True)
 class Difference:
-    """What the second evaluation has more than the first; print it.
+    """What the second score has more than the first; print it.
 
     Attributes:
-        metric: AP, AP50 or AP75.
-        kind: "segm" or "bbox".
+        metric: Name of the number, such as AP, AP@0.5 or accuracy.
+        kind: "segm" or "bbox" of evaluations; "" of other scores.
         delta: Second minus first, on the images as they are.
         low: Lower end of the interval.
         high: Upper end of the interval.
@@ -63,27 +62,27 @@ class Difference:
 
     def __str__(self) -> str:
         """Return the difference with its interval, in points of 100."""
-        what = {"segm": "mask", "bbox": "box"}[self.kind]
+        what = {"segm": "mask ", "bbox": "box "}.get(self.kind, "")
         delta, low, high = (f"{100 * value:+.2f}" for value in (self.delta, self.low, self.high))
         drawn = f"{self.images} images" if self.groups is None else f"{self.groups} groups of {self.images} images"
         verdict = "" if self.clear else "; inside the noise of the images"
         rough = "; rough, for there are few groups" if (self.groups or FEW) < FEW else ""
         how = f"{self.confidence:.0%}, {self.n} draws of {drawn}"
-        return f"{what} {self.metric} {delta} [{low}, {high}] ({how}){verdict}{rough}"
+        return f"{what}{self.metric} {delta} [{low}, {high}] ({how}){verdict}{rough}"
 
 
 def paired_bootstrap(
-    first: Evaluation,
-    second: Evaluation,
+    first: Score,
+    second: Score,
     n: int = 1000,
     seed: int = 0,
     *,
-    metric: str = "AP",
-    kind: str = "segm",
+    metric: str = "",
+    kind: str = "",
     confidence: float = 0.95,
     groups: Groups | None = None,
 ) -> Difference:
-    """Compare two evaluations on the same truth.
+    """Compare two scores on the same truth: two evaluations, two scores of instances or two accuracies.
 
     The interval is that between the quantiles of the drawn differences, widened by `widening`.
 
@@ -92,36 +91,41 @@ def paired_bootstrap(
         second: What may be better.
         n: Number of draws, 2 or more.
         seed: Seed of the draws; the same one gives the same interval.
-        metric: AP, AP50 or AP75, over all classes.
-        kind: "segm" for masks, "bbox" for boxes.
+        metric: Of evaluations AP, AP50 or AP75, over all classes; of others what `drawable` names. Default: the
+            headline, which is AP, AP@0.5 or accuracy.
+        kind: Of evaluations: "segm" for masks (the default), "bbox" for boxes.
         confidence: How often the interval shall hold the true difference, between 0 and 1.
         groups: Which images belong together: a function of the file name (`lambda name: name[:4]`), a mapping
             from file names to labels, or one label for each of `first.file_names`. Two groups or more; with
             fewer than ten the interval is rough. Default: all images are independent.
-    Raises: ValueError: the evaluations are of different truths or limits, or lack the kind; an image has no
-        group; there are fewer than two groups, or images, to draw.
+    Raises: ValueError: the scores are of different sorts, truths or limits, or lack the kind or the number; an
+        image has no group; there are fewer than two groups, or images, to draw from.
     """
-    if metric not in SLICES:
-        raise ValueError(f"metric is {metric!r}; choose from {', '.join(SLICES)}")
+    if type(first) is not type(second):
+        raise ValueError(
+            f"the first is of the sort {first.noun}, the second {second.noun}; wanted two scores of one sort"
+        )
+    metric = first.metric_named(metric)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; wanted a share between 0 and 1")
-    for key in ("truth", "max_detections"):
+    for key in first.comparable:
         if first.protocol[key] != second.protocol[key]:
             raise ValueError(
-                f"{key} is {first.protocol[key]} in one evaluation and {second.protocol[key]} in the other; "
+                f"{key} is {first.protocol[key]} in one {first.noun} and {second.protocol[key]} in the other; "
                 "pairs need the same images and objects, measured alike"
             )
-    delta = second.numbers(kind)[metric] - first.numbers(kind)[metric]
-    images = first.matches[kind].images
+    one, other = first.of_kind(kind), second.of_kind(kind)
+    delta = other.numbers()[metric] - one.numbers()[metric]
+    images = one.images
     labels = None if groups is None else group_labels(groups, first.file_names)
     weights = draws(images, n, seed, labels)
     units = images if labels is None else len(set(labels))
-    gains = resampled(second, weights, metric, kind) - resampled(first, weights, metric, kind)
+    gains = other.resampled(weights, metric) - one.resampled(weights, metric)
     ends = np.quantile(gains - gains.mean(), [(1 - confidence) / 2, (1 + confidence) / 2])
     low, high = delta + ends * widening(units, confidence)
     return Difference(
         metric=metric,
-        kind=kind,
+        kind=one.kind,
         delta=delta,
         low=float(low),
         high=float(high),
@@ -192,21 +196,3 @@ def widening(units: int, confidence: float = 0.95) -> float:
 
     share = (1 + confidence) / 2
     return float((units / (units - 1)) ** 0.5 * t.ppf(share, units - 1) / norm.ppf(share))
-
-
-def resampled(evaluation: Evaluation, weights: np.ndarray, metric: str = "AP", kind: str = "segm") -> np.ndarray:
-    """AP, AP50 or AP75 with each image counted so often, int (B, images) -> float (B,); -1 where no object is left.
-
-    It equals, to the last digit, what `evaluate` returns for as many copies of each image; but for
-    ties: copies of an image that has equal scores in one class come one after the other there.
-    """
-    evaluation.numbers(kind)  # raises where they were not evaluated
-    matches = evaluation.matches[kind]
-    widest = np.bincount(matches.category, minlength=1).max()
-    batch = max(1, CELLS // max(widest, 1010 * matches.classes))
-    values = []
-    for start in range(0, len(weights), batch):
-        for precision in matches.precision(weights[start : start + batch], SLICES[metric]):
-            measured = precision[precision > -1]
-            values.append(float(measured.mean()) if measured.size else -1.0)
-    return np.array(values)

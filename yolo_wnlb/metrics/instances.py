@@ -115,9 +115,9 @@ class Instances(Score):
         return {name: np.array(getattr(self, name)) for name in Counts._fields}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any]) -> Instances:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "") -> Instances:
         """Return the score of the columns, its pictures without names."""
-        columns = {name: arrays[name].tolist() for name in Counts._fields}
+        columns = {name: arrays[name].tolist() if arrays else [] for name in Counts._fields}
         return cls(**columns, file_names=[""] * len(columns["tp"]), protocol=protocol)
 
     def check(self) -> None:

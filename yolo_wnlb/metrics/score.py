@@ -47,6 +47,11 @@ class Score(ABC):
     file_names: list[str]
 
     @property
+    def kind(self) -> str:
+        """What the headline is of: "segm" or "bbox" of evaluations; "" of other scores."""
+        return ""
+
+    @property
     @abstractmethod
     def images(self) -> int:
         """Number of pictures."""
@@ -71,8 +76,14 @@ class Score(ABC):
 
     @classmethod
     @abstractmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any]) -> Self:
-        """Return a score that `resampled` works on, from what `arrays` returned."""
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "") -> Self:
+        """Return a score that `resampled` works on, from what `arrays` returned; of no picture, if it is empty.
+
+        Args:
+            arrays: Arrays by name.
+            protocol: Of the score.
+            kind: What `kind` of the score was, which the arrays do not say.
+        """
 
     @abstractmethod
     def check(self) -> None:
@@ -92,6 +103,15 @@ class Score(ABC):
         Raises: ValueError: a field cannot be decoded.
         """
         return cls(**content)
+
+    def of_kind(self, kind: str = "") -> Self:
+        """Return the part of the score that is of one kind; only evaluations have kinds, "segm" and "bbox".
+
+        Raises: ValueError: there is no such kind.
+        """
+        if kind:
+            raise ValueError(f"kind is {kind!r}, and no {self.noun} has kinds; leave it out")
+        return self
 
     @classmethod
     def metric_named(cls, metric: str) -> str:

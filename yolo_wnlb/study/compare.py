@@ -27,7 +27,7 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.check import check_classes, check_data, check_models
-from yolo_wnlb.study.measures import MEASURES
+from yolo_wnlb.study.measures import KINDS, MEASURES
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.plan import (
     CLASSIFIER,
@@ -111,7 +111,9 @@ def compare(
                 splits = [plan["split"], *(["train"] if "train" in spec and train_data(spec, home)[1] else [])]
                 print(enhance_dataset(plan["data"], spec["enhance"], enhanced, split=splits), flush=True)
         run_all(todo, jobs, device)
-        results = [Result(run.row, run.seed, run.record or {}, measure.read(run.folder / RESULT)) for run in runs]
+        results = [
+            Result(run.row, run.seed, run.record or {}, measure.score.from_json(run.folder / RESULT)) for run in runs
+        ]
         table = tabulate(plan, results, measure_latency(runs, plan, truth, device), groups)
         table.save(home)
     print(f"\nwritten to {out}:\n", flush=True)
@@ -241,10 +243,8 @@ def failure(run: Run, status: int) -> str:
 def result_line(run: Run) -> str:
     """Say in a few words what a finished run measured."""
     record = read_json(run.folder / RECORD)
-    if "accuracy" in record:
-        return f"accuracy {record['accuracy']['accuracy']:.4f}"
-    found = {"mask AP": record["masks"], "box AP": record["boxes"]}
-    return ", ".join(f"{name} {numbers['AP']:.4f}" for name, numbers in found.items() if numbers)
+    found = {kind: record.get(kind.part) for kind in KINDS.values()}
+    return ", ".join(f"{kind.title} {numbers[kind.score.headline]:.4f}" for kind, numbers in found.items() if numbers)
 
 
 # ---- latency -------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import numpy as np
 
 from yolo_wnlb.data.journal import write_json
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation
-from yolo_wnlb.metrics.bootstrap import draws, resampled, widening
+from yolo_wnlb.metrics.bootstrap import draws, widening
 from yolo_wnlb.study.suite import Cell, control_name
 from yolo_wnlb.study.surrogate import ATTACKS
 from yolo_wnlb.twins.workers import in_processes, processors
@@ -163,7 +163,7 @@ def drawn_aps(items: Sequence[tuple[tuple[str, str, Cell], Evaluation]], weights
 def drawn_ap(weights: np.ndarray, item: tuple[tuple[str, str, Cell], Evaluation]) -> tuple[Any, np.ndarray]:
     """Return the AP of one evaluation on each draw, behind its key, which begins with the kind."""
     key, evaluation = item
-    return key, resampled(evaluation, weights, kind=key[0])
+    return key, evaluation.resampled(weights, kind=key[0])
 
 
 def structure_of(cells: Sequence[Cell]) -> Structure:

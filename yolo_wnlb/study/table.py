@@ -20,10 +20,10 @@ import numpy as np
 
 from yolo_wnlb.data.journal import write_json
 from yolo_wnlb.data.sources import printable
-from yolo_wnlb.metrics.accuracy import Accuracy
-from yolo_wnlb.metrics.average_precision import Evaluation, Matches
-from yolo_wnlb.metrics.bootstrap import draws, resampled, widening
+from yolo_wnlb.metrics.bootstrap import draws, widening
+from yolo_wnlb.metrics.score import Score
 from yolo_wnlb.reading import read_json
+from yolo_wnlb.study.measures import KINDS
 from yolo_wnlb.study.plan import METRICS, differences, folder_of
 
 DRAWS = 1000  # of the pictures, or of their groups, for the intervals
@@ -32,18 +32,16 @@ PROTOCOL = (  # in which all runs of a detector have to be alike
     "detections_per_image",
 )
 NO_NMS = "none, end to end"  # the nms_iou of a model whose architecture needs no suppression
-KINDS = {"segm": "mask AP", "bbox": "box AP", "accuracy": "accuracy"}  # what the first column of numbers is called
-PARTS = {"segm": "masks", "bbox": "boxes", "accuracy": "accuracy"}  # where a record has the numbers of a kind
 WIDEST = 20  # most columns of numbers; a table of more classes and groups than that leaves them to table.json
 
 
 class Result(NamedTuple):
-    """What a table is made of: one run, its record (see `run.run`) and its evaluation."""
+    """What a table is made of: one run, its record (see `run.run`) and its score."""
 
     row: str
     seed: int | None
     record: dict[str, Any]
-    evaluation: Evaluation | Accuracy
+    score: Score
 
     @property
     def name(self) -> str:
@@ -64,19 +62,19 @@ class Table:
         rows: A dict for each row: name, detector, seeds; the `metrics` of `kind`, such as AP ... APl (means over the
             seeds, in [0, 1], -1 where the truth has no such object); "by seed" and sd, both of the first metric;
             the AP of the other kind as "mask AP" or "box AP", None where it was not measured; costs; and against
-            the baseline:
-            delta (mean), deltas (by seed), over_seeds and over_images (half the 95 % interval from each
-            source of chance), interval (both together), clear (it leaves out 0, and there is more than one
-            seed).
-        kind: "segm" if all rows have masks, "bbox" otherwise; "accuracy" for classifiers.
+            another row, the baseline: its name, delta (mean), deltas (by seed), over_seeds and over_images (half
+            the 95 % interval from each source of chance), interval (both together), clear (it leaves out 0, and
+            there is more than one seed).
+        kind: A key of `measures.KINDS`: "segm" if all rows have masks and "bbox" otherwise; "instances"; "accuracy".
         metrics: The columns of numbers; the first one is compared.
-        baseline: The rows that the others are compared with, one for each detector.
+        baseline: The rows that the others are compared with, one for each detector; but for those that name another
+            one with `against:`.
         notes: Data, budget, versions, and how to read the numbers.
         records: The record of each run: row, seed, specification, numbers, protocol, environment.
         study: What `read_study` returned.
         latency: By row: median and quartiles in ms.
         groups: The group of each picture, in the order of their ids; None where each is drawn by itself.
-        evaluations: By run, for matches.npz.
+        scores: By run, for matches.npz.
     """
 
     rows: list[dict[str, Any]]
@@ -88,16 +86,17 @@ class Table:
     study: dict[str, Any]
     latency: dict[str, Any]
     groups: list[str] | None
-    evaluations: dict[str, Evaluation | Accuracy]
+    scores: dict[str, Score]
 
     def __str__(self) -> str:
         """Return the table as Markdown, its notes below."""
-        other = other_column(self.kind)
-        other = other if any(row.get(other) is not None for row in self.rows) else ""
+        kind = KINDS[self.kind]
+        other = kind.other[0] if kind.other and any(row.get(kind.other[0]) is not None for row in self.rows) else ""
         headline, *metrics = self.metrics
         shown = [printable(metric).replace("|", "\\|") for metric in metrics]  # classes and groups of a user among them
-        head = ["row", KINDS[self.kind], *shown, *filter(None, [other])]
-        head += [f"against {', '.join(self.baseline) or 'none'}", "M", "GFLOPs", "ms", "MB"]
+        several = {row["baseline"] for row in self.rows if "baseline" in row} - {*self.baseline}
+        compared = "difference" if several else f"against {', '.join(self.baseline) or 'none'}"
+        head = ["row", kind.title, *shown, *filter(None, [other]), compared, "M", "GFLOPs", "ms", "MB"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in self.rows:
             score = f"{100 * row[headline]:.2f}" if row["by seed"] else "-"
@@ -107,20 +106,22 @@ class Table:
             costs = [row.get("parameters M"), row.get("GFLOPs"), row.get("ms"), row.get("peak MB")]
             cost = ["-" if value is None else f"{value:g}" for value in costs]
             name = row["name"].replace("|", "\\|")
-            lines.append(f"| {' | '.join([name, score, *shown, difference_text(row), *cost])} |")
+            if (difference := difference_text(row)) and several:
+                difference += f" against {row['baseline']}".replace("|", "\\|")
+            lines.append(f"| {' | '.join([name, score, *shown, difference, *cost])} |")
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
     def save(self, folder: Path) -> None:
         """Write table.md, table.csv, table.json, table.png and matches.npz."""
         (folder / "table.md").write_text(f"{self}\n", encoding="utf-8")
-        write_json(folder / "table.json", {key: value for key, value in vars(self).items() if key != "evaluations"})
+        write_json(folder / "table.json", {key: value for key, value in vars(self).items() if key != "scores"})
         keys = list(dict.fromkeys(key for row in self.rows for key in row))
         with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, keys)
             writer.writeheader()
             writer.writerows(self.rows)
         self.plot(folder / "table.png")
-        save_matches(folder / "matches.npz", self.evaluations, self.kind)
+        save_matches(folder / "matches.npz", self.scores)
 
     def plot(self, path: Path) -> None:
         """Draw a bar for each row, a dot for each seed."""
@@ -128,19 +129,15 @@ class Table:
 
         figure = Figure(figsize=(7, 0.45 * len(self.rows) + 1.2), layout="constrained")
         axes = figure.subplots()
+        compared_with = {*self.baseline, *(row.get("baseline") for row in self.rows)}
         for place, row in enumerate(reversed(self.rows)):
-            color = "#9aa5b1" if row["name"] in self.baseline else "#4a6fa5"
+            color = "#9aa5b1" if row["name"] in compared_with else "#4a6fa5"
             axes.barh(place, 100 * row[self.metrics[0]] if row["by seed"] else 0, color=color, height=0.6)
             axes.plot([100 * one for one in row["by seed"]], [place] * len(row["by seed"]), "o", color="#1d1d1b", ms=3)
         axes.set_yticks(range(len(self.rows)), [row["name"] for row in reversed(self.rows)])
-        axes.set_xlabel(f"{KINDS[self.kind]} (bar: mean, dots: seeds)")
+        axes.set_xlabel(f"{KINDS[self.kind].title} (bar: mean, dots: seeds)")
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150)
-
-
-def other_column(kind: str) -> str:
-    """Return the name of the column that holds the AP of the other kind; "" where there is none."""
-    return {"segm": "box AP", "bbox": "mask AP"}.get(kind, "")
 
 
 def difference_text(row: Mapping[str, Any]) -> str:
@@ -181,22 +178,23 @@ def tabulate(
                 f"{result.name} and {model.name} were evaluated differently: {other}; give the same for both in train:"
             )
     kind, metrics = kind_of([result.record for result in measured])
-    images = pictures_of(measured[0].evaluation, kind)
+    scores = {(result.row, result.seed): result.score.of_kind(KINDS[kind].kind) for result in measured}
+    images = next(iter(scores.values())).images
     weights = draws(images, DRAWS, 0, groups)
-    drawn = {(result.row, result.seed): scores_of(result.evaluation, weights, kind) for result in measured}
+    drawn = {run: score.resampled(weights) for run, score in scores.items()}
     units = len({*groups}) if groups else images  # that are drawn independently
 
     rows: dict[str, list[Result]] = {name: [] for name in study["rows"]}
     for result in results:
         rows[result.row].append(result)
-    scores = {(r.row, r.seed): r.record[PARTS[kind]][metrics[0]] for r in measured}
+    compared = {(r.row, r.seed): r.record[KINDS[kind].part][metrics[0]] for r in measured}
     table = []
     for name, group in rows.items():
         row = summary(name, group, kind, metrics, latency)
-        base = study["baseline"].get(row["detector"])
+        base = study["rows"][name].get("against") or study["baseline"].get(row["detector"])
         if base not in (None, name) and row["by seed"]:
             pairs = seed_pairs([result.seed for result in group], [result.seed for result in rows[base]])
-            deltas = [scores[name, a] - scores[base, b] for a, b in pairs]
+            deltas = [compared[name, a] - compared[base, b] for a, b in pairs]
             gains = np.array([drawn[name, a] - drawn[base, b] for a, b in pairs])
             row |= {"baseline": base, **difference(deltas, gains, units)}
         table.append(row)
@@ -211,28 +209,17 @@ def tabulate(
         study=dict(study),
         latency=dict(latency),
         groups=list(groups) if groups else None,
-        evaluations={result.file_name: result.evaluation for result in measured},
+        scores={result.file_name: scores[result.row, result.seed] for result in measured},
     )
 
 
 def kind_of(records: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     """Return what the runs are compared by, a key of KINDS, and the columns of its numbers, the compared one first."""
-    if "accuracy" in records[0]:
-        shown = list(dict.fromkeys(metric for record in records for metric in record["accuracy"]))
-        return "accuracy", shown if len(shown) <= WIDEST else shown[:3]
+    for kind in ("instances", "accuracy"):
+        if (part := KINDS[kind].part) in records[0]:
+            shown = list(dict.fromkeys(metric for record in records for metric in record[part]))
+            return kind, shown if len(shown) <= WIDEST else shown[:3]
     return "segm" if all(record["masks"] for record in records) else "bbox", list(METRICS)
-
-
-def pictures_of(evaluation: Evaluation | Accuracy, kind: str) -> int:
-    """Return how many pictures were evaluated."""
-    return evaluation.images if isinstance(evaluation, Accuracy) else evaluation.matches[kind].images
-
-
-def scores_of(evaluation: Evaluation | Accuracy, weights: np.ndarray, kind: str) -> np.ndarray:
-    """Return the compared score with each picture counted so often, int (B, pictures) -> float (B,)."""
-    if isinstance(evaluation, Accuracy):
-        return evaluation.resampled(weights)
-    return resampled(evaluation, weights, kind=kind)
 
 
 def protocol_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -247,14 +234,14 @@ def summary(
     """Summarise the runs of one row, without its difference to others; of weights that are only lent, their costs."""
     records = [result.record for result in group]
     first = records[0]
-    measured = [record[PARTS[kind]] for record in records if not record.get("other classes")]
+    measured = [record[KINDS[kind].part] for record in records if not record.get("other classes")]
     by_seed = [numbers[metrics[0]] for numbers in measured]
     row: dict[str, Any] = {"name": name, "detector": first["spec"]["detector"], "seeds": len(group)}
     row |= {metric: mean_of([numbers.get(metric, -1.0) for numbers in measured]) for metric in metrics}
     row |= {"sd": statistics.stdev(by_seed) if len(by_seed) > 1 else None, "by seed": by_seed}
-    if column := other_column(kind):
-        other = {"box AP": "boxes", "mask AP": "masks"}[column]
-        row[column] = mean_of([record[other]["AP"] for record in records if record[other]])
+    if beside := KINDS[kind].other:
+        column, part = beside
+        row[column] = mean_of([record[part]["AP"] for record in records if record[part]])
     row |= {key: first.get(key) for key in ("parameters M", "GFLOPs")}
     row["ms"], row["ms quartiles"] = (latency[name][0], list(latency[name][1:])) if latency[name] else (None, None)
     row["peak MB"] = (first["training"] or {}).get("peak MB")
@@ -329,7 +316,7 @@ def notes(
         + f"truth {protocol['truth']}; seeds {', '.join(map(str, study['seeds']))}",
         *(f"{detector}: {arguments}" for detector, arguments in study["train"].items()),
         *(
-            f"row {row['name']}: {KINDS[kind].split()[-1]} is 0, which says nothing but that it has learnt nothing"
+            f"row {row['name']}: {KINDS[kind].score.headline} is 0, which says nothing but that it has learnt nothing"
             for row in rows
             if row["by seed"] and not any(row["by seed"])
         ),
@@ -340,12 +327,7 @@ def notes(
             if kind == "bbox"
         ),
         *lent_notes(records),
-        "accuracy: share of the pictures that were given their class, in hundredths, by the last weights; balanced: "
-        "mean over the classes; train: of the pictures that were learnt from; mean ± standard deviation over the seeds"
-        + left_out_note(records, metrics)
-        if kind == "accuracy"
-        else f"{KINDS[kind]} by COCO's rules in hundredths, best 100 detections of an image; mean ± standard deviation "
-        "over the seeds",
+        KINDS[kind].note + left_out_note(records, metrics, KINDS[kind].part),
         "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval of chance in training "
         f"(Student's t over the seeds) and in the choice of pictures ({DRAWS} draws of {drawn}, the same for all) "
         "together; each row by itself: of 20 that change nothing one is expected to look clear; weights without a seed "
@@ -356,17 +338,16 @@ def notes(
             if kind == "accuracy"
             else ", without the heads of Mask R-CNN and SOLOv2, whose work depends on what they find"
         )
-        + f"; ms: for one image from file to {'class' if kind == 'accuracy' else 'detections'}, median; MB: most "
+        + f"; ms: for one image from file to {KINDS[kind].result}, median; MB: most "
         "memory in training (of the GPU if one was used)",
         f"run on {', '.join(sorted({str(record['environment']) for record in records}))}",
     ]
 
 
-def left_out_note(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
+def left_out_note(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], part: str) -> str:
     """Say where the accuracies by class and group are, if there are too many for columns; "" if there are not."""
-    more = {metric for record in records if not record.get("other classes") for metric in record["accuracy"]} - {
-        *metrics
-    }
+    measured = [record[part] for record in records if part == "accuracy" and not record.get("other classes")]
+    more = {metric for numbers in measured for metric in numbers} - {*metrics}
     return f"; those of {len(more)} classes and groups: in table.json, at the records" if more else ""
 
 
@@ -394,22 +375,14 @@ def own_training(row: Mapping[str, Any]) -> str:
 # ---- drawn again from the files ------------------------------------------------------------------
 
 
-def save_matches(file: Path, evaluations: Mapping[str, Evaluation | Accuracy], kind: str) -> None:
-    """Write which detection of which picture hit an object, for all runs; `RUN/image`, `RUN/hit`, ... (see `Matches`).
+def save_matches(file: Path, scores: Mapping[str, Score]) -> None:
+    """Write what the compared number of each run rests on, as `RUN/NAME`; see `arrays` of its score.
 
-    Scores are left out: the rows are in the order of falling scores, which is all that AP depends on. Of classifiers,
-    `RUN/correct` says which pictures were given their class.
+    Of evaluations that is which detection of which picture hit an object, of classifiers `RUN/correct`, of instances
+    `RUN/tp`, `RUN/fp`, `RUN/fn` and `RUN/seg`.
     """
-    arrays: dict[str, Any] = {}
-    for run, evaluation in evaluations.items():
-        if isinstance(evaluation, Accuracy):
-            arrays[f"{run}/correct"] = evaluation.correct
-            continue
-        for name, value in evaluation.matches[kind]._asdict().items():
-            if name != "score":
-                array = np.asarray(value)
-                arrays[f"{run}/{name}"] = array.astype(np.min_scalar_type(int(array.max(initial=0))))
-    np.savez_compressed(file, **arrays)
+    arrays = {f"{run}/{name}": array for run, score in scores.items() for name, array in score.arrays().items()}
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def remake(folder: str | Path) -> Table:
@@ -426,28 +399,15 @@ def remake(folder: str | Path) -> Table:
             "have none"
         )
     content = read_json(folder / "table.json")
-    results = []
+    kind, results = KINDS[content["kind"]], []
     with np.load(folder / "matches.npz", allow_pickle=False) as arrays:
         for record in content["records"]:
             record = dict(record)
             row, seed = record.pop("row"), record.pop("seed")
             prefix = f"{folder_of(Path(), row, seed).name}/"
             values = {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
-            results.append(Result(row, seed, record, score_of(values, record["protocol"], content["kind"])))
+            results.append(Result(row, seed, record, kind.score.from_arrays(values, record["protocol"], kind.kind)))
     return tabulate(content["study"], results, content["latency"], content["groups"])
-
-
-def score_of(values: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str) -> Evaluation | Accuracy:
-    """Return as much of a score as the arrays of matches.npz hold; none for weights that are only lent."""
-    if kind == "accuracy":
-        wrong = (~values.get("correct", np.zeros(0, bool))).astype(int).tolist()
-        blank = [""] * len(wrong)
-        return Accuracy(["right", "wrong"], [0] * len(wrong), wrong, blank, blank, protocol)
-    fields: dict[str, Any] = {
-        name: value.astype(np.int64) if value.ndim else int(value) for name, value in values.items()
-    }
-    matches = Matches(**fields, score=np.zeros(len(fields["image"])))
-    return Evaluation({}, {}, {}, {}, protocol, matches={kind: matches})
 
 
 def main(folder: str) -> int:
