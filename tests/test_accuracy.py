@@ -283,8 +283,11 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (study(measure="acuracy"), r"measure: is 'acuracy' \(did you mean 'accuracy'\?\); choose from coco, accuracy"),
-        (study(measure=["accuracy"]), r"measure: is \['accuracy'\] .*; choose from coco, accuracy"),
+        (
+            study(measure="acuracy"),
+            r"measure: is 'acuracy' \(did you mean 'accuracy'\?\); choose from coco, instances, accuracy",
+        ),
+        (study(measure=["accuracy"]), r"measure: is \['accuracy'\] .*; choose from coco, instances, accuracy"),
         (with_row(options={"out": "x"}), r"row 'more': options:: out is for the study to give"),
         (study(measure="coco"), r"row 'source ST': measure: coco wants detector: yolo or maskrcnn.* has classifier"),
         (

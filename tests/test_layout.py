@@ -32,7 +32,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "adapt": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "visualize"},
     "activate": GROUND | {"yolo"},
     "study": GROUND
-    | {"attacks", "imaging", "data", "metrics", "yolo", "detectors", "classifiers", "twins", "visualize"},
+    | {"attacks", "imaging", "data", "metrics", "yolo", "denoiseg", "detectors", "classifiers", "twins", "visualize"},
     "doctor": GROUND | {"activate"},
     "cli": {"*"},
     "__main__": {"*"},

@@ -94,7 +94,7 @@ class Accuracy(Score):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "") -> Accuracy:
         """Return an accuracy whose pictures are of one class, and right or wrong as `arrays` says."""
-        wrong = (~arrays.get("correct", np.zeros(0, bool))).astype(int).tolist()
+        wrong = (~arrays["correct"]).astype(int).tolist()
         blank = [""] * len(wrong)
         return cls(["right", "wrong"], [0] * len(wrong), wrong, blank, blank, protocol)
 

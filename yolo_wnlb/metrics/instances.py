@@ -26,6 +26,7 @@ import numpy as np
 from yolo_wnlb.data.coco import Prediction, Truth, check_predictions, fingerprint, to_rle
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.validation import check_truth, first, is_number
+from yolo_wnlb.metrics.average_precision import HEADER
 from yolo_wnlb.metrics.score import Score, check_list
 from yolo_wnlb.version import __version__
 
@@ -117,7 +118,7 @@ class Instances(Score):
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "") -> Instances:
         """Return the score of the columns, its pictures without names."""
-        columns = {name: arrays[name].tolist() if arrays else [] for name in Counts._fields}
+        columns = {name: arrays[name].tolist() for name in Counts._fields}
         return cls(**columns, file_names=[""] * len(columns["tp"]), protocol=protocol)
 
     def check(self) -> None:
@@ -186,7 +187,7 @@ def instances(
         seg=[counts.seg for counts in for_seg],
         file_names=[image["file_name"] for image in images],
         protocol={
-            **(protocol or {}),
+            **{key: value for key, value in (protocol or {}).items() if key not in HEADER},
             **{f"threshold of {name}": float(value) for name, value in both.items()},
             "yolo_wnlb": __version__,
             "truth": fingerprint(truth),

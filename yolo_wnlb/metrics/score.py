@@ -77,7 +77,7 @@ class Score(ABC):
     @classmethod
     @abstractmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], protocol: dict[str, Any], kind: str = "") -> Self:
-        """Return a score that `resampled` works on, from what `arrays` returned; of no picture, if it is empty.
+        """Return a score that `resampled` works on, from what `arrays` returned.
 
         Args:
             arrays: Arrays by name.

@@ -17,15 +17,16 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from yolo_wnlb.data import coco, folders
-from yolo_wnlb.study.models import load_model, model_yaml, split_arguments
-from yolo_wnlb.study.plan import CLASSIFIER, NAMED, SPEC, YOLO, Run, naming
+from yolo_wnlb.study import labels
+from yolo_wnlb.study.models import load_model, model_yaml, split_arguments, task_of
+from yolo_wnlb.study.plan import CLASSIFIER, NAMED, SPEC, UNET, YOLO, Run, naming, weights_path
 from yolo_wnlb.twins.enhance import enhancer
 from yolo_wnlb.words import suggestion
 
@@ -69,6 +70,7 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
     sizes: dict[str, dict[str, Run]] = {}  # of each detector: the sizes that pictures are evaluated at
     size_of_row: dict[tuple[str, int | None], str] = {}
     readable = set[str]()  # checkpoints that were read
+    arguments = {(run.row, run.seed): arguments_of(run) for run in runs}
     for run in sorted(runs, key=lambda run: "train" not in run.spec):  # those whose weights others evaluate come first
         check_folder(run)
         with naming(run.name):
@@ -82,6 +84,7 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
                 checks: dict[str, Callable[[Run], str]] = {
                     YOLO: functools.partial(check_yolo, readable=readable),
                     CLASSIFIER: check_classifier,
+                    UNET: functools.partial(check_unet, source=arguments.get((run.source_row or "", run.seed))),
                 }
                 size = checks.get(run.spec["detector"], check_other)(run)
         size = size or size_of_row.get((run.source_row or "", run.seed), "")
@@ -122,14 +125,20 @@ def existing_parent(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
+def arguments_of(run: Run) -> dict[str, Any]:
+    """Return the arguments that a run is trained with, its data left out; {} of a run that only evaluates weights."""
+    return {**run.spec["train"], **run.spec.get("options", {})} if "train" in run.spec else {}
+
+
 def check_yolo(run: Run, readable: set[str]) -> str:
     """Check the training of an Ultralytics model; returns the size that pictures are evaluated at."""
     from yolo_wnlb.yolo.models import load_checkpoint
 
-    spec = run.spec
-    arguments = {**spec["train"], **spec.get("options", {})}
+    spec, arguments = run.spec, arguments_of(run)
     check_yolo_arguments(arguments)
     network = built_yolo(*yolo_definition(spec))
+    if "tune" in spec and network.task == "detect":
+        raise ValueError(f"{spec['model']} finds boxes only, and measure: instances scores masks; give a -seg model")
     check_optimizer(network, arguments)
     check_freeze(network, arguments.get("freeze"))
     trained_at = spec["train"].get("imgsz", 640)
@@ -280,6 +289,58 @@ def check_classifier(run: Run) -> str:
     return f"{side}x{side}"
 
 
+def check_unet(run: Run, source: Mapping[str, Any] | None) -> str:
+    """Check the training of a U-Net; returns the size that pictures are evaluated at.
+
+    Args:
+        run: The run.
+        source: The arguments of the row that it starts from; None if there is none, or if it is finished.
+    """
+    from yolo_wnlb.denoiseg.fit import check_settings, fit
+    from yolo_wnlb.denoiseg.pictures import noise_level
+    from yolo_wnlb.denoiseg.unet import build
+
+    of_build, of_fit = split_arguments(run.spec, fit)
+    known = {
+        name: parameter.default
+        for function in (build, fit)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("model", "pictures", "out", "tune", "name", "start", "seed", "device", "resume", "progress")
+    }
+    if unknown := [name for name in (*of_build, *of_fit) if name not in known]:
+        raise ValueError(f"no argument {unknown[0]}{suggestion(unknown[0], known)}; choose from {', '.join(known)}")
+    arguments = {**known, "epochs": None, **of_build, **of_fit, "seed": run.spec["seed"]}
+    if source is None:
+        start = weights_path(run.out, run.weights) if run.weights else None
+        recipe = build("object", start=start, **of_build).recipe
+    else:
+        form = {name: value for name, value in of_build.items() if name != "sequential"}
+        theirs = {**known, **source}
+        recipe = build("object", **form).recipe
+        recipe |= {
+            "sequential": arguments["sequential"],
+            "start": run.source_row,
+            "front": {"noise": noise_level(theirs["noise"])},
+        }
+        alike = ("channels",) if arguments["sequential"] else ("channels", "first", "depth")
+        if different := [name for name in alike if theirs[name] != arguments[name]]:
+            name = different[0]
+            raise ValueError(
+                f"{name} is {arguments[name]}, and that of row '{run.source_row}' {theirs[name]}; give both one"
+            )
+        if arguments["sequential"] and not theirs["alpha"]:
+            raise ValueError(
+                f"sequential: row '{run.source_row}' was trained with alpha: 0, and has not learnt to denoise; start "
+                "from a row with alpha: 1"
+            )
+        if not arguments["sequential"] and theirs["sequential"]:
+            raise ValueError(
+                f"row '{run.source_row}' is sequential, and cannot be gone on from; start from its own start:"
+            )
+    check_settings(arguments, recipe)
+    return "whole pictures"
+
+
 def check_like_defaults(arguments: Mapping[str, Any], *functions: Any) -> None:
     """Refuse what is no number, or no list, where the default of a function's argument is one."""
     for function in functions:
@@ -297,6 +358,10 @@ def check_given(run: Run, device: str | None) -> str:
     """Check weights that are evaluated as they are; returns the size that pictures are evaluated at."""
     check_there(run)
     detector, model = given_model(run, device)
+    if run.spec["detector"] == UNET:
+        return model.describe()["image_size"]
+    if "tune" in run.spec and task_of(model) == "detect":
+        raise ValueError(f"{run.weights} finds boxes only, and measure: instances scores masks; leave the row out")
     return detector.describe(model, **({"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}))["image_size"]
 
 
@@ -328,25 +393,49 @@ def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> No
     if len(truth["images"]) < 2:
         raise ValueError(f"{data}, {split}: one picture; the intervals of a table need two or more")
     coco.image_files(truth, data, split)  # which checks them
-    learnt: dict[tuple[str, bool], coco.Truth] = {}  # what is trained on: data, and whether by its label files
+    if tune := runs[0].spec.get("tune"):
+        check_tuning(truth, data, split, tune)
+    readers = {YOLO: labels_of, UNET: outlines_of}
+    learnt: dict[tuple[str, Any], coco.Truth] = {}  # what is trained on: data, and how it is read
     for run in runs:
+        detector = run.spec["detector"]
         with naming(run.name):
             if "train" not in run.spec:
                 if not run.source_row:
-                    detector, model = given_model(run, device)
-                    coco.class_map(detector.names(model), truth)
+                    module, model = given_model(run, device)
+                    coco.class_map(model.names if detector == UNET else module.names(model), truth)
                 continue
-            key = (run.spec["train_data"], run.spec["detector"] == YOLO)
-            if key not in learnt:
-                learnt[key] = (labels_of if key[1] else masks_of)(key[0])
-                coco.class_map([category["name"] for category in learnt[key]["categories"]], truth)
-            if key[1]:
-                check_yolo_data(run, learnt[key])
+            source, reader = run.spec["train_data"], readers.get(detector, masks_of)
+            if (source, reader) not in learnt:
+                learnt[source, reader] = reader(source)
+                coco.class_map([category["name"] for category in learnt[source, reader]["categories"]], truth)
+            if detector == YOLO:
+                check_yolo_data(run, learnt[source, reader])
+            if detector == UNET:
+                check_unet_data(run, learnt[source, reader])
+            if "labels" in run.spec:
+                labels.drawn(source, run.spec["labels"], run.spec["seed"])
     check_room(runs, truth)
 
 
+def check_tuning(truth: coco.Truth, data: str, split: str, tune: str) -> None:
+    """Check the pictures that thresholds are chosen on, and that all objects have the masks that are scored.
+
+    Raises: ValueError, OSError: see `check_data`.
+    """
+    tuning = coco.ground_truth(data, tune)
+    coco.image_files(tuning, data, tune)
+    if all(annotation.get("iscrowd") for annotation in tuning["annotations"]):
+        raise ValueError(
+            f"{data}, {tune}: {len(tuning['images'])} pictures without an object; no threshold can be chosen (tune:)"
+        )
+    refuse_boxes(truth, f"{data}, {split}")
+    refuse_boxes(tuning, f"{data}, {tune}")
+    coco.class_map([category["name"] for category in tuning["categories"]], truth)
+
+
 def check_classes(
-    todo: Sequence[Run], runs: Sequence[Run], data: folders.Labelled, baselines: Mapping[str, str], device: str | None
+    todo: Sequence[Run], runs: Sequence[Run], data: folders.Labelled, baselines: Collection[str], device: str | None
 ) -> None:
     """Check the pictures and classes of runs of classifiers.
 
@@ -354,7 +443,7 @@ def check_classes(
         todo: Those that are not done.
         runs: All of the study.
         data: The pictures that they are judged on.
-        baselines: {detector: row} that others are compared with.
+        baselines: The rows that others are compared with.
         device: As Ultralytics takes it.
     Raises:
         ValueError: a run lacks a class of the pictures, and is a baseline or lends its weights to no other row.
@@ -368,7 +457,7 @@ def check_classes(
         raise ValueError(f"{data.source}, {data.split}: one picture; the intervals of a table need two or more")
     used = {(data.source, data.split): data}
     learnt_by = {run.row: run.spec["train_data"] for run in runs if "train" in run.spec}
-    lenders = {run.source_row for run in runs if "train" in run.spec} - {*baselines.values()}
+    lenders = {run.source_row for run in runs if "train" in run.spec} - {*baselines}
     for run in todo:
         with naming(run.name):
             if source := learnt_by.get(run.row if "train" in run.spec else run.source_row or ""):
@@ -409,6 +498,23 @@ def masks_of(source: str) -> coco.Truth:
     return truth
 
 
+def outlines_of(source: str) -> coco.Truth:
+    """Read what U-Nets train on: the headers of the pictures and the masks of their objects."""
+    truth = coco.ground_truth(source, "train")
+    coco.image_files(truth, source, "train")
+    refuse_boxes(truth, f"{source}, train")
+    return truth
+
+
+def refuse_boxes(truth: coco.Truth, place: str) -> None:
+    """Refuse a truth some of whose objects have no mask."""
+    if lacking := sum(not annotation.get("segmentation") for annotation in truth["annotations"]):
+        raise ValueError(
+            f"{place}: {lacking} of {len(truth['annotations'])} objects have no mask, and measure: instances scores "
+            "masks; label outlines, or write a COCO JSON"
+        )
+
+
 def check_yolo_data(run: Run, labels: coco.Truth) -> None:
     """Check that the labels fit the task of a model, and that no picture is darkened twice."""
     from ultralytics.nn.tasks import guess_model_task
@@ -427,18 +533,48 @@ def check_yolo_data(run: Run, labels: coco.Truth) -> None:
         raise ValueError(f"lowlight={lowlight}, but the pictures of {source} are dark already ({done}); leave it out")
 
 
+def check_unet_data(run: Run, truth: coco.Truth) -> None:
+    """Check that the training pictures have objects of one class, and are no smaller than a crop."""
+    from yolo_wnlb.denoiseg.fit import fit
+
+    names = [category["name"] for category in truth["categories"]]
+    source = run.spec["train_data"]
+    if len(names) != 1:
+        raise ValueError(
+            f"{source} has {len(names)} classes ({coco.first(names)}), and unet tells objects of one apart"
+        )
+    crop = arguments_of(run).get("crop", inspect.signature(fit).parameters["crop"].default)
+    if small := [image for image in truth["images"] if min(image["width"], image["height"]) < crop]:
+        raise ValueError(
+            f"{small[0]['file_name']} of {source} has {small[0]['width']} x {small[0]['height']} pixels, less than a "
+            f"crop of {crop} x {crop} ({len(small)} pictures have); leave them out, or give a smaller crop:"
+        )
+
+
 def check_room(runs: Sequence[Run], truth: coco.Truth) -> None:
     """Estimate what runs write, and compare with the room on the disk."""
     counts = [0]
     for run in runs:
         if "train" in run.spec and run.spec["detector"] == YOLO:
             counts.append(sum(p.numel() for p in built_yolo(*yolo_definition(run.spec)).parameters()))
+        elif "train" in run.spec and run.spec["detector"] == UNET:
+            counts.append(unet_parameters(run))
         elif "train" in run.spec:
             counts.append(OTHER_PARAMETERS)
     enhanced = {run.spec["enhance"] for run in runs if "enhance" in run.spec}
     pixels = sum(image["width"] * image["height"] for image in truth["images"])
     kept, training = KEPT_BYTES * sum(counts), TRAINING_BYTES * max(counts)
     refuse_full_disk(runs, kept + training + PNG_BYTES * pixels * len(enhanced) + MARGIN)
+
+
+def unet_parameters(run: Run) -> int:
+    """Count the parameters of the U-Net of a run, those of one in front too."""
+    from yolo_wnlb.denoiseg.fit import fit
+    from yolo_wnlb.denoiseg.unet import build
+
+    of_build, _ = split_arguments(run.spec, fit)
+    sequential = of_build.pop("sequential", False)
+    return (1 + sequential) * sum(p.numel() for p in build("object", **of_build).parameters())
 
 
 def refuse_full_disk(runs: Sequence[Run], needed: float) -> None:

@@ -27,7 +27,7 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.check import check_classes, check_data, check_models
-from yolo_wnlb.study.measures import KINDS, MEASURES
+from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.plan import (
     CLASSIFIER,
@@ -35,6 +35,7 @@ from yolo_wnlb.study.plan import (
     RECORD,
     RESULT,
     SPEC,
+    UNET,
     Run,
     groups_of,
     naming,
@@ -42,7 +43,7 @@ from yolo_wnlb.study.plan import (
     runs_of,
     with_hashes,
 )
-from yolo_wnlb.study.table import Result, Table, tabulate
+from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
 
@@ -101,23 +102,33 @@ def compare(
         groups = groups_of(plan, measure.listing(truth))
         runs = with_hashes(runs, measure.fingerprint(truth), measure.digest)
         if plan["measure"] == "accuracy":
-            check_classes(unfinished(runs), runs, truth, plan["baseline"], device)
+            compared = {*plan["baseline"].values(), *(row.get("against") for row in plan["rows"].values())}
+            check_classes(unfinished(runs), runs, truth, compared, device)
         else:
             check_data(unfinished(runs), truth, device)
     with locked(home):
         todo = unfinished(runs)  # another process may have finished some since
         for spec in {run.row: run.spec for run in runs}.values():
             if enhanced := enhanced_folder(home, spec.get("enhance")):
-                splits = [plan["split"], *(["train"] if "train" in spec and train_data(spec, home)[1] else [])]
+                splits = [
+                    plan["split"],
+                    *filter(None, [plan["tune"]]),
+                    *(["train"] if "train" in spec and train_data(spec, home)[1] else []),
+                ]
                 print(enhance_dataset(plan["data"], spec["enhance"], enhanced, split=splits), flush=True)
         run_all(todo, jobs, device)
-        results = [
-            Result(run.row, run.seed, run.record or {}, measure.score.from_json(run.folder / RESULT)) for run in runs
-        ]
+        results = [result_of(run, measure) for run in runs]
         table = tabulate(plan, results, measure_latency(runs, plan, truth, device), groups)
         table.save(home)
     print(f"\nwritten to {out}:\n", flush=True)
     return table
+
+
+def result_of(run: Run, measure: Measure) -> Result:
+    """Read what a finished run measured; a run that only lends its weights has no score."""
+    record = run.record or {}
+    score = None if lends_only(record) else measure.score.from_json(run.folder / RESULT)
+    return Result(run.row, run.seed, record, score)
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:
@@ -243,8 +254,10 @@ def failure(run: Run, status: int) -> str:
 def result_line(run: Run) -> str:
     """Say in a few words what a finished run measured."""
     record = read_json(run.folder / RECORD)
-    found = {kind: record.get(kind.part) for kind in KINDS.values()}
-    return ", ".join(f"{kind.title} {numbers[kind.score.headline]:.4f}" for kind, numbers in found.items() if numbers)
+    numbers = {kind: record.get(kind.part) for kind in KINDS.values()}
+    found = [f"{kind.title} {number[kind.score.headline]:.4f}" for kind, number in numbers.items() if number]
+    found += [f"PSNR {record['PSNR']['denoised']:.2f} dB"] if record.get("PSNR") else []
+    return ", ".join(found) or record["unscored"]
 
 
 # ---- latency -------------------------------------------------------------------------------------
@@ -303,13 +316,13 @@ def timer(run: Run, plan: Mapping[str, Any], truth: Any, device: str | None) -> 
             return 1000 * (time.perf_counter() - begun)
 
         return classify
-    classes = coco.class_map(detector.names(model), truth)
+    detect = of_unet(model) if run.spec["detector"] == UNET else of_coco(detector, model, truth, **size)
     enhance = enhancer(run.spec["enhance"]) if "enhance" in run.spec else None
     enhanced = enhanced_folder(run.out, run.spec.get("enhance"))
     files = list(pictures(truth, plan["data"], plan["split"], enhanced).items())
     originals = list(coco.image_files(truth, plan["data"], plan["split"]).values())
 
-    def detect(i: int) -> float | None:
+    def handle(i: int) -> float | None:
         if enhance and enhance.spec.startswith("dir:"):
             return None
         original = originals[i % len(originals)]
@@ -317,7 +330,20 @@ def timer(run: Run, plan: Mapping[str, Any], truth: Any, device: str | None) -> 
         begun = time.perf_counter()
         if enhance and picture is not None:  # its cost, beside the file that it wrote before
             enhance(picture)
-        detector.predict(model, dict([files[i % len(files)]]), classes, **size)
+        detect(*files[i % len(files)])
         return 1000 * (time.perf_counter() - begun)
 
-    return detect
+    return handle
+
+
+def of_coco(detector: Any, model: Any, truth: Any, **size: Any) -> Callable[[Any, Path], Any]:
+    """Return a function that detects what is in a picture, given by id and file."""
+    classes = coco.class_map(detector.names(model), truth)
+    return lambda image_id, file: detector.predict(model, {image_id: file}, classes, **size)
+
+
+def of_unet(model: Any) -> Callable[[Any, Path], Any]:
+    """Return a function that finds the foreground of a picture, or denoises it where the model learnt nothing else."""
+    if model.segments:
+        return lambda image_id, file: next(model.predict([file], noise=0))
+    return lambda image_id, file: model.denoise(file)

@@ -78,8 +78,8 @@ KINDS = {  # by the name that table.json gives
         f"{TITLE}: hits, as a share of hits, false alarms and misses together; a hit has an IoU above 0.5; SEG: mean "
         "over the objects of the IoU with the prediction that covers more than half of the object; both are means over "
         "the pictures that have objects, pooled: over the objects of all pictures; each run has its own thresholds, "
-        f"one for AP@0.5 and one for SEG, chosen on the split of tune:; mask AP {BY_COCO}; all in hundredths; mean ± "
-        "standard deviation over the seeds",
+        "one for AP@0.5 and one for SEG, chosen on the split of tune:; all in hundredths; mean ± standard deviation "
+        "over the seeds",
     ),
     "accuracy": Kind(
         *("accuracy", "accuracy", Accuracy, "", None, "class"),

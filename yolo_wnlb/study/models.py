@@ -11,7 +11,9 @@ from typing import Any
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed, renamed
-from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, YOLO, safe_name, weights_path
+from yolo_wnlb.metrics.instances import label_image
+from yolo_wnlb.study import labels
+from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, UNET, YOLO, safe_name, weights_path
 from yolo_wnlb.version import __version__
 from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
@@ -37,6 +39,36 @@ def train_data(spec: Mapping[str, Any], out: Path) -> tuple[str, Path | None]:
     return spec["train_data"], enhanced_folder(out, spec.get("enhance")) if same else None
 
 
+def learnt_from(spec: Mapping[str, Any], out: Path) -> tuple[coco.Truth, dict[Any, Path], set[Any]]:
+    """Read the training pictures of a run that is not YOLO's.
+
+    Returns: Their truth, their files by image id, and the ids of those that keep their labels.
+    """
+    data, enhanced = train_data(spec, out)
+    truth = coco.ground_truth(data, "train")
+    files = pictures(truth, data, "train", enhanced)
+    if "labels" not in spec:
+        return truth, files, {*files}
+    chosen, _ = labels.drawn(enhanced / "data.yaml" if enhanced else data, spec["labels"], spec["seed"])
+    wanted = {file.resolve() for file in chosen}
+    kept = {image_id for image_id, file in files.items() if file.resolve() in wanted}
+    if len(kept) < len(chosen):
+        raise ValueError(f"{data}, train: {len(chosen) - len(kept)} pictures are listed twice; list each once")
+    return truth, files, kept
+
+
+def with_label_images(truth: coco.Truth, files: Mapping[Any, Path], kept: set[Any]) -> list[tuple[Path, Any]]:
+    """Return each picture with its label image, as `denoiseg.fit.fit` takes them; None for one that has no labels."""
+    annotations: dict[Any, list[Any]] = {image["id"]: [] for image in truth["images"]}
+    for annotation in truth["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    return [
+        (file, label_image(annotations[image_id], *sizes[image_id]) if image_id in kept else None)
+        for image_id, file in files.items()
+    ]
+
+
 # ---- what is trained -----------------------------------------------------------------------------
 
 
@@ -54,7 +86,7 @@ def split_arguments(spec: Mapping[str, Any], fit: Callable[..., Any]) -> tuple[d
     """Split the arguments of a training that is not YOLO's into those of `build` and those of `fit`."""
     of_build = {**spec["train"], **spec.get("options", {})}
     of_fit = {key: of_build.pop(key) for key in [*of_build] if key in inspect.signature(fit).parameters}
-    if spec["detector"] == CLASSIFIER:
+    if spec["detector"] in (CLASSIFIER, UNET):
         return of_build, of_fit
     of_build["block"] = spec.get("block")
     if "after" in spec:
@@ -69,7 +101,7 @@ def load_model(spec: Mapping[str, Any], folder: Path, device: str | None) -> tup
     """Return the module that serves the detector of a run, and the model: trained, given or as published."""
     detector, source = detector_module(spec["detector"]), spec.get("weights")
     weights = weights_path(folder.parent, source) if source else str(folder / "last.pt")
-    if spec["detector"] not in (YOLO, CLASSIFIER) and not (Path(weights).is_file() and detector.reads(weights)):
+    if spec["detector"] not in (YOLO, CLASSIFIER, UNET) and not (Path(weights).is_file() and detector.reads(weights)):
         return detector, detector.published(spec["detector"], weights, device, **spec["sizes"])
     return detector, detector.load(weights, device)
 
@@ -77,9 +109,10 @@ def load_model(spec: Mapping[str, Any], folder: Path, device: str | None) -> tup
 def detector_module(detector: str) -> Any:
     """Return the module that serves a detector of `DETECTORS`."""
     from yolo_wnlb.classifiers import detector as classifier
+    from yolo_wnlb.denoiseg import detector as unet
     from yolo_wnlb.detectors import torchvision, ultralytics
 
-    return {YOLO: ultralytics, CLASSIFIER: classifier}.get(detector, torchvision)
+    return {YOLO: ultralytics, CLASSIFIER: classifier, UNET: unet}.get(detector, torchvision)
 
 
 def network(model: Any) -> Any:

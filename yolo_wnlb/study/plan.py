@@ -20,7 +20,7 @@ of a table can differ in them. Example:
 
 The keys of a row:
 
-    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light; classifier
+    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light; unet; classifier
     model      a model YAML to train (yolo), for segmentation or detection
     weights    what to evaluate as it is: a file, or the row that trains it; or published weights:
                yolov8m-seg.pt, coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection, resnet18
@@ -33,6 +33,11 @@ The keys of a row:
     after      stages P2 ... P5 that a block is inserted after
     block      options of `WNLB`: one mapping for all stages, or one for each
     enhance    an enhancer (docs/enhancers.md) in front: of the study's pictures, in training and evaluation
+    labels     how many training pictures keep their labels: a number, or a share below 1. Which ones is drawn by the
+               seed, so all rows of a seed have the same; 38 of them include the 10 of another row. The others are
+               `unlabelled:` in the data YAML of the run: denoise=n2v and unet learn to denoise from them, nobody else
+               sees them
+    against    the row that it is compared with, in place of the baseline
 
 `groups:` names the pictures that belong together, such as crops of one photo or photos of one place. The
 intervals of the table then draw whole groups. It is either a key that the images of the COCO JSON have
@@ -40,6 +45,12 @@ intervals of the table then draw whole groups. It is either a key that the image
 (`groups: '^(\\d+)_'`).
 
 A table reports masks if the truth and all of its rows have them, and boxes otherwise.
+
+`measure: instances` scores masks by AP@0.5 = TP / (TP + FP + FN) and by SEG (docs/evaluation.md). It wants `tune:`, a
+split that is neither `split:` nor train: each run chooses its thresholds there, and `unet` its learning rate and its
+best weights too. `unet` is DenoiSeg's network (docs/denoiseg.md): `train: {unet: {...}}` has the arguments of
+`denoiseg.fit.fit` and `denoiseg.unet.build`; `options:` of a row say what it learns, {alpha: 0} to segment,
+{alpha: 1} to denoise, {alpha: 0.5} both, {alpha: 0, sequential: true} to segment what the row in `start:` denoised.
 
 `measure: accuracy` is for classifiers: `data:` is then what `data.folders.read` takes, `train: {classifier: ...}` has
 arch and the arguments of `classifiers.fit.fit`, and `options:` of a row may say how it learns: lr, freeze, adversarial.
@@ -70,16 +81,21 @@ KEYS: dict[str, Any] = {  # of a study, with their defaults
     "data": None,
     "split": "val",
     "measure": "coco",
+    "tune": None,
     "groups": None,
     "seeds": (0,),
     "train": {},
     "rows": None,
     "baseline": None,
 }
-ROW_KEYS = ("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance")
-CLASSIFIER = "classifier"
-MEASURED = {"coco": ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light"), "accuracy": (CLASSIFIER,)}
-DETECTORS = tuple(detector for detectors in MEASURED.values() for detector in detectors)
+ROW_KEYS = (
+    *("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance"),
+    *("labels", "against"),
+)
+UNET, CLASSIFIER = "unet", "classifier"
+OF_COCO = ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light")  # detectors that give COCO results
+MEASURED = {"coco": OF_COCO, "instances": (UNET, *OF_COCO), "accuracy": (CLASSIFIER,)}
+DETECTORS = (*OF_COCO, UNET, CLASSIFIER)
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
 NAMED = {CLASSIFIER: ("resnet18", "resnet50", "wide_resnet50_2")}  # weights that a name stands for, beside coco
@@ -91,12 +107,13 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 GIVEN = (  # arguments of a training that the study gives
     *("data", "seed", "device", "model", "weights", "start", "pretrained", "resume", "stages", "block"),
     *("cfg", "project", "name", "exist_ok", "val", "plots", "verbose", "progress", "task", "mode", "save", "save_dir"),
-    *("out", "truth", "files"),
+    *("out", "truth", "files", "pictures", "tune"),
     *("single_cls", "classes"),  # a model that they train does not know all classes of the truth
 )
 BUDGET = (  # arguments that are equal in all rows
     *("epochs", "time", "patience", "batch", "nbs", "accumulate", "fraction"),
     *("imgsz", "min_size", "max_size"),
+    *("steps", "patch", "per_image", "crop", "noise"),  # of unet; the noise is what it is judged on, too
 )
 WHOLE = {"epochs": 1, "batch": 1, "nbs": 1, "accumulate": 1, "imgsz": 32, "max_size": 1, "workers": 0}  # smallest value
 DARKEN = (  # arguments of `darken` that a study can give
@@ -219,13 +236,20 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{file}, train: no detector {detector}{meant}; choose from {', '.join(DETECTORS)}")
         check_arguments(f"{file}, train: {detector}", arguments, GIVEN)
     check_measure(file, content["measure"], rows, content)
+    check_tune(file, content)
     for name, row in rows.items():
         check_row(f"{file}, row '{name}'", row, rows, content)
+        check_against(f"{file}, row '{name}'", name, rows, content)
     baselines = [str(name) for name in listed(content["baseline"])]
     if unknown := [name for name in baselines if name not in rows]:
         raise ValueError(f"{file}: baseline: names '{unknown[0]}'; choose from {', '.join(rows)}")
     if len({rows[name]["detector"] for name in baselines}) < len(baselines):
-        raise ValueError(f"{file}: baseline: names two rows of one detector, {', '.join(baselines)}; keep one")
+        raise ValueError(
+            f"{file}: baseline: names two rows of one detector, {', '.join(baselines)}; keep one, and give rows that "
+            "are to be compared with another one against: ROW"
+        )
+    if without := [name for name in baselines if only_denoises(rows[name], content)]:
+        raise ValueError(f"{file}: baseline: {without[0]} learns to denoise only (alpha: 1), and has no score")
     seeds = content["seeds"]
     if (
         not isinstance(seeds, (list, tuple))
@@ -276,6 +300,27 @@ def check_measure(file: Path, measure: Any, rows: Mapping[str, Any], study: Mapp
         raise ValueError(f"{file}: darken: is for data sets of detectors; measure: accuracy reads class folders")
 
 
+def check_tune(file: Path, study: Mapping[str, Any]) -> None:
+    """Check that the split that thresholds are chosen on is given where it is wanted, and is another one."""
+    tune, split, measure = study["tune"], study["split"], study["measure"]
+    if measure != "instances":
+        if tune is not None:
+            raise ValueError(f"{file}: tune: chooses thresholds for measure: instances; measure: {measure} has none")
+        return
+    wanted = "a split to choose thresholds on, neither split: nor train (tune: val, split: test)"
+    if tune is None:
+        raise ValueError(f"{file}: measure: instances wants tune:, {wanted}")
+    if not isinstance(tune, str):
+        raise ValueError(f"{file}: tune: is {tune!r}; wanted {wanted}")
+    if tune in (split, "train"):
+        why = "it is judged on" if tune == split else "models learn from"
+        raise ValueError(
+            f"{file}: tune: {tune} is what {why}, and thresholds chosen there look too good; wanted {wanted}"
+        )
+    if Path(str(study["data"])).suffix.lower() == ".json":
+        raise ValueError(f"{file}: tune: wants data: to be a data YAML, and a JSON names the pictures of one split")
+
+
 def check_groups(place: str, rule: Any) -> None:
     """Check that the rule of groups is the name of a key, or a regular expression with one group."""
     wanted = (
@@ -302,12 +347,19 @@ def check_types(place: str, row: Mapping[str, Any]) -> None:
     for key in ("detector", "model", "data", "enhance"):
         if key in row and not isinstance(row[key], (str, Path)):
             raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted one text")
-    for key in ("weights", "start"):
+    for key in ("weights", "start", "against"):
         if key in row and (isinstance(row[key], bool) or not isinstance(row[key], (str, int, float, Path))):
-            raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted a file, or the name of a row")
+            wanted = "the name of a row" if key == "against" else "a file, or the name of a row"
+            raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted {wanted}")
     for key in ("train", "options"):
         if not isinstance(row.get(key, {}), dict):
             raise ValueError(f"{place}: {key}: is {row[key]}; wanted arguments of the training, {{name: value}}")
+    labels = row.get("labels", 1)
+    if not (type(labels) is int and labels >= 1) and not (type(labels) is float and 0 < labels < 1):
+        raise ValueError(
+            f"{place}: labels: is {labels!r}; wanted how many training pictures keep their labels, 1 or more, or a "
+            "share of them between 0 and 1"
+        )
     if not all(isinstance(options, dict) for options in listed(row.get("block", {}))):
         raise ValueError(
             f"{place}: block: is {row['block']}; wanted options of WNLB, {{name: value}}, or a list of them"
@@ -349,7 +401,7 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
     detector, after = row["detector"], listed(row.get("after"))
     if detector != YOLO and "model" in row:
         raise ValueError(f"{place}: model: is for yolo; {detector} is built from train: and options:")
-    if "weights" in row and (idle := [key for key in ("start", "data", "train", "options") if key in row]):
+    if "weights" in row and (idle := [key for key in ("start", "data", "train", "options", "labels") if key in row]):
         raise ValueError(f"{place} evaluates weights: as they are; remove {idle[0]}:")
     if ("weights" in row and "model" in row) or (detector == YOLO and not {"weights", "model"} & row.keys()):
         raise ValueError(f"{place} wants weights: to evaluate, or model: to train, and not both")
@@ -371,8 +423,14 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place}: after: says where a model: to train gets blocks, block: which ones")
     if unknown := [stage for stage in after if stage not in STAGES]:
         raise ValueError(f"{place}: after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
-    if detector == CLASSIFIER and (idle := [key for key in ("after", "block", "enhance") if key in row]):
+    if detector == CLASSIFIER and (idle := [key for key in ("after", "block", "enhance", "labels") if key in row]):
         raise ValueError(f"{place}: {idle[0]}: is for detectors; remove it for a classifier")
+    if detector == UNET and (idle := [key for key in ("after", "block") if key in row]):
+        raise ValueError(f"{place}: {idle[0]}: says where blocks go, and {detector} takes none; remove it")
+    if "labels" in row and "fraction" in study["train"].get(detector, {}):
+        raise ValueError(
+            f"{place}: fraction: of train: would leave out some of the pictures that labels: keeps; remove it"
+        )
     if detector != YOLO and isinstance(row.get("block"), list):
         raise ValueError(f"{place}: block: of {detector} is one mapping for all stages")
     source = source_of(row)
@@ -389,6 +447,35 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         )
     if "enhance" in row and Path(study["data"]).suffix.lower() == ".json":
         raise ValueError(f"{place}: enhance: wants data: to be a data YAML")
+
+
+def check_against(place: str, name: str, rows: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Check that the row that a row is compared with is there, and can be compared with it."""
+    if "against" not in rows[name]:
+        return
+    other = str(rows[name]["against"])
+    if other not in rows:
+        raise ValueError(
+            f"{place}: against: there is no row '{other}'{suggestion(other, rows)}; choose from {', '.join(rows)}"
+        )
+    if other == name:
+        raise ValueError(f"{place}: against: names the row itself; name another one, or leave it out")
+    if rows[other]["detector"] != rows[name]["detector"]:
+        raise ValueError(
+            f"{place}: against: '{other}' is of {rows[other]['detector']}, this row of {rows[name]['detector']}, and "
+            "different detectors are not compared with each other"
+        )
+    for which in (name, other):
+        if only_denoises(rows[which], study):
+            raise ValueError(
+                f"{place}: against: '{which}' learns to denoise only (alpha: 1), and has no score to compare"
+            )
+
+
+def only_denoises(row: Mapping[str, Any], study: Mapping[str, Any]) -> bool:
+    """Tell whether a row trains a U-Net that does not learn to segment."""
+    arguments = {**study["train"].get(UNET, {}), **row.get("train", {}), **row.get("options", {})}
+    return row["detector"] == UNET and "weights" not in row and arguments.get("alpha") == 1
 
 
 # ---- rows and their runs -------------------------------------------------------------------------
@@ -431,7 +518,8 @@ def runs_of(study: Mapping[str, Any], out: Path) -> list[Run]:
     rows, runs = study["rows"], []
     for name, row in rows.items():
         with naming(f"row '{name}'"):
-            spec = {"data": study["data"], "split": study["split"], **spec_of(row, study)}
+            judged = {"data": study["data"], "split": study["split"]}
+            spec = {**judged, **({"tune": study["tune"]} if study["tune"] else {}), **spec_of(row, study)}
         source, key = origin_of(rows, source_of(row)), "weights" if "weights" in row else "start"
         source_row = source if source in rows else None
         for seed in study["seeds"] if "train" in spec or source_row or "{seed}" in source else [None]:
@@ -449,7 +537,8 @@ def runs_of(study: Mapping[str, Any], out: Path) -> list[Run]:
 def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the runs of a row have in common."""
     arguments = study["train"].get(row["detector"], {})
-    spec = {key: row[key] for key in ("detector", "model", "options", "after", "block", "enhance") if key in row}
+    kept = ("detector", "model", "options", "after", "block", "enhance", "labels")
+    spec = {key: row[key] for key in kept if key in row}
     if "model" in row:
         definition = load_yaml(row["model"])
         if "after" in row:
@@ -465,7 +554,7 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
         spec["enhancer"] = sha
     if "imgsz" in arguments:
         spec["imgsz"] = arguments["imgsz"]
-    if row["detector"] != YOLO and "weights" in row:
+    if row["detector"] not in (YOLO, UNET) and "weights" in row:
         spec["sizes"] = {key: arguments[key] for key in ("min_size", "max_size") if key in arguments}
     return spec
 
@@ -481,6 +570,8 @@ def with_hashes(runs: Sequence[Run], truth: str, digest: Callable[[str, str], st
     """
     data, split = runs[0].spec["data"], runs[0].spec["split"]
     shared = {"truth": truth, "pictures": digest(data, split)}
+    if tune := runs[0].spec.get("tune"):
+        shared["tune_pictures"] = digest(data, tune)
     trained_on = {run.spec["train_data"] for run in runs if "train_data" in run.spec}
     digests = {folder: digest(folder, "train") for folder in trained_on}
     hashed = []

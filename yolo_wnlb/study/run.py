@@ -17,11 +17,15 @@ from yolo_wnlb.data import coco, folders
 from yolo_wnlb.data.journal import write_json
 from yolo_wnlb.metrics.accuracy import Accuracy, score
 from yolo_wnlb.metrics.average_precision import evaluate
+from yolo_wnlb.metrics.instances import THRESHOLDS, Found, by_score, instances
 from yolo_wnlb.reading import read_json
+from yolo_wnlb.study import labels
+from yolo_wnlb.study.instances import MOST, chosen_on, maps_of
 from yolo_wnlb.study.models import (
     enhanced_folder,
     environment,
     learned_w,
+    learnt_from,
     load_model,
     model_size,
     model_yaml,
@@ -30,9 +34,12 @@ from yolo_wnlb.study.models import (
     task_of,
     train_data,
     why_boxes_only,
+    with_label_images,
 )
-from yolo_wnlb.study.plan import CLASSIFIER, METRICS, RECORD, RESULT, SPEC, YOLO, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, METRICS, RECORD, RESULT, SPEC, UNET, YOLO, weights_path
 from yolo_wnlb.twins.enhance import sha256_of
+
+UNET_SIZE = "256x256"  # pixels that the operations of a U-Net are counted for; it takes pictures of any size
 
 
 def main(folder: str) -> None:
@@ -55,9 +62,12 @@ def run(folder: Path) -> None:
     file = Path(weights_path(out, source))
     files = {source: sha256_of(file)} if file.is_file() else {}
     if "weights" not in spec:
-        {YOLO: train_yolo, CLASSIFIER: train_classifier}.get(spec["detector"], train_other)(spec, folder, device)
+        trainers = {YOLO: train_yolo, CLASSIFIER: train_classifier, UNET: train_unet}
+        trainers.get(spec["detector"], train_other)(spec, folder, device)
     seconds, memory = time.time() - begun, peak_memory()
-    measured = (measure_accuracy if spec["detector"] == CLASSIFIER else measure_precision)(spec, folder, device)
+    of_detectors = measure_masks if "tune" in spec else measure_precision
+    measures = {CLASSIFIER: measure_accuracy, UNET: measure_unet}
+    measured = measures.get(spec["detector"], of_detectors)(spec, folder, device)
     training = {"seconds": round(seconds, 1), "peak MB": memory} if "train" in spec else None
     record = {"spec": spec, "files": files, **measured, "training": training, "environment": environment(device)}
     write_json(folder / RECORD, record)
@@ -86,6 +96,65 @@ def measure_precision(spec: Mapping[str, Any], folder: Path, device: str | None)
         **model_size(model, result.protocol["image_size"]),
         "protocol": result.protocol,
     }
+
+
+def measure_masks(spec: Mapping[str, Any], folder: Path, device: str | None) -> dict[str, Any]:
+    """Score the masks of a detector as instances, write the score, and return what the record says of it.
+
+    The masks have COCO's AP beside it, as `measure: coco` would find it.
+    """
+    enhanced = enhanced_folder(folder.parent, spec.get("enhance"))
+    truth, tuning = (coco.ground_truth(spec["data"], spec[key]) for key in ("split", "tune"))
+    images, to_tune = (
+        pictures(of, spec["data"], spec[key], enhanced) for of, key in ((truth, "split"), (tuning, "tune"))
+    )
+    detector, model = load_model(spec, folder, device)
+    size = {"imgsz": spec["imgsz"]} if "imgsz" in spec else {}
+    options, names = {**size, "conf": THRESHOLDS[0], "max_det": MOST}, detector.names(model)
+
+    def found(of: coco.Truth, files: dict[Any, Path]) -> Found:
+        return by_score(of, detector.predict(model, files, coco.class_map(names, of), **options))
+
+    chosen = chosen_on(spec["tune"], tuning, found(tuning, to_tune))
+    protocol = {**detector.describe(model, **options), "tune": spec["tune"]}
+    result = instances(truth, found(truth, images), chosen, protocol=protocol)
+    predictions = detector.predict(model, images, coco.class_map(names, truth), **size)
+    precision = evaluate(truth, predictions, iou_types=("segm",), protocol=detector.describe(model, **size))
+    result.to_json(folder / RESULT)
+    return {
+        "instances": result.numbers(),
+        "masks": {metric: precision.masks[metric] for metric in METRICS},
+        "w": learned_w(model),
+        **model_size(model, result.protocol["image_size"]),
+        "protocol": result.protocol,
+    }
+
+
+def measure_unet(spec: Mapping[str, Any], folder: Path, device: str | None) -> dict[str, Any]:
+    """Score a U-Net as instances, write the score, and return what the record says of it.
+
+    A network that learnt to denoise only has no score. Where it was trained on noise that was added, its PSNR is known.
+    """
+    enhanced = enhanced_folder(folder.parent, spec.get("enhance"))
+    truth = coco.ground_truth(spec["data"], spec["split"])
+    images = pictures(truth, spec["data"], spec["split"], enhanced)
+    _, model = load_model(spec, folder, device)
+    record: dict[str, Any] = {"masks": None, "instances": None, "PSNR": None, "unscored": None}
+    protocol = {**model.describe(), "tune": spec["tune"]}
+    if model.segments:
+        tuning = coco.ground_truth(spec["data"], spec["tune"])
+        to_tune = pictures(tuning, spec["data"], spec["tune"], enhanced)
+        chosen = chosen_on(spec["tune"], tuning, maps_of(model, tuning, to_tune))
+        result = instances(truth, maps_of(model, truth, images), chosen, protocol=protocol)
+        result.to_json(folder / RESULT)
+        record |= {"instances": result.numbers()}
+        protocol = result.protocol
+    else:
+        record |= {"unscored": "alpha: 1 learns to denoise, and not to segment"}
+    if model.denoises and model.noise:
+        noisy, denoised = zip(*model.psnr(images.values()))
+        record["PSNR"] = {"noisy": sum(noisy) / len(noisy), "denoised": sum(denoised) / len(denoised)}
+    return {**record, "w": [], **model_size(model, UNET_SIZE), "protocol": protocol}
 
 
 def measure_accuracy(spec: Mapping[str, Any], folder: Path, device: str | None) -> dict[str, Any]:
@@ -133,10 +202,11 @@ def train_yolo(spec: Mapping[str, Any], folder: Path, device: str | None) -> Non
     fixed["pretrained"] = weights_path(folder.parent, spec["start"]) if "start" in spec else False
     fixed |= {"project": str(folder), "name": "train", "seed": spec["seed"], "device": device}
     data, enhanced = train_data(spec, folder.parent)
+    data = str(enhanced / "data.yaml") if enhanced else data
+    if "labels" in spec:
+        data = str(labels.as_data(data, spec["labels"], spec["seed"], folder))
     torch.manual_seed(spec["seed"])  # Ultralytics 8.4.0 draws a model before it sets the seed
-    YOLO(model_yaml(spec, folder)).train(
-        data=str(enhanced / "data.yaml") if enhanced else data, **fixed, **{**spec["train"], **spec.get("options", {})}
-    )
+    YOLO(model_yaml(spec, folder)).train(data=data, **fixed, **{**spec["train"], **spec.get("options", {})})
     (folder / "train/weights/last.pt").replace(folder / "last.pt")
 
 
@@ -147,15 +217,39 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> No
     from yolo_wnlb.detectors import torchvision
     from yolo_wnlb.detectors.fit import fit
 
-    data, enhanced = train_data(spec, folder.parent)
-    truth = coco.ground_truth(data, "train")
+    truth, files, kept = learnt_from(spec, folder.parent)
+    truth = {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in kept],
+        "annotations": [annotation for annotation in truth["annotations"] if annotation["image_id"] in kept],
+    }
     torch.manual_seed(spec["seed"])
     names = [category["name"] for category in truth["categories"]]
     of_build, of_fit = split_arguments(spec, fit)
     weights = weights_path(folder.parent, spec["start"]) if "start" in spec else None
     model: Any = torchvision.build(spec["detector"], names, weights=weights, **of_build)
-    files = pictures(truth, data, "train", enhanced)
+    files = {image_id: file for image_id, file in files.items() if image_id in kept}
     fit(model, truth, files, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
+
+
+def train_unet(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
+    """Train a U-Net, and keep the weights that are best on the pictures of tune:."""
+    import torch
+
+    from yolo_wnlb.denoiseg.fit import fit
+    from yolo_wnlb.denoiseg.unet import build
+
+    truth, files, kept = learnt_from(spec, folder.parent)
+    tuning = coco.ground_truth(spec["data"], spec["tune"])
+    to_tune = pictures(tuning, spec["data"], spec["tune"], enhanced_folder(folder.parent, spec.get("enhance")))
+    of_build, of_fit = split_arguments(spec, fit)
+    [category] = truth["categories"]
+    start = weights_path(folder.parent, spec["start"]) if "start" in spec else None
+    torch.manual_seed(spec["seed"])
+    model = build(category["name"], start=start, **of_build)
+    learnt, tuned = with_label_images(truth, files, kept), with_label_images(tuning, to_tune, {*to_tune})
+    best = fit(model, learnt, folder, tune=tuned, **of_fit, seed=spec["seed"], device=device, progress=False)
+    best.replace(folder / "last.pt")
 
 
 def train_classifier(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:

@@ -23,13 +23,13 @@ from yolo_wnlb.data.sources import printable
 from yolo_wnlb.metrics.bootstrap import draws, widening
 from yolo_wnlb.metrics.score import Score
 from yolo_wnlb.reading import read_json
-from yolo_wnlb.study.measures import KINDS
-from yolo_wnlb.study.plan import METRICS, differences, folder_of
+from yolo_wnlb.study.measures import BY_COCO, KINDS
+from yolo_wnlb.study.plan import METRICS, UNET, differences, folder_of
 
 DRAWS = 1000  # of the pictures, or of their groups, for the intervals
 PROTOCOL = (  # in which all runs of a detector have to be alike
     *("truth", "max_detections", "image_size", "confidence_floor", "nms", "nms_iou", "mask_threshold"),
-    "detections_per_image",
+    *("detections_per_image", "noise_sd", "tune"),
 )
 NO_NMS = "none, end to end"  # the nms_iou of a model whose architecture needs no suppression
 WIDEST = 20  # most columns of numbers; a table of more classes and groups than that leaves them to table.json
@@ -41,7 +41,7 @@ class Result(NamedTuple):
     row: str
     seed: int | None
     record: dict[str, Any]
-    score: Score
+    score: Score | None  # None of a run that only lends its weights
 
     @property
     def name(self) -> str:
@@ -61,7 +61,8 @@ class Table:
     Attributes:
         rows: A dict for each row: name, detector, seeds; the `metrics` of `kind`, such as AP ... APl (means over the
             seeds, in [0, 1], -1 where the truth has no such object); "by seed" and sd, both of the first metric;
-            the AP of the other kind as "mask AP" or "box AP", None where it was not measured; costs; and against
+            the AP of the other kind as "mask AP" or "box AP", None where it was not measured; PSNR in dB, of rows
+            that denoise; costs; and against
             another row, the baseline: its name, delta (mean), deltas (by seed), over_seeds and over_images (half
             the 95 % interval from each source of chance), interval (both together), clear (it leaves out 0, and
             there is more than one seed).
@@ -96,13 +97,15 @@ class Table:
         shown = [printable(metric).replace("|", "\\|") for metric in metrics]  # classes and groups of a user among them
         several = {row["baseline"] for row in self.rows if "baseline" in row} - {*self.baseline}
         compared = "difference" if several else f"against {', '.join(self.baseline) or 'none'}"
-        head = ["row", kind.title, *shown, *filter(None, [other]), compared, "M", "GFLOPs", "ms", "MB"]
+        denoised = ["PSNR"] * any(row.get("PSNR") is not None for row in self.rows)
+        head = ["row", kind.title, *shown, *filter(None, [other]), *denoised, compared, "M", "GFLOPs", "ms", "MB"]
         lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for row in self.rows:
             score = f"{100 * row[headline]:.2f}" if row["by seed"] else "-"
             score += f" ± {100 * row['sd']:.2f}" if row["sd"] is not None else ""
             numbers = [row[metric] for metric in metrics] + ([row[other]] if other else [])
             shown = ["-" if value is None or value < 0 else f"{100 * value:.2f}" for value in numbers]
+            shown += ["-" if row.get(key) is None else f"{row[key]:.2f}" for key in denoised]
             costs = [row.get("parameters M"), row.get("GFLOPs"), row.get("ms"), row.get("peak MB")]
             cost = ["-" if value is None else f"{value:g}" for value in costs]
             name = row["name"].replace("|", "\\|")
@@ -168,7 +171,7 @@ def tabulate(
         groups: The group of each picture, in the order of their ids; intervals draw whole groups.
     Raises: ValueError: runs of one detector were evaluated by different protocols.
     """
-    measured = [result for result in results if not result.record.get("other classes")]  # the others only lend weights
+    measured = [result for result in results if not lends_only(result.record)]
     for result in measured:
         model = next(
             other for other in measured if other.record["spec"]["detector"] == result.record["spec"]["detector"]
@@ -178,7 +181,7 @@ def tabulate(
                 f"{result.name} and {model.name} were evaluated differently: {other}; give the same for both in train:"
             )
     kind, metrics = kind_of([result.record for result in measured])
-    scores = {(result.row, result.seed): result.score.of_kind(KINDS[kind].kind) for result in measured}
+    scores = {(run.row, run.seed): run.score.of_kind(KINDS[kind].kind) for run in measured if run.score is not None}
     images = next(iter(scores.values())).images
     weights = draws(images, DRAWS, 0, groups)
     drawn = {run: score.resampled(weights) for run, score in scores.items()}
@@ -222,6 +225,11 @@ def kind_of(records: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     return "segm" if all(record["masks"] for record in records) else "bbox", list(METRICS)
 
 
+def lends_only(record: Mapping[str, Any]) -> bool:
+    """Tell whether a run has no score in the table, and is there for the rows that start from it."""
+    return bool(record.get("other classes") or record.get("unscored"))
+
+
 def protocol_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """List in what two runs of a detector were evaluated differently; needing no suppression is no difference."""
     keys = [key for key in PROTOCOL if key != "nms_iou" or NO_NMS not in (then.get(key), now.get(key))]
@@ -234,7 +242,7 @@ def summary(
     """Summarise the runs of one row, without its difference to others; of weights that are only lent, their costs."""
     records = [result.record for result in group]
     first = records[0]
-    measured = [record[KINDS[kind].part] for record in records if not record.get("other classes")]
+    measured = [record[KINDS[kind].part] for record in records if not lends_only(record)]
     by_seed = [numbers[metrics[0]] for numbers in measured]
     row: dict[str, Any] = {"name": name, "detector": first["spec"]["detector"], "seeds": len(group)}
     row |= {metric: mean_of([numbers.get(metric, -1.0) for numbers in measured]) for metric in metrics}
@@ -242,6 +250,9 @@ def summary(
     if beside := KINDS[kind].other:
         column, part = beside
         row[column] = mean_of([record[part]["AP"] for record in records if record[part]])
+    if any("PSNR" in record for record in records):
+        ratios = [record["PSNR"]["denoised"] for record in records if record["PSNR"]]
+        row["PSNR"] = statistics.mean(ratios) if ratios else None
     row |= {key: first.get(key) for key in ("parameters M", "GFLOPs")}
     row["ms"], row["ms quartiles"] = (latency[name][0], list(latency[name][1:])) if latency[name] else (None, None)
     row["peak MB"] = (first["training"] or {}).get("peak MB")
@@ -301,7 +312,7 @@ def notes(
     groups: Sequence[str] | None,
 ) -> list[str]:
     """Write what the reader of a table has to know."""
-    protocol = next(record["protocol"] for record in records if not record.get("other classes"))
+    protocol = next(record["protocol"] for record in records if not lends_only(record))
     why: dict[str, list[str]] = {}
     for record in records:
         if record.get("boxes only"):
@@ -327,6 +338,8 @@ def notes(
             if kind == "bbox"
         ),
         *lent_notes(records),
+        *psnr_notes(records),
+        *([f"mask AP {BY_COCO}"] if kind == "instances" and any(row["mask AP"] is not None for row in rows) else []),
         KINDS[kind].note + left_out_note(records, metrics, KINDS[kind].part),
         "difference: mean over the seeds, in pairs where both rows have them, and 95 % interval of chance in training "
         f"(Student's t over the seeds) and in the choice of pictures ({DRAWS} draws of {drawn}, the same for all) "
@@ -338,6 +351,7 @@ def notes(
             if kind == "accuracy"
             else ", without the heads of Mask R-CNN and SOLOv2, whose work depends on what they find"
         )
+        + (", of unet for 256 x 256 pixels" if any(row["detector"] == UNET for row in rows) else "")
         + f"; ms: for one image from file to {KINDS[kind].result}, median; MB: most "
         "memory in training (of the GPU if one was used)",
         f"run on {', '.join(sorted({str(record['environment']) for record in records}))}",
@@ -346,7 +360,7 @@ def notes(
 
 def left_out_note(records: Sequence[Mapping[str, Any]], metrics: Sequence[str], part: str) -> str:
     """Say where the accuracies by class and group are, if there are too many for columns; "" if there are not."""
-    measured = [record[part] for record in records if part == "accuracy" and not record.get("other classes")]
+    measured = [record[part] for record in records if part == "accuracy" and not lends_only(record)]
     more = {metric for numbers in measured for metric in numbers} - {*metrics}
     return f"; those of {len(more)} classes and groups: in table.json, at the records" if more else ""
 
@@ -365,10 +379,23 @@ def lent_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def psnr_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which rows learnt to denoise only, and what the PSNR of noisy pictures is."""
+    unscored = {record["row"]: record["unscored"] for record in records if record.get("unscored")}
+    noisy = [record["PSNR"]["noisy"] for record in records if record.get("PSNR")]
+    lines = [f"row {row} has no score: {why}" for row, why in unscored.items()]
+    if noisy:
+        lines.append(
+            f"PSNR: of the denoised pictures, in dB of 255, mean over the pictures; {statistics.mean(noisy):.2f} before"
+        )
+    return lines
+
+
 def own_training(row: Mapping[str, Any]) -> str:
     """Describe in what the training of a row is its own."""
     own = {**row.get("train", {}), **row.get("options", {})}
     trained_on = [f"on {row['data']}"] if "data" in row else []
+    trained_on += [f"labels: {row['labels']}"] if "labels" in row else []
     return ", ".join([*trained_on, *(f"{key}: {value}" for key, value in own.items())])
 
 
@@ -406,7 +433,8 @@ def remake(folder: str | Path) -> Table:
             row, seed = record.pop("row"), record.pop("seed")
             prefix = f"{folder_of(Path(), row, seed).name}/"
             values = {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
-            results.append(Result(row, seed, record, kind.score.from_arrays(values, record["protocol"], kind.kind)))
+            score = kind.score.from_arrays(values, record["protocol"], kind.kind) if values else None
+            results.append(Result(row, seed, record, score))
     return tabulate(content["study"], results, content["latency"], content["groups"])
 
 
