@@ -280,7 +280,7 @@ def test_crowds_of_a_truth_are_no_objects():
         ),
         (
             lambda t: instances({**t, "annotations": [{**t["annotations"][0], "segmentation": None}]}, by_score(t, [])),
-            "object 1000 of the truth has no mask",
+            r"1 of 1 objects have no mask \(first: object 1000\), and instances are scored by masks",
         ),
     ],
 )

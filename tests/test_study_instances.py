@@ -159,6 +159,23 @@ def test_the_data_yaml_of_a_run_names_both_lists(home, tmp_path):
     assert "unlabelled" not in yaml.safe_load(labels.as_data(home / "nuclei/data.yaml", 8, 0, tmp_path).read_text())
 
 
+def test_pictures_that_a_data_set_has_without_labels_stay_there(home, tmp_path):
+    nuclei(tmp_path / "more", train=2, val=1, test=1)
+    data = yaml.safe_load((tmp_path / "more/data.yaml").read_text())
+    (tmp_path / "more/data.yaml").write_text(yaml.safe_dump({**data, "unlabelled": "images/test"}))
+    more = [tmp_path / "more/images/test/test_0.png"]
+    assert labels.unlabelled(tmp_path / "more/data.yaml") == more and labels.unlabelled(home / "nuclei/data.yaml") == []
+    assert labels.digest(home / "nuclei/data.yaml") == "" != labels.digest(tmp_path / "more/data.yaml")
+    written = yaml.safe_load(labels.as_data(tmp_path / "more/data.yaml", 1, 0, tmp_path).read_text())
+    assert written["unlabelled"] == [str(tmp_path / "more/images/test"), str(tmp_path / "unlabelled.txt")]
+    assert labels.unlabelled(tmp_path / "data.yaml") == sorted(
+        [*labels.drawn(tmp_path / "more/data.yaml", 1, 0)[1], *more]
+    )
+    (tmp_path / "more/data.yaml").write_text(yaml.safe_dump({**data, "unlabelled": "images/nowhere"}))
+    with pytest.raises(FileNotFoundError, match=r"there is no .*nowhere, which 'unlabelled' names"):
+        labels.unlabelled(tmp_path / "more/data.yaml")
+
+
 # ---- a study from beginning to end ---------------------------------------------------------------
 
 
@@ -306,6 +323,22 @@ def test_what_evaluate_refuses(done, home, monkeypatch, capsys, tmp_path, file, 
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_a_model_or_a_truth_of_boxes_has_no_instances(home, source, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(home)
+    nuclei(tmp_path / "boxes", train=2, val=2, test=2)
+    for file in (tmp_path / "boxes").glob("labels/*/*.txt"):
+        file.write_text("".join("0 0.5 0.5 0.2 0.2\n" for _ in file.read_text().splitlines()))
+    for file in (tmp_path / "boxes").glob("annotations/*.json"):
+        file.unlink()
+    for data, message in (
+        ("nuclei/data.yaml", "finds boxes only, and measure=instances scores masks"),
+        (str(tmp_path / "boxes/data.yaml"), "val: 1 of 1 objects have no mask (first: object 1), and instances"),
+    ):
+        words = [f"data={data}", "measure=instances", f"out={tmp_path / 'out'}", "device=cpu"]
+        assert main(["evaluate", str(source("yolov8n")), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
 # ---- mistakes in a study -------------------------------------------------------------------------
 
 
@@ -347,6 +380,14 @@ def test_what_evaluate_refuses(done, home, monkeypatch, capsys, tmp_path, file, 
         (with_row(**unet(against="N2V")), r"against: 'N2V' learns to denoise only \(alpha: 1\), and has no score"),
         (with_row(**unet(against=["N2V"])), r"row 'more': against: is \['N2V'\]; wanted the name of a row"),
         (study(baseline="N2V"), r"baseline: N2V learns to denoise only"),
+        (
+            with_row(detector="unet", weights="N2V", against="Baseline 3"),
+            r"against: 'more' learns to denoise only \(alpha: 1\), and has no score",
+        ),
+        (
+            study(rows={"N2V": STUDY["rows"]["N2V"]}, baseline=None),
+            "all rows learn to denoise only .*; add one that segments",
+        ),
         (with_row(**unet(after=["P3"])), "row 'more': after: says where blocks go, and unet takes none"),
         (with_row(**unet(options={"noise": 10})), "row 'more': options:: noise is for the study to give"),
         (with_row(**unet(options={"tune": []})), "row 'more': options:: tune is for the study to give"),

@@ -552,13 +552,15 @@ def evaluate_instances(folder: Path, file: str, data: str, split: str, options: 
     """Score the instances that a model or a predictions file finds; `options` are those that the user gave."""
     from yolo_wnlb.data import coco
     from yolo_wnlb.denoiseg import detector as unet
-    from yolo_wnlb.metrics.instances import by_score, instances
+    from yolo_wnlb.metrics.instances import by_score, check_masks, instances
     from yolo_wnlb.study.instances import MOST, chosen_on, floor_of, maps_of
+    from yolo_wnlb.study.models import task_of
 
     made = Path(file).suffix.lower() in (".json", ".jsonl")
     images, tune, chosen = (options.pop(key, None) for key in ("images", "tune", "threshold"))
     chosen, notes, predictions = 0.5 if chosen is None else chosen, list[str](), None
     truth = coco.ground_truth(data, split)
+    check_masks(truth, f"{data}, {split}")
     files = {} if made else coco.image_files(truth, data, split, images)
     tuning = coco.ground_truth(data, tune) if tune else {}
     to_tune = coco.image_files(tuning, data, tune, images) if tune else {}
@@ -571,6 +573,10 @@ def evaluate_instances(folder: Path, file: str, data: str, split: str, options: 
         header, found = model.describe(), maps_of(model, truth, files, progress=True)
     else:
         detector, loaded, notes = loaded_detector(file, options)
+        if task_of(loaded) == "detect":
+            raise ValueError(
+                f"{file} finds boxes only, and measure=instances scores masks; give a model for segmentation"
+            )
         allow_missing, names = options.pop("allow_missing", False), detector.names(loaded)
         options = {"max_det": options.pop("max_detections", MOST), **options}
 

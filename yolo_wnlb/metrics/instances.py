@@ -302,23 +302,30 @@ def components(probability: np.ndarray, threshold: float) -> np.ndarray:
 def label_image(annotations: Sequence[Mapping[str, Any]], height: int, width: int) -> np.ndarray:
     """Paint the objects of a picture, the smaller over the larger: int32 (H, W), object i of the list is i + 1.
 
-    Crowds are left out.
-
-    Raises: ValueError: an object has no mask.
+    Crowds are left out. All have a mask, see `check_masks`.
     """
     image = np.zeros((height, width), np.int32)
-    masks = {}
-    for number, annotation in enumerate(annotations, 1):
-        if not annotation.get("segmentation"):
-            raise ValueError(
-                f"object {annotation.get('id')} of the truth has no mask; instances are scored by masks: give a COCO "
-                "JSON, or labels that are outlines"
-            )
-        if not annotation.get("iscrowd"):
-            masks[number] = mask_of(annotation["segmentation"], height, width)
+    masks = {
+        number: mask_of(annotation["segmentation"], height, width)
+        for number, annotation in enumerate(annotations, 1)
+        if not annotation.get("iscrowd")
+    }
     for number in sorted(masks, key=lambda number: -np.count_nonzero(masks[number])):
         image[masks[number]] = number
     return image
+
+
+def check_masks(truth: Truth, place: str = "the truth") -> None:
+    """Refuse a truth some of whose objects have no mask.
+
+    Raises: ValueError: says how many, and the place.
+    """
+    objects = truth["annotations"]
+    if lacking := [entry for entry in objects if not entry.get("segmentation")]:
+        raise ValueError(
+            f"{place}: {len(lacking)} of {len(objects)} objects have no mask (first: object {lacking[0].get('id')}), "
+            "and instances are scored by masks; label outlines, or write a COCO JSON"
+        )
 
 
 def mask_of(segmentation: Any, height: int, width: int) -> np.ndarray:
@@ -366,6 +373,7 @@ def counted(truth: Truth, found: Found, thresholds: Sequence[float]) -> list[lis
         if not is_number(threshold) or not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold!r}; wanted a number from 0 to 1")
     check_truth(truth)
+    check_masks(truth)
     images = {image["id"]: image for image in truth["images"]}
     annotations: dict[Any, dict[int, list[Any]]] = {image_id: {} for image_id in images}
     for annotation in truth["annotations"]:

@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from yolo_wnlb.data import coco, folders
+from yolo_wnlb.metrics.instances import check_masks
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.models import load_model, model_yaml, split_arguments, task_of
 from yolo_wnlb.study.plan import CLASSIFIER, NAMED, SPEC, UNET, YOLO, Run, naming, weights_path
@@ -338,7 +339,12 @@ def check_unet(run: Run, source: Mapping[str, Any] | None) -> str:
                 f"row '{run.source_row}' is sequential, and cannot be gone on from; start from its own start:"
             )
     check_settings(arguments, recipe)
-    return "whole pictures"
+    return pictures_with(noise_level(arguments["noise"]))
+
+
+def pictures_with(noise: float) -> str:
+    """Say what U-Nets are evaluated at: all of a table at the same."""
+    return f"whole pictures with noise of sd {noise:g}"
 
 
 def check_like_defaults(arguments: Mapping[str, Any], *functions: Any) -> None:
@@ -359,7 +365,7 @@ def check_given(run: Run, device: str | None) -> str:
     check_there(run)
     detector, model = given_model(run, device)
     if run.spec["detector"] == UNET:
-        return model.describe()["image_size"]
+        return pictures_with(model.noise)
     if "tune" in run.spec and task_of(model) == "detect":
         raise ValueError(f"{run.weights} finds boxes only, and measure: instances scores masks; leave the row out")
     return detector.describe(model, **({"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}))["image_size"]
@@ -429,8 +435,8 @@ def check_tuning(truth: coco.Truth, data: str, split: str, tune: str) -> None:
         raise ValueError(
             f"{data}, {tune}: {len(tuning['images'])} pictures without an object; no threshold can be chosen (tune:)"
         )
-    refuse_boxes(truth, f"{data}, {split}")
-    refuse_boxes(tuning, f"{data}, {tune}")
+    check_masks(truth, f"{data}, {split}")
+    check_masks(tuning, f"{data}, {tune}")
     coco.class_map([category["name"] for category in tuning["categories"]], truth)
 
 
@@ -502,17 +508,8 @@ def outlines_of(source: str) -> coco.Truth:
     """Read what U-Nets train on: the headers of the pictures and the masks of their objects."""
     truth = coco.ground_truth(source, "train")
     coco.image_files(truth, source, "train")
-    refuse_boxes(truth, f"{source}, train")
+    check_masks(truth, f"{source}, train")
     return truth
-
-
-def refuse_boxes(truth: coco.Truth, place: str) -> None:
-    """Refuse a truth some of whose objects have no mask."""
-    if lacking := sum(not annotation.get("segmentation") for annotation in truth["annotations"]):
-        raise ValueError(
-            f"{place}: {lacking} of {len(truth['annotations'])} objects have no mask, and measure: instances scores "
-            "masks; label outlines, or write a COCO JSON"
-        )
 
 
 def check_yolo_data(run: Run, labels: coco.Truth) -> None:

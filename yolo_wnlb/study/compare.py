@@ -100,7 +100,7 @@ def compare(
         measure = MEASURES[plan["measure"]]
         truth = measure.truth(plan["data"], plan["split"])
         groups = groups_of(plan, measure.listing(truth))
-        runs = with_hashes(runs, measure.fingerprint(truth), measure.digest)
+        runs = with_hashes(runs, measure.fingerprint(truth), measure.digest, measure.unlabelled)
         if plan["measure"] == "accuracy":
             compared = {*plan["baseline"].values(), *(row.get("against") for row in plan["rows"].values())}
             check_classes(unfinished(runs), runs, truth, compared, device)

@@ -5,6 +5,7 @@ data set, labels, seed -> drawn -> pictures with labels, the others -> as_data: 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import listed
+from yolo_wnlb.data.sources import list_images, listed
 
 
 def how_many(labels: int | float, pictures: int, source: str | Path) -> int:
@@ -40,6 +41,31 @@ def drawn(source: str | Path, labels: int | float, seed: int) -> tuple[list[Path
     return with_labels, without
 
 
+def unlabelled(source: str | Path) -> list[Path]:
+    """List the pictures that a data YAML names as `unlabelled:`, in file order.
+
+    Raises: FileNotFoundError: a folder or list is not there.
+    """
+    from ultralytics.data.utils import IMG_FORMATS
+
+    data = coco.data_set(source, "train")
+    places = [Path(data["path"], place) for place in listed(data.get("unlabelled"))]
+    if missing := [place for place in places if not place.exists()]:
+        raise FileNotFoundError(f"{source}: there is no {missing[0]}, which 'unlabelled' names")
+    return [
+        Path(name).absolute() for name in sorted(name for place in places for name in list_images(place, IMG_FORMATS))
+    ]
+
+
+def digest(source: str | Path) -> str:
+    """Reduce the names and sizes of the pictures that a data YAML has as `unlabelled:` to a short hash; "" for none."""
+    files = unlabelled(source)
+    found = hashlib.sha256()
+    for file in files:
+        found.update(f"{file.name} {file.stat().st_size}\n".encode(errors="surrogateescape"))
+    return found.hexdigest()[:16] if files else ""
+
+
 def as_data(source: str | Path, labels: int | float, seed: int, folder: Path) -> Path:
     """Write labelled.txt, unlabelled.txt and the data.yaml that names them into a folder; returns the data YAML.
 
@@ -54,10 +80,10 @@ def as_data(source: str | Path, labels: int | float, seed: int, folder: Path) ->
     content: dict[str, Any] = {key: value for key, value in written.items() if key not in ("download", "test")}
     content |= {"path": str(resolved["path"]), "names": resolved["names"], "val": resolved["val"]}
     content["train"] = str(folder / "labelled.txt")
-    unlabelled = [*map(str, listed(resolved.get("unlabelled")))]
-    unlabelled += [str(folder / "unlabelled.txt")] if parts["unlabelled"] else []
-    if unlabelled:
-        content["unlabelled"] = unlabelled
+    places = [str(Path(resolved["path"], place)) for place in listed(resolved.get("unlabelled"))]
+    places += [str(folder / "unlabelled.txt")] if parts["unlabelled"] else []
+    if places:
+        content["unlabelled"] = places
     file = folder / "data.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file

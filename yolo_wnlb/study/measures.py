@@ -10,6 +10,7 @@ from yolo_wnlb.metrics.accuracy import Accuracy
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.metrics.instances import TITLE, Instances
 from yolo_wnlb.metrics.score import Score
+from yolo_wnlb.study import labels
 
 
 class Measure(NamedTuple):
@@ -20,6 +21,7 @@ class Measure(NamedTuple):
         listing: Function of a truth: a mapping with `images`, each with id and file_name.
         fingerprint: Function of a truth: its hash.
         digest: Function of data and split: a hash of pictures and labels.
+        unlabelled: Function of data: a hash of the pictures that are named as `unlabelled:`; "" without any.
         score: What a run is given.
     """
 
@@ -27,6 +29,7 @@ class Measure(NamedTuple):
     listing: Callable[[Any], Mapping[str, Any]]
     fingerprint: Callable[[Any], str]
     digest: Callable[[str, str], str]
+    unlabelled: Callable[[str], str]
     score: type[Score]
 
 
@@ -54,13 +57,16 @@ class Kind(NamedTuple):
 
 BY_COCO = "by COCO's rules in hundredths, best 100 detections of an image"
 MEASURES = {  # by the name that `measure:` of a study gives
-    "coco": Measure(coco.ground_truth, lambda truth: truth, coco.fingerprint, coco.digest, Evaluation),
-    "instances": Measure(coco.ground_truth, lambda truth: truth, coco.fingerprint, coco.digest, Instances),
+    "coco": Measure(coco.ground_truth, lambda truth: truth, coco.fingerprint, coco.digest, labels.digest, Evaluation),
+    "instances": Measure(
+        coco.ground_truth, lambda truth: truth, coco.fingerprint, coco.digest, labels.digest, Instances
+    ),
     "accuracy": Measure(
         folders.read,
         lambda truth: {"images": truth.images},
         lambda truth: truth.digest,
         lambda data, split: folders.read(data, split).digest,
+        lambda data: "",
         Accuracy,
     ),
 }

@@ -248,7 +248,9 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             f"{file}: baseline: names two rows of one detector, {', '.join(baselines)}; keep one, and give rows that "
             "are to be compared with another one against: ROW"
         )
-    if without := [name for name in baselines if only_denoises(rows[name], content)]:
+    if all(only_denoises(name, rows, content) for name in rows):
+        raise ValueError(f"{file}: all rows learn to denoise only (alpha: 1), and have no score; add one that segments")
+    if without := [name for name in baselines if only_denoises(name, rows, content)]:
         raise ValueError(f"{file}: baseline: {without[0]} learns to denoise only (alpha: 1), and has no score")
     seeds = content["seeds"]
     if (
@@ -427,7 +429,7 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place}: {idle[0]}: is for detectors; remove it for a classifier")
     if detector == UNET and (idle := [key for key in ("after", "block") if key in row]):
         raise ValueError(f"{place}: {idle[0]}: says where blocks go, and {detector} takes none; remove it")
-    if "labels" in row and "fraction" in study["train"].get(detector, {}):
+    if "labels" in row and "fraction" in {**study["train"].get(detector, {}), **row.get("train", {})}:
         raise ValueError(
             f"{place}: fraction: of train: would leave out some of the pictures that labels: keeps; remove it"
         )
@@ -466,16 +468,17 @@ def check_against(place: str, name: str, rows: Mapping[str, Any], study: Mapping
             "different detectors are not compared with each other"
         )
     for which in (name, other):
-        if only_denoises(rows[which], study):
+        if only_denoises(which, rows, study):
             raise ValueError(
                 f"{place}: against: '{which}' learns to denoise only (alpha: 1), and has no score to compare"
             )
 
 
-def only_denoises(row: Mapping[str, Any], study: Mapping[str, Any]) -> bool:
-    """Tell whether a row trains a U-Net that does not learn to segment."""
+def only_denoises(name: str, rows: Mapping[str, Any], study: Mapping[str, Any]) -> bool:
+    """Tell whether a row trains a U-Net that does not learn to segment, or evaluates one that such a row trains."""
+    row = rows.get(origin_of(rows, name), {})
     arguments = {**study["train"].get(UNET, {}), **row.get("train", {}), **row.get("options", {})}
-    return row["detector"] == UNET and "weights" not in row and arguments.get("alpha") == 1
+    return row.get("detector") == UNET and arguments.get("alpha") == 1
 
 
 # ---- rows and their runs -------------------------------------------------------------------------
@@ -559,13 +562,19 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def with_hashes(runs: Sequence[Run], truth: str, digest: Callable[[str, str], str]) -> list[Run]:
+def with_hashes(
+    runs: Sequence[Run],
+    truth: str,
+    digest: Callable[[str, str], str],
+    unlabelled: Callable[[str], str] = lambda source: "",
+) -> list[Run]:
     """Add to the runs of one study what their pictures and labels are, by hashes.
 
     Args:
         runs: All of them.
         truth: A hash of what they are judged by.
         digest: Function of a data set and a split that returns a hash of pictures and labels.
+        unlabelled: Function of a data set that returns a hash of its `unlabelled:` pictures; "" for none.
     Raises: ValueError, OSError: a data set cannot be read.
     """
     data, split = runs[0].spec["data"], runs[0].spec["split"]
@@ -573,10 +582,13 @@ def with_hashes(runs: Sequence[Run], truth: str, digest: Callable[[str, str], st
     if tune := runs[0].spec.get("tune"):
         shared["tune_pictures"] = digest(data, tune)
     trained_on = {run.spec["train_data"] for run in runs if "train_data" in run.spec}
-    digests = {folder: digest(folder, "train") for folder in trained_on}
+    digests = {source: {"train_pictures": digest(source, "train")} for source in trained_on}
+    for source in trained_on:
+        if found := unlabelled(source):
+            digests[source]["unlabelled_pictures"] = found
     hashed = []
     for run in runs:
-        own = {"train_pictures": digests[run.spec["train_data"]]} if "train_data" in run.spec else {}
+        own = digests[run.spec["train_data"]] if "train_data" in run.spec else {}
         hashed.append(replace(run, spec={**run.spec, **shared, **own}))
     return hashed
 

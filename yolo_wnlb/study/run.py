@@ -248,6 +248,7 @@ def train_unet(spec: Mapping[str, Any], folder: Path, device: str | None) -> Non
     torch.manual_seed(spec["seed"])
     model = build(category["name"], start=start, **of_build)
     learnt, tuned = with_label_images(truth, files, kept), with_label_images(tuning, to_tune, {*to_tune})
+    learnt += [(file, None) for file in labels.unlabelled(spec["train_data"])]
     best = fit(model, learnt, folder, tune=tuned, **of_fit, seed=spec["seed"], device=device, progress=False)
     best.replace(folder / "last.pt")
 

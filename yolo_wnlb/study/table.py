@@ -195,7 +195,7 @@ def tabulate(
     for name, group in rows.items():
         row = summary(name, group, kind, metrics, latency)
         base = study["rows"][name].get("against") or study["baseline"].get(row["detector"])
-        if base not in (None, name) and row["by seed"]:
+        if base not in (None, name) and row["by seed"] and not any(lends_only(run.record) for run in rows[base]):
             pairs = seed_pairs([result.seed for result in group], [result.seed for result in rows[base]])
             deltas = [compared[name, a] - compared[base, b] for a, b in pairs]
             gains = np.array([drawn[name, a] - drawn[base, b] for a, b in pairs])
