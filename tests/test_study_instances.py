@@ -149,7 +149,7 @@ def test_the_data_yaml_of_a_run_names_both_lists(home, tmp_path):
     kept, others = labels.drawn(home / "nuclei/data.yaml", 3, 0)
     assert Path(written["train"]).read_text().split() == [*map(str, kept)]
     assert [Path(file).read_text().split() for file in written["unlabelled"]] == [[*map(str, others)]]
-    assert written["names"] == {0: "nucleus"} and "test" not in written
+    assert written["names"] == {0: "nucleus"} and written["test"] == str(home / "nuclei/images/test")
     found = coco.ground_truth(tmp_path / "data.yaml", "train")
     assert [image["file_name"] for image in found["images"]] == [file.name for file in kept]
     assert (

@@ -77,8 +77,9 @@ def as_data(source: str | Path, labels: int | float, seed: int, folder: Path) ->
     parts = dict(zip(("labelled", "unlabelled"), drawn(source, labels, seed)))
     for name, files in parts.items():
         (folder / f"{name}.txt").write_text("".join(f"{file}\n" for file in files), encoding="utf-8")
-    content: dict[str, Any] = {key: value for key, value in written.items() if key not in ("download", "test")}
-    content |= {"path": str(resolved["path"]), "names": resolved["names"], "val": resolved["val"]}
+    content: dict[str, Any] = {key: value for key, value in written.items() if key != "download"}
+    content |= {key: resolved[key] for key in ("val", "test") if resolved.get(key)}
+    content |= {"path": str(resolved["path"]), "names": resolved["names"]}
     content["train"] = str(folder / "labelled.txt")
     places = [str(Path(resolved["path"], place)) for place in listed(resolved.get("unlabelled"))]
     places += [str(folder / "unlabelled.txt")] if parts["unlabelled"] else []
