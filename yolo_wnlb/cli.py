@@ -564,18 +564,22 @@ def evaluate_into(
 
 @command(
     "sort",
-    "Write class folders for a classifier: the objects of a detection set cut out, or pictures parted by groups.",
+    "Write class folders for a classifier: objects cut out, pictures of one class, or pictures parted by groups.",
     files="DATA.yaml|FOLDER",
     count=(1, 1),
     file_keys=("source",),
     example="yolo-wnlb sort coco8.yaml out=objects by=objects",
-    about="by=objects cuts every object out into SPLIT/CLASS/. by=groups copies FOLDER/CLASS/GROUP/*.jpg: the groups "
-    "that test= names into test/, all others into train/. docs/classifiers.md shows it.",
+    about="by=objects cuts every object out into SPLIT/CLASS/. by=scenes copies pictures with one or two objects of "
+    "one class, whose boxes cover half of them at most, and writes boxes.json. by=groups copies "
+    "FOLDER/CLASS/GROUP/*.jpg: the groups that test= names into test/, all others into train/. docs/classifiers.md "
+    "shows it.",
     options=[
         Option("out", path("FOLDER"), "folder to make", required=True),
-        Option("by", one_of("objects", "groups"), "what is sorted", "objects"),
+        Option("by", one_of("objects", "scenes", "groups"), "what is sorted", "objects"),
         Option("margin", number(0, 1), "width left around an object, as a share of its box", 0.1),
         Option("test", listed(text("GROUP")), "groups to test on"),
+        Option("least", whole(2), "by=scenes leaves out classes with fewer pictures (default: 100)"),
+        Option("seed", whole(0), "by=scenes draws a quarter of each class to test on (default: 0)"),
     ],
 )
 def run_sort(files: list[str], options: dict[str, Any]) -> int:
