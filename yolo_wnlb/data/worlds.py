@@ -361,11 +361,8 @@ def draw_contexts(name: str, split: str, count: int, size: int, seed: int, rho: 
     for index, label in enumerate(labels):
         key = [seed, len(TESTED) + 1 + [*CONTEXTS].index(name), split == "test", index]
         choice, below, above = (np.random.default_rng([*key, part]) for part in range(3))
-        agrees, other, any_ground = (
-            choice.random() < rho,
-            choice.integers(1, len(GROUNDS)),
-            choice.integers(len(GROUNDS)),
-        )
+        agrees = choice.random() < rho
+        other, any_ground = (int(choice.integers(first, len(GROUNDS))) for first in (1, 0))
         if name == "grounds":
             number, group = label, ""
         elif name == "outlines":
