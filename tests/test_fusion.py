@@ -2,12 +2,15 @@
 
 import copy
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_classifiers import FORMS
+from test_study import start_here
 
 from yolo_wnlb.classifiers import detector, fusion, nets
 from yolo_wnlb.classifiers.fit import cross_entropy
@@ -16,6 +19,9 @@ from yolo_wnlb.classifiers.fusion_fit import features_of_pictures, fit
 from yolo_wnlb.classifiers.nets import ARCHS, Classifier, arch_of, prepared
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.folders import read
+from yolo_wnlb.study import compare as compare_module
+from yolo_wnlb.study.compare import compare
+from yolo_wnlb.study.plan import read_study, runs_of
 from yolo_wnlb.yolo.adversarial import read_request
 
 SOURCE = "contexts:dissimilar,train=48,test=12,size=32"
@@ -328,3 +334,149 @@ def test_a_damaged_file_is_named(damage, home, tmp_path):
         ValueError, match=r"last\.pt (is damaged: it does not say|does not fit fusion: 1 tensors are missing)|l2 is -1"
     ):
         detector.load(file, "cpu")
+
+
+# ---- in a study ----------------------------------------------------------------------------------
+
+STUDY = {
+    "data": "contexts:dissimilar,train=24,test=8,size=32",
+    "split": "test",
+    "measure": "accuracy",
+    "seeds": [0, 1],
+    "train": {
+        "classifier": {"arch": "resnet10", "imgsz": 32, "epochs": 1, "batch": 8, "lr": 0.05, "workers": 0},
+        "fusion": {"imgsz": 32, "epochs": 5},
+    },
+    "rows": {
+        "outlines": {"detector": "classifier", "data": "contexts:outlines,train=16,size=32", "train": {"epochs": 2}},
+        "grounds": {"detector": "classifier", "data": "contexts:grounds,train=16,size=32", "train": {"epochs": 2}},
+        "foreground": {"detector": "classifier", "start": "outlines", "options": {"freeze": 5}},
+        "background": {"detector": "classifier", "start": "grounds", "options": {"freeze": 5}},
+        "joint": {"detector": "fusion", "start": ["foreground", "background"]},
+        "l2 10": {"detector": "fusion", "start": ["foreground", "background"], "options": {"l2": 10}},
+        "retrained": {"detector": "fusion", "start": ["foreground", "grounds"], "options": {"adversarial": ASKED}},
+        "as it is": {"detector": "fusion", "weights": "joint"},
+    },
+    "baseline": "foreground",
+}
+BOTH = ["foreground", "background"]
+
+
+def study(**changes):
+    return {**STUDY, **changes}
+
+
+def with_row(**row):
+    return study(rows={**STUDY["rows"], "more": {"detector": "fusion", **row}})
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The study, run in this process."""
+    folder = tmp_path_factory.mktemp("contexts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(compare_module, "start", start_here)
+        patch.setattr(compare_module, "TIMED", 1)
+        compare(STUDY, "out", device="cpu")
+    return folder / "out"
+
+
+def test_fused_rows_start_from_two_rows_of_their_seed_and_are_compared_with_the_classifier(done):
+    content = json.loads((done / "table.json").read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    assert content["baseline"] == ["foreground"] and len(rows["joint"]["deltas"]) == 2
+    for seed in (0, 1):
+        state = torch.load(done / f"joint-{seed}/last.pt", weights_only=True)["state_dict"]
+        for half in ("foreground", "background"):
+            own = nets.read(done / f"{half}-{seed}/last.pt")[0]
+            assert all(torch.equal(state[f"{half}.{name}"], value) for name, value in own.items())
+        record = json.loads((done / f"joint-{seed}/run.json").read_text())
+        assert record["spec"]["start"] == [f"{{out}}/{half}-{seed}/last.pt" for half in ("foreground", "background")]
+        assert record["files"].keys() == {*record["spec"]["start"]}, "both halves are part of what it was made from"
+    assert rows["as it is"]["by seed"] == rows["joint"]["by seed"]
+    assert rows["joint"]["parameters M"] == pytest.approx(2 * rows["foreground"]["parameters M"], abs=0.02)
+    means = [fusion.mean_theta(fusion.rebuild(done / f"{row}-0/last.pt")) for row in ("joint", "l2-10")]
+    assert means[1]["foreground"] < means[0]["foreground"]
+    assert "row l2 10: l2: 10" in (done / "table.md").read_text() and "group own ground" in content["metrics"]
+
+
+def test_a_fused_row_is_run_again_when_one_of_its_halves_is(done, tmp_path, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "out")
+    monkeypatch.setattr(compare_module, "start", lambda run, device: pytest.fail(f"{run.name} was started"))
+    monkeypatch.setattr(compare_module, "TIMED", 1)
+    compare(STUDY, out, device="cpu")
+    shutil.rmtree(out / "background-1")
+    with pytest.raises(ValueError, match=r"joint-1, .*l2-10-1 started from weights that will be trained again"):
+        compare(STUDY, out, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_row(), r"row 'more': start: is None; a fused network wants two: \[foreground, background\]"),
+        (with_row(start=["foreground"]), r"start: is \['foreground'\]; a fused network wants two"),
+        (with_row(start="foreground"), r"start: is 'foreground'; a fused network wants two"),
+        (with_row(start=["foreground", "background", "grounds"]), r"; a fused network wants two: "),
+        (with_row(start=["foreground", None]), r"start: is \['foreground', None\]; a fused network wants two"),
+        (with_row(start=["foreground", "backgroud"]), r"no row 'backgroud' \(did you mean 'background'\?\)"),
+        (with_row(start=["foreground", "joint"]), r"'joint', which is no classifier; only classifiers are fused"),
+        (with_row(start=["foreground", "more"]), r"row 'more' starts from itself; give it other weights"),
+        (with_row(weights="foreground"), r"row 'more' starts from 'foreground', which is another detector"),
+        (with_row(detector="classifier", start="joint"), r"starts from 'joint', which is another detector"),
+        (with_row(detector="classifier", start=["a", "b"]), r"start: is \['a', 'b'\]; wanted a file, or the name of"),
+        (
+            with_row(start=BOTH, enhance="clahe"),
+            r"enhance: is for detectors; remove it for a fus",
+        ),
+        (
+            with_row(start=BOTH, model="a.yaml"),
+            r"model: is for yolo; fusion is built from train",
+        ),
+        (
+            study(train={"classifier": STUDY["train"]["classifier"]}),
+            r"row 'joint': train: of the study says nothing",
+        ),
+        (study(measure="coco"), r"measure: coco wants detector: yolo"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
+    with pytest.raises(ValueError, match=message):
+        read_study(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_row(start=BOTH, options={"l2": -1}), r"more, seed 0: l2 is -1; wanted a number, 0 or more"),
+        (
+            with_row(start=BOTH, options={"l3": 1}),
+            r"more, seed 0: no argument l3 .*; choose from l2, epochs",
+        ),
+        (with_row(start=BOTH, options={"freeze": 1}), r"more, seed 0: no argument freeze.*; choose from l2, epochs"),
+        (with_row(start=BOTH, options={"lr": 0}), r"more, seed 0: lr is 0; wanted a number above 0"),
+        (with_row(start=BOTH, options={"adversarial": "free"}), r"more, seed 0: adversarial: free improves its change"),
+        (
+            with_row(start=["grounds", "background"], options={"adversarial": ASKED}),
+            r"more, seed 0: adversarial: .*which has learnt other classes \(stripes, checks, .*\) than disc, box",
+        ),
+        (with_row(start=["foreground", "nowhere.pt"]), r"more, seed 0: there are no weights nowhere\.pt"),
+        (
+            study(train={**STUDY["train"], "fusion": {"imgsz": 64}}, rows={**STUDY["rows"]}, data="contexts:unknown"),
+            r"no contexts:unknown",
+        ),
+        (study(baseline="grounds"), r"grounds, seed 0: it knows stripes, checks"),
+    ],
+)
+def test_what_would_fail_in_a_run_is_refused_before_the_first_one(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare_module, "start", lambda run, device: pytest.fail(f"{run.name} was started"))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        compare(content, "out", device="cpu")
+    assert not Path("out").exists()
+
+
+def test_published_weights_are_named_in_a_study_as_for_a_classifier(tmp_path):
+    plan = read_study(with_row(start=["resnet18", "places/resnet18_places365.pth.tar"]))
+    [run] = [run for run in runs_of(plan, tmp_path) if run.name == "more, seed 0"]
+    assert run.spec["start"] == ["resnet18", "places/resnet18_places365.pth.tar"] and run.source_rows == ()
