@@ -451,7 +451,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
         (with_row(start=BOTH, options={"l2": -1}), r"more, seed 0: l2 is -1; wanted a number, 0 or more"),
         (
             with_row(start=BOTH, options={"l3": 1}),
-            r"more, seed 0: no argument l3 .*; choose from l2, epochs",
+            r"more, seed 0: no argument l3; choose from l2, epochs",
         ),
         (with_row(start=BOTH, options={"freeze": 1}), r"more, seed 0: no argument freeze.*; choose from l2, epochs"),
         (with_row(start=BOTH, options={"lr": 0}), r"more, seed 0: lr is 0; wanted a number above 0"),

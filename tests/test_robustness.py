@@ -21,11 +21,15 @@ from yolo_wnlb.detectors import ultralytics as detector
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.study import robustness as module
+from yolo_wnlb.study import robustness_detectors as of_detectors
 from yolo_wnlb.study import robustness_report as reports
-from yolo_wnlb.study.robustness import Subject, evenly_spaced, names_of, robustness
+from yolo_wnlb.study.robustness import robustness
+from yolo_wnlb.study.robustness_detectors import evenly_spaced
 from yolo_wnlb.study.robustness_report import crossings, interval, summary
+from yolo_wnlb.study.subject import Subject, names_of
 from yolo_wnlb.study.suite import CLEAN, FAMILIES, Cell, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
+from yolo_wnlb.twins.enhance import sha256_of
 from yolo_wnlb.yolo.models import read_picture
 
 FILES = ("robustness.md", "robustness.csv", "robustness.json", "curves.png")
@@ -113,7 +117,7 @@ def oracles(home, monkeypatch):
             subjects.append(Subject(name, Path(name), weights, found[name], None, {}, kinds))
         return subjects
 
-    monkeypatch.setattr(module, "read_models", read)
+    monkeypatch.setattr(of_detectors, "read_models", read)
     monkeypatch.setattr(reports, "DRAWS", 40)
     return found
 
@@ -368,7 +372,7 @@ def test_the_clean_ap_is_that_of_evaluate_to_the_last_digit(home, tmp_path, monk
             stored = Evaluation.from_json(out / "evaluation.json")
             [row] = [row for row in rows if (row["model"], row["corruption"]) == (model, name)]
             assert row["AP"] == stored.boxes["AP"] and row["AP75"] == stored.boxes["AP75"]
-            [file] = (tmp_path / "report/cells").glob(f"{module.sha256_of(home / f'{model}.pt')[:12]}/{name}-*.json")
+            [file] = (tmp_path / "report/cells").glob(f"{sha256_of(home / f'{model}.pt')[:12]}/{name}-*.json")
             assert Evaluation.from_json(file).masks == stored.masks
             assert 0 < row["AP"] < 1 or model == "boxes", "such an AP would compare nothing"
 
@@ -577,7 +581,7 @@ MISTAKES = [  # words, and what the one line says
 
 @pytest.mark.parametrize("words, wanted", MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_a_mistake_gets_one_line_before_anything_is_measured(odd, words, wanted, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(module, "measure", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(of_detectors, "measure", lambda *arguments: pytest.fail("it was measured"))
     defaults = {"data": "shapes/data.yaml", "out": str(tmp_path / "out"), "device": "cpu"}
     defaults = [f"{key}={value}" for key, value in defaults.items() if not any(w.startswith(f"{key}=") for w in words)]
     assert command(odd, monkeypatch, "robustness", *words, *defaults) == 2

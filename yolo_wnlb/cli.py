@@ -705,7 +705,7 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "robustness",
-    "Measure how far detectors hold when pictures get darker, noisier, blurred, corrupted or attacked.",
+    "Measure how far detectors or classifiers hold when pictures get darker, noisier, blurred, corrupted or attacked.",
     files="MODEL [MODEL ...]",
     count=(1, math.inf),
     file_keys=("model",),
@@ -715,7 +715,12 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
     "docs/robustness.md says how to read them. The command goes on where it was stopped.",
     resumes=True,
     options=[
-        Option("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", required=True),
+        Option(
+            "data",
+            path("DATA.yaml|TRUTH.json"),
+            "the truth: a data YAML or COCO annotations; of classifiers class folders or contexts:all",
+            required=True,
+        ),
         Option(
             "suite",
             listed(text("NAME", *FAMILIES, "presets", "stops", *CORRUPTIONS)),
@@ -731,6 +736,12 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
         Option("imgsz", whole(1), "image size of the models (default: as trained)"),
         Option("seed", whole(0), "another one draws other noise, fog and darkness", 0),
         Option("preset", text("PRESET", *PRESETS[:4]), "whose noise the stops of lowlight have", "severe"),
+        Option(
+            "space",
+            one_of("pixels", "normalised"),
+            "what radii of linf attacks on classifiers count: pixels of 0 to 1, or normalised values",
+            "pixels",
+        ),
         Option(
             "groups",
             text("RULE"),
