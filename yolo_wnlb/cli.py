@@ -591,17 +591,22 @@ def run_sort(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "inspect",
-    "Show what a model with blocks has learnt, as a table and pictures.",
+    "Show what a model with blocks, or a fused network, has learnt, as a table and pictures.",
     files="BEST.pt [IMAGE ...]",
     count=(1, math.inf),
     file_keys=("model",),
     example="yolo-wnlb inspect best.pt images=dark/data.yaml n=4",
     about="Shows w of each block, the features before and after it, what one position attends to, and the predictions "
-    "beside the labels and those of another model.",
+    "beside the labels and those of another model. Of fused networks, one or several: the weights of both halves, and "
+    "the features of the first, clean and blurred.",
     options=[
-        Option("images", path("FOLDER|DATA.yaml"), "pictures (default: those that the model was trained on)"),
+        Option(
+            "images",
+            path("FOLDER|DATA.yaml"),
+            "pictures (default: those that the model was trained on); of fused networks class folders or contexts:all",
+        ),
         Option("out", path("FOLDER"), "folder to make (default: inspect, or the next free number)"),
-        Option("n", whole(1), "images of each folder or data set", 4),
+        Option("n", whole(1), "images of each folder or data set; of fused networks 400 unless given", 4),
         Option("imgsz", whole(1), "image size (default: as trained)"),
         Option("at", point(), "pixel whose attention is drawn (default: the centre of the best detection)"),
         Option("with", path("OTHER.pt"), "a second model, whose predictions stand beside"),
@@ -616,14 +621,28 @@ def run_sort(files: list[str], options: dict[str, Any]) -> int:
 )
 def run_inspect(files: list[str], options: dict[str, Any]) -> int:
     """Print what the blocks of a model have learnt, and write pictures of it."""
+    from yolo_wnlb.classifiers.detector import reads
     from yolo_wnlb.visualize.inspection import inspect_model
 
     weights, *sources = files
+    if Path(weights).is_file() and reads(weights):
+        return inspect_classifiers(files, options)
     images = options.pop("images", None)
     if images is not None:
         sources += [images] if Path(images).exists() else images.split(",")
     print(inspect_model(weights, sources or None, other=options.pop("with", None), **options))
     return 0
+
+
+def inspect_classifiers(files: list[str], options: dict[str, Any]) -> int:
+    """Print what fused networks rest on, and write pictures of it."""
+    from yolo_wnlb.visualize.fused import inspect_fused
+
+    if idle := [key for key in options if key not in ("images", "out", "n", "imgsz", "exist_ok")]:
+        raise ValueError(f"{idle[0]}= is for detectors, and {files[0]} is a classifier; remove it")
+    if "images" not in options:
+        raise ValueError("a fused network wants the pictures to look at: images=FOLDER, or images=contexts:all")
+    return show(inspect_fused(files, options.pop("images"), **options))
 
 
 @command(
