@@ -3,12 +3,14 @@
 import copy
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_classifiers import FORMS
 from test_study import start_here
 
@@ -20,6 +22,7 @@ from yolo_wnlb.classifiers.nets import ARCHS, Classifier, arch_of, prepared
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.folders import read
 from yolo_wnlb.study import compare as compare_module
+from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.compare import compare
 from yolo_wnlb.study.plan import read_study, runs_of
 from yolo_wnlb.yolo.adversarial import read_request
@@ -480,3 +483,23 @@ def test_published_weights_are_named_in_a_study_as_for_a_classifier(tmp_path):
     plan = read_study(with_row(start=["resnet18", "places/resnet18_places365.pth.tar"]))
     [run] = [run for run in runs_of(plan, tmp_path) if run.name == "more, seed 0"]
     assert run.spec["start"] == ["resnet18", "places/resnet18_places365.pth.tar"] and run.source_rows == ()
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).parents[1] / "docs/fusion.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    plan = read_study(yaml.safe_load(first))
+    assert [*plan["rows"]] == ["outlines", "grounds", "foreground", "background", "joint", "l2 1"]
+    assert plan["baseline"] == {"classifier": "foreground", "fusion": "foreground"}
+    check_models(runs_of(plan, tmp_path), "cpu")
+    head = {key: plan[key] for key in ("data", "split", "measure", "seeds")}
+    assert len(runs_of(read_study({**head, **yaml.safe_load(second)}), tmp_path)) == 6
+
+
+def test_the_study_of_the_paper_s_figures_has_its_rows_and_can_be_run(tmp_path):
+    plan = read_study(Path(__file__).parents[1] / "scripts/studies/contexts-fusion.yaml")
+    fused = {name: row for name, row in plan["rows"].items() if row["detector"] == "fusion"}
+    l2 = {name: row.get("options", {}).get("l2", 0) for name, row in fused.items()}
+    assert l2 == {"joint": 0, "l2 0.1": 0.1, "l2 1": 1, "l2 10": 10, "joint retrained": 0}
+    assert {"foreground", "background", "foreground retrained"} < {*plan["rows"]} and plan["seeds"] == [0, 1, 2]
+    check_models(runs_of(plan, tmp_path), "cpu")
