@@ -455,7 +455,11 @@ def test_a_surrogate_takes_the_place_of_a_model_and_its_cells_stand_apart(home, 
     assert command(home, monkeypatch, "robustness", "a.pt", *words, "surrogate=b.pt") == 0
     own, other = sorted(file.name for file in (tmp_path / "report/cells").glob("*/fgsm-3*.json"))[::-1]
     assert {own.startswith("fgsm-3-by-"), other.startswith("fgsm-3-by-")} == {True, False}
-    assert "the gradients of b.pt" in (tmp_path / "report/robustness.md").read_text()
+    text = (tmp_path / "report/robustness.md").read_text()
+    assert "the gradients of b.pt; white box: with its own" in text and "| fgsm, white box | a |" in text
+    rows = {row["attack"]: row for row in json.loads((tmp_path / "report/robustness.json").read_text())["attacks"]}
+    by_a, by_b = rows["fgsm, white box"], rows["fgsm"]
+    assert by_a["loss before"] != by_b["loss before"] and by_a["control"] == "random signs, white box"
 
 
 def test_hooks_of_predict_are_shown_each_picture_and_each_input(home):
@@ -539,6 +543,7 @@ def test_an_export_is_attacked_with_its_checkpoint_and_mask_rcnn_is_measured_wit
     assert command(odd, monkeypatch, "robustness", "a.torchscript", "a.pt", *words, *attack) == 0
     rows = json.loads((tmp_path / "attacked/robustness.json").read_text())["attacks"]
     assert [row["model"] for row in rows] == ["a.torchscript", "a.pt"]
+    assert "a.torchscript has no gradients of its own" in (tmp_path / "attacked/robustness.md").read_text()
     losses = [[row[key] for key in ("loss before", "loss after", "control loss after")] for row in rows]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][1] > losses[0][0]
     alone = ("suite=noise", "levels=4", f"out={tmp_path}/rcnn")
