@@ -130,12 +130,19 @@ def files_of(study: Path) -> Iterator[Path]:
         if "path" in (read_yaml(file) if (file := folder / "data.yaml").is_file() else {}):
             raise Mistake(f"{file} has a key path, which will be another on the other machine; take it out")
         yield from (file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix != ".cache")
-    for weights in {str(row.get("weights") or row.get("start") or "") for row in rows} - {"", *content["rows"]}:
+    given = {str(source) for row in rows for source in sources_of(row)}
+    for weights in given - {*content["rows"]}:
         for seed in content.get("seeds") or [0]:
             file = Path(weights.format(seed=seed))
             if not file.is_file():
                 raise Mistake(f"{study} starts from {file}, which is not here; train or fetch it first")
             yield file
+
+
+def sources_of(row: dict[str, Any]) -> list[Any]:
+    """Return what a row evaluates or starts from: nothing, one source, or two of a fused network."""
+    source = row.get("weights") or row.get("start") or []
+    return source if isinstance(source, list) else [source]
 
 
 def repository_bytes() -> int:
@@ -313,9 +320,10 @@ def tiny(study: Path) -> Path:
     rows = content["rows"]
     baseline = content.get("baseline") or next(iter(rows))
     baselines = baseline if isinstance(baseline, list) else [baseline]
-    kept = dict.fromkeys(name for row in baselines for name in (rows[row].get("start"), row) if name in rows)
-    others = [name for name in rows if name not in kept and rows[name].get("start") in kept]
-    small = {"yolo": {"imgsz": 64, "close_mosaic": 0, "warmup_epochs": 0}, "classifier": {"imgsz": 32}}
+    kept = dict.fromkeys(name for row in baselines for name in (*sources_of(rows[row]), row) if name in rows)
+    others = [name for name in rows if name not in kept and rows[name].get("start") in [*kept]]
+    small = {"yolo": {"imgsz": 64, "close_mosaic": 0, "warmup_epochs": 0}}
+    small |= {"classifier": {"imgsz": 32}, "fusion": {"imgsz": 32}}
     content["rows"] = {
         name: {key: value for key, value in rows[name].items() if key != "train"} for name in [*kept, *others[:1]]
     }

@@ -17,8 +17,20 @@ from conftest import shapes_set
 
 from yolo_wnlb.data import folders, worlds
 from yolo_wnlb.data.folders import read
-from yolo_wnlb.data.sorting import WAYS, cut_out, sort
-from yolo_wnlb.data.worlds import CONTAINERS, LEVELS, TESTED, draw_containers, draw_crops, filling_height, kinds_of
+from yolo_wnlb.data.sorting import WAYS, cut_out, sort, why_no_scene
+from yolo_wnlb.data.worlds import (
+    CONTAINERS,
+    CONTEXTS,
+    GROUNDS,
+    LEVELS,
+    OUTLINES,
+    TESTED,
+    draw_containers,
+    draw_contexts,
+    draw_crops,
+    filling_height,
+    kinds_of,
+)
 
 SMALL = "containers:S1,train=16,test=9,size=32"
 
@@ -90,10 +102,12 @@ def test_every_clear_container_shows_every_level_equally_often_and_opaque_ones_a
 
 def test_the_same_seed_draws_the_same_bytes_in_another_process_and_for_another_count():
     here = [draw_containers("S3", "test", 5, 40, 7).images, draw_crops("val", 5, 40, 7).images]
+    here += [draw_contexts(name, "train", 5, 40, 7).images for name in CONTEXTS]
     code = (
         "import hashlib; from yolo_wnlb.data.worlds import *; "
         "print(*(hashlib.sha256(d.images[:5].tobytes()).hexdigest() "
-        "for d in (draw_containers('S3', 'test', 7, 40, 7), draw_crops('val', 7, 40, 7))))"
+        "for d in (draw_containers('S3', 'test', 7, 40, 7), draw_crops('val', 7, 40, 7), "
+        "*(draw_contexts(name, 'train', 7, 40, 7) for name in CONTEXTS))))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert there == [hashlib.sha256(images.tobytes()).hexdigest() for images in here]
@@ -119,6 +133,74 @@ def test_crops_show_the_five_outlines_in_turn():
     crops = read("shapes:crops,train=10,size=32", "train")
     assert crops.classes == ("disc", "box", "triangle", "star", "crescent") and crops.labels == (0, 1, 2, 3, 4) * 2
     assert crops.read(3).shape == (32, 32, 3) and crops.read(3).std() > 10
+
+
+# ---- outlines in contexts ------------------------------------------------------------------------
+
+
+def test_two_outlines_go_with_each_of_four_grounds():
+    assert len(GROUNDS) == 4 and len({*OUTLINES}) == 8 and all(len(pair) == 2 for pair in GROUNDS.values())
+    assert CONTEXTS["similar"] in GROUNDS.values(), "two outlines of one ground"
+    assert all(len({*pair} & {*CONTEXTS["dissimilar"]}) == 1 for pair in GROUNDS.values()), "one of each ground"
+
+
+@pytest.mark.parametrize(("rho", "share"), [(None, 0.9), (0.25, 0.25), (1.0, 1), (0.0, 0)])
+@pytest.mark.parametrize("name", ["all", "similar", "dissimilar"])
+def test_the_ground_goes_with_the_outline_in_a_share_rho_of_the_pictures(name, rho, share, monkeypatch):
+    drawn, blank = [], np.ones((32, 32, 3))
+    monkeypatch.setattr(worlds, "ground_of_kind", lambda kind, rng, size: drawn.append(kind) or blank)
+    monkeypatch.setattr(worlds, "place_outline", lambda image, name, rng: (0, 0, 1, 1))
+    found = draw_contexts(name, "test", 2000, 32, 0, *([] if rho is None else [rho]))
+    own = [found.classes[label] in GROUNDS[kind] for label, kind in zip(found.labels, drawn)]
+    assert [group == "own ground" for group in found.groups] == own
+    assert abs(np.mean(own) - share) <= 3 * (share * (1 - share) / 2000) ** 0.5, "3 standard deviations of the binomial"
+    others = Counter(kind for kind, agrees in zip(drawn, own) if not agrees)
+    assert rho == 1 or {*others} == ({*GROUNDS} - {"stripes"} if name == "similar" else {*GROUNDS})
+    assert Counter(found.labels) == dict.fromkeys(range(len(found.classes)), 2000 // len(found.classes))
+
+
+def test_another_rho_changes_the_ground_and_not_the_outline():
+    first, second = (draw_contexts("all", "train", 40, 48, 3, rho) for rho in (1.0, 0.0))
+    assert first.labels == second.labels and first.boxes == second.boxes
+    assert not any(np.array_equal(a, b) for a, b in zip(first.images, second.images))
+    some = draw_contexts("all", "train", 40, 48, 3, 0.5)
+    for image, group, on_own, on_other in zip(some.images, some.groups, first.images, second.images):
+        assert np.array_equal(image, on_own if group == "own ground" else on_other)
+
+
+def test_a_foreground_network_sees_outlines_on_any_ground_and_a_background_network_grounds_alone(monkeypatch):
+    drawn, ground_of_kind = [], worlds.ground_of_kind
+    monkeypatch.setattr(
+        worlds, "ground_of_kind", lambda kind, rng, size: drawn.append(kind) or ground_of_kind(kind, rng, size)
+    )
+    outlines = draw_contexts("outlines", "train", 400, 32, 0)
+    counts = Counter(zip((outlines.classes[label] for label in outlines.labels), drawn))
+    assert len(counts) == 8 * 4 and max(counts.values()) < 30, "50 of each outline, evenly on 4 grounds"
+    drawn.clear()
+    grounds = draw_contexts("grounds", "train", 8, 32, 0)
+    assert [grounds.classes[label] for label in grounds.labels] == drawn == [*GROUNDS] * 2
+    assert not any(grounds.boxes) and read("contexts:grounds,train=8,size=32", "train").boxes is None
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_the_box_of_an_outline_holds_all_of_it_and_touches_it_on_four_sides(name):
+    for seed in range(5):
+        image = np.full((64, 64, 3), 0.5, np.float32)
+        x, y, wide, high = worlds.place_outline(image, name, np.random.default_rng(seed))
+        moved = np.abs(image - 0.5).max(2) > 0.2
+        rows, columns = np.nonzero(moved.any(1))[0], np.nonzero(moved.any(0))[0]
+        assert y - 3 <= rows.min() and rows.max() <= y + high + 7, "with its soft edge and shadow"
+        assert x - 7 <= columns.min() and columns.max() <= x + wide + 7
+        assert min(x, y) >= 0 and max(x + wide, y + high) <= 64 and min(wide, high) > 10
+
+
+def test_boxes_of_drawn_pictures_are_read_with_them_and_chosen_with_them():
+    data = read("contexts:all,test=16,size=32", "test")
+    assert len(data.boxes) == 16 and all(len(boxes) == 1 and len(boxes[0]) == 4 for boxes in data.boxes)
+    some = data.only([3, 1])
+    assert some.boxes == (data.boxes[3], data.boxes[1]) and some.names == (data.names[3], data.names[1])
+    assert np.array_equal(some.read(0), data.read(3)) and len(some) == 2 and some.digest != data.digest
+    assert read(SMALL, "test").boxes is None and read(SMALL, "test").only([0]).boxes is None
 
 
 # ---- class folders -------------------------------------------------------------------------------
@@ -182,6 +264,19 @@ MISTAKES = [  # source, split, what the message must say; files are made of the 
     ({}, "containers:S1,train=999999999", "train", r"take more than 2 GiB of memory; give a smaller train= or size="),
     ({}, "containers:S1,train=4.5", "train", r"train is '4\.5'; wanted a whole number, 1 or more"),
     ({}, "containers:S1,train=2", "train", r"no picture of class '50 %' among 2 of train; give it more pictures"),
+    (
+        {},
+        "contexts:unknown",
+        "train",
+        r"no contexts:unknown; choose from contexts:all, contexts:similar, contexts:dissimilar, contexts:outlines, ",
+    ),
+    ({}, "contexts:al", "train", r"no contexts:al \(did you mean 'all'\?\)"),
+    ({}, "contexts:all,rho=1.2", "train", r"rho is '1\.2'; wanted a share of the pictures, from 0 to 1"),
+    ({}, "contexts:all,rho=nan", "train", r"rho is 'nan'; wanted a share of the pictures, from 0 to 1"),
+    ({}, "contexts:all,rho=", "train", r"rho is ''; wanted a share of the pictures, from 0 to 1"),
+    ({}, "contexts:outlines,rho=0.5", "train", r"no ground goes with an outline in contexts:outlines; leave out rho"),
+    ({}, "containers:S1,rho=0.5", "train", r"no number 'rho'; choose from train, test, size, seed"),
+    ({}, "contexts:all", "val", r"contexts:all has no split 'val'; choose from train, test"),
     ({}, "containers:S1", "val", r"containers:S1 has no split 'val'; choose from train, test"),
     ({}, "containers:S1", "tset", r"no split 'tset' \(did you mean 'test'\?\); choose from train, val, test"),
     ({}, "cifar10:nowhere", "val", r"no split 'val'; choose from train, test"),
@@ -286,6 +381,122 @@ def test_sort_by_groups_makes_the_splits_of_the_paper(tmp_path):
     assert {*read(tmp_path / "s1", "train").groups} == {"cup", "mug"}
     assert (source / "half/flute/a.png").is_file(), "the source is left as it is"
     assert str(result).splitlines()[1] == "train: 2 pictures (1 full, 1 half)"
+
+
+def photos(root, *pictures):
+    """Make a detection data set of 100 x 100 pixels; a picture is split, name and objects, each class and box xywh."""
+    names = ["cat", "dog", "cow"]
+    for split, name, *objects in pictures:
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        picture = np.random.default_rng(len(name)).integers(0, 256, (100, 100, 3), np.uint8)
+        cv2.imwrite(str(root / f"images/{split}/{name}.png"), picture)
+        lines = [
+            f"{names.index(kind)} {(x + w / 2) / 100} {(y + h / 2) / 100} {w / 100} {h / 100}"
+            for kind, (x, y, w, h) in objects
+        ]
+        (root / f"labels/{split}/{name}.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: {names}\n")
+    return root / "data.yaml"
+
+
+SMALL_BOX, HALF = (10, 20, 30, 40), (0, 0, 100, 50)
+
+
+def scenes(kind, count, split="train", box=SMALL_BOX):
+    return [(split, f"{kind}{split}{number}", (kind, box)) for number in range(count)]
+
+
+def test_sort_by_scenes_keeps_pictures_with_few_objects_of_one_class_and_their_boxes(tmp_path):
+    yaml = photos(
+        tmp_path / "photos",
+        *scenes("cat", 5),
+        *scenes("cat", 3, "val", HALF),
+        *scenes("dog", 4),
+        *scenes("cow", 3),
+        ("train", "two", ("dog", (0, 0, 50, 50)), ("dog", (50, 50, 50, 50))),
+        ("train", "large", ("dog", (0, 0, 100, 51))),
+        ("train", "large-together", ("dog", HALF), ("dog", (0, 60, 10, 10))),
+        ("train", "three", *[("dog", (i, i, 5, 5)) for i in range(3)]),
+        ("train", "mixed", ("dog", SMALL_BOX), ("cat", SMALL_BOX)),
+        ("val", "empty"),
+    )
+    found = sort(yaml, tmp_path / "out", by="scenes", least=4)
+    assert found.counts == {"train": {"cat": 6, "dog": 4}, "test": {"cat": 2, "dog": 1}}, "3 : 1 of 8 and 5"
+    assert found.left_out == {
+        "pictures whose boxes cover more than 50% of them": 2,
+        "pictures with more than 2 objects": 1,
+        "pictures with objects of several classes": 1,
+        "pictures without an object": 1,
+        "pictures of classes with fewer than 4": 3,
+    }
+    train, test = read(tmp_path / "out", "train"), read(tmp_path / "out", "test")
+    assert len(train) == 10 and len(test) == 3
+    boxes = {name.split("-")[1]: boxes for data in (train, test) for name, boxes in zip(data.names, data.boxes)}
+    assert boxes["two"] == ((0, 0, 50, 50), (50, 50, 50, 50)) and boxes["catval0"] == (tuple(map(float, HALF)),)
+    originals = {file.stem: file for file in (tmp_path / "photos/images").rglob("*.png")}
+    for data in (train, test):
+        for number, name in enumerate(data.names):
+            assert np.array_equal(data.read(number), cv2.imread(str(originals[name.split("-")[1]])))
+
+
+def test_another_seed_draws_other_test_pictures_and_the_same_one_the_same(tmp_path):
+    yaml = photos(tmp_path / "photos", *scenes("cat", 12), *scenes("dog", 12), ("val", "empty"))
+    tested = []
+    for number, seed in enumerate((None, 0, 1)):
+        sort(yaml, tmp_path / f"out{number}", by="scenes", least=2, seed=seed)
+        tested.append(read(tmp_path / f"out{number}", "test").names)
+    assert tested[0] == tested[1] != tested[2] and len(tested[0]) == len(tested[2]) == 6
+
+
+def test_a_crowd_is_no_scene():
+    one = {"bbox": [0, 0, 10, 10], "category_id": 1}
+    assert why_no_scene([one], 1000) == "" and why_no_scene([{**one, "iscrowd": 1}], 1000) == "pictures with a crowd"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {},
+            r"no class with 100 pictures of one or two of its objects is left, .*'pictures of classes with fewer than",
+        ),
+        ({"least": 4}, r"1 class with 4 pictures of one or two of its objects is left, and a classifier wants two; .*"),
+        ({"least": 1}, r"least is 1; wanted a whole number, 2 or more"),
+        ({"seed": -1}, r"seed is -1; wanted a whole number, 0 or more"),
+        ({"test": ["cat"]}, r"test= goes with by=groups only"),
+        ({"by": "objects", "least": 4}, r"least= goes with by=scenes only"),
+        ({"by": "objects", "seed": 0}, r"seed= goes with by=scenes only"),
+    ],
+)
+def test_scenes_that_cannot_be_sorted_are_refused_and_nothing_is_written(options, message, tmp_path):
+    yaml = photos(tmp_path / "photos", *scenes("cat", 5), *scenes("dog", 3), ("val", "empty"))
+    with pytest.raises(ValueError, match=message):
+        sort(yaml, tmp_path / "out", **{"by": "scenes", **options})
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"photos is a folder; by=scenes wants a data YAML"):
+        sort(tmp_path / "photos", tmp_path / "out", by="scenes")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"train/cat/x.png": [SMALL_BOX]}, r"boxes\.json lacks 2 of 3 pictures, first train/cat/y\.png"),
+        ([], r"boxes\.json is no list of boxes by picture"),
+        ("all of them: 3", r"train/cat/.* has 3; wanted \[\[x, y, width, height\], \.\.\.\] in pixels"),
+        ("all of them: [[1, 2, 3]]", r"wanted \[\[x, y, width, height\], \.\.\.\] in pixels"),
+        ("all of them: [[1, 2, 3, 0]]", r"wanted \[\[x, y, width, height\], \.\.\.\] in pixels"),
+        ("all of them: [[1, 2, 3, NaN]]", r"wanted \[\[x, y, width, height\], \.\.\.\] in pixels|is no JSON"),
+    ],
+)
+def test_a_damaged_file_of_boxes_is_named(content, message, tmp_path):
+    root = class_set(tmp_path, train__cat__x=1, train__cat__y=1, train__dog__z=1)
+    if isinstance(content, str):
+        boxes = json.loads(content.partition(": ")[2])
+        content = {f"train/{name}": boxes for name in read(root, "train").names}
+    (root / "boxes.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        read(root, "train")
 
 
 def test_the_command_has_the_options_and_defaults_of_the_function():

@@ -28,7 +28,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "detectors": GROUND | {"attacks", "imaging", "data", "metrics", "yolo"},
     "classifiers": GROUND | {"attacks", "imaging", "data", "metrics", "yolo", "detectors"},
     "twins": GROUND | {"imaging", "data", "metrics", "denoiseg", "yolo"},
-    "visualize": GROUND | {"imaging", "data", "metrics", "yolo"},
+    "visualize": GROUND | {"imaging", "data", "metrics", "yolo", "classifiers"},
     "adapt": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "visualize"},
     "activate": GROUND | {"yolo"},
     "study": GROUND

@@ -21,11 +21,15 @@ from yolo_wnlb.detectors import ultralytics as detector
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.study import robustness as module
+from yolo_wnlb.study import robustness_detectors as of_detectors
 from yolo_wnlb.study import robustness_report as reports
-from yolo_wnlb.study.robustness import Subject, evenly_spaced, names_of, robustness
+from yolo_wnlb.study.robustness import robustness
+from yolo_wnlb.study.robustness_detectors import evenly_spaced
 from yolo_wnlb.study.robustness_report import crossings, interval, summary
+from yolo_wnlb.study.subject import Subject, names_of
 from yolo_wnlb.study.suite import CLEAN, FAMILIES, Cell, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
+from yolo_wnlb.twins.enhance import sha256_of
 from yolo_wnlb.yolo.models import read_picture
 
 FILES = ("robustness.md", "robustness.csv", "robustness.json", "curves.png")
@@ -113,7 +117,7 @@ def oracles(home, monkeypatch):
             subjects.append(Subject(name, Path(name), weights, found[name], None, {}, kinds))
         return subjects
 
-    monkeypatch.setattr(module, "read_models", read)
+    monkeypatch.setattr(of_detectors, "read_models", read)
     monkeypatch.setattr(reports, "DRAWS", 40)
     return found
 
@@ -368,7 +372,7 @@ def test_the_clean_ap_is_that_of_evaluate_to_the_last_digit(home, tmp_path, monk
             stored = Evaluation.from_json(out / "evaluation.json")
             [row] = [row for row in rows if (row["model"], row["corruption"]) == (model, name)]
             assert row["AP"] == stored.boxes["AP"] and row["AP75"] == stored.boxes["AP75"]
-            [file] = (tmp_path / "report/cells").glob(f"{module.sha256_of(home / f'{model}.pt')[:12]}/{name}-*.json")
+            [file] = (tmp_path / "report/cells").glob(f"{sha256_of(home / f'{model}.pt')[:12]}/{name}-*.json")
             assert Evaluation.from_json(file).masks == stored.masks
             assert 0 < row["AP"] < 1 or model == "boxes", "such an AP would compare nothing"
 
@@ -451,7 +455,11 @@ def test_a_surrogate_takes_the_place_of_a_model_and_its_cells_stand_apart(home, 
     assert command(home, monkeypatch, "robustness", "a.pt", *words, "surrogate=b.pt") == 0
     own, other = sorted(file.name for file in (tmp_path / "report/cells").glob("*/fgsm-3*.json"))[::-1]
     assert {own.startswith("fgsm-3-by-"), other.startswith("fgsm-3-by-")} == {True, False}
-    assert "the gradients of b.pt" in (tmp_path / "report/robustness.md").read_text()
+    text = (tmp_path / "report/robustness.md").read_text()
+    assert "the gradients of b.pt; white box: with its own" in text and "| fgsm, white box | a |" in text
+    rows = {row["attack"]: row for row in json.loads((tmp_path / "report/robustness.json").read_text())["attacks"]}
+    by_a, by_b = rows["fgsm, white box"], rows["fgsm"]
+    assert by_a["loss before"] != by_b["loss before"] and by_a["control"] == "random signs, white box"
 
 
 def test_hooks_of_predict_are_shown_each_picture_and_each_input(home):
@@ -535,6 +543,7 @@ def test_an_export_is_attacked_with_its_checkpoint_and_mask_rcnn_is_measured_wit
     assert command(odd, monkeypatch, "robustness", "a.torchscript", "a.pt", *words, *attack) == 0
     rows = json.loads((tmp_path / "attacked/robustness.json").read_text())["attacks"]
     assert [row["model"] for row in rows] == ["a.torchscript", "a.pt"]
+    assert "a.torchscript has no gradients of its own" in (tmp_path / "attacked/robustness.md").read_text()
     losses = [[row[key] for key in ("loss before", "loss after", "control loss after")] for row in rows]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[0][1] > losses[0][0]
     alone = ("suite=noise", "levels=4", f"out={tmp_path}/rcnn")
@@ -577,7 +586,7 @@ MISTAKES = [  # words, and what the one line says
 
 @pytest.mark.parametrize("words, wanted", MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
 def test_a_mistake_gets_one_line_before_anything_is_measured(odd, words, wanted, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(module, "measure", lambda *arguments: pytest.fail("it was measured"))
+    monkeypatch.setattr(of_detectors, "measure", lambda *arguments: pytest.fail("it was measured"))
     defaults = {"data": "shapes/data.yaml", "out": str(tmp_path / "out"), "device": "cpu"}
     defaults = [f"{key}={value}" for key, value in defaults.items() if not any(w.startswith(f"{key}=") for w in words)]
     assert command(odd, monkeypatch, "robustness", *words, *defaults) == 2

@@ -43,9 +43,9 @@ def perturb(
     x: Tensor,
     loss: Callable[[Tensor], Tensor],
     norm: str,
-    eps: float,
+    eps: float | Tensor,
     steps: int,
-    step: float | None = None,
+    step: float | Tensor | None = None,
     start: str = "zero",
     keep: str = "best",
     generator: torch.Generator | None = None,
@@ -60,7 +60,8 @@ def perturb(
         loss: Of pictures like `x`; a tensor (B,) with the loss of each picture, or a single number for the batch.
         norm: "linf" or "l2".
         eps: Radius of the ball around each picture, at least 0. Of an l2 attack it is the length of delta at
-            the size that `x` has: `radius` computes it from the one at 224 x 224.
+            the size that `x` has: `radius` computes it from the one at 224 x 224. Of a linf attack it may be a
+            tensor (1, C, 1, 1) with a radius for each channel.
         steps: Number of gradients, at least 1.
         step: Length of a step, in the unit of eps. Default: eps for one step, else 2.5 * eps / steps (Madry et al.).
         start: "zero" starts from `x`, "random" from a point drawn evenly from the ball.
@@ -83,7 +84,10 @@ def perturb(
         check_choice(name, value, known)
     if not torch.is_floating_point(x):
         raise TypeError(f"the pictures are {x.dtype}; wanted floating point numbers in [0, 1], so divide codes by 255")
-    if not (math.isfinite(eps) and eps >= 0):
+    if isinstance(eps, Tensor) and norm != "linf":
+        raise ValueError(f"eps is a tensor; {norm} has one radius for all channels, so give a number")
+    radii = torch.as_tensor(eps)
+    if not (radii.isfinite().all() and (radii >= 0).all()):
         raise ValueError(f"eps is {eps!r}; wanted a finite number, at least 0")
     if steps < 1:
         raise ValueError(f"steps is {steps!r}; wanted at least 1")
@@ -109,7 +113,7 @@ def perturb(
         return better(best, highest, x + delta, values)[0]
 
 
-def default_step(eps: float, steps: int) -> float:
+def default_step(eps: float | Tensor, steps: int) -> float | Tensor:
     """Return the length of a step that `perturb` takes by default."""
     return eps if steps == 1 else 2.5 * eps / steps
 
@@ -148,15 +152,15 @@ def better(best: Tensor, highest: Tensor | None, x: Tensor, values: Tensor) -> t
 # ---- geometry of the ball ------------------------------------------------------------------------
 
 
-def climb(x: Tensor, delta: Tensor, gradient: Tensor, norm: str, eps: float, step: float) -> Tensor:
+def climb(x: Tensor, delta: Tensor, gradient: Tensor, norm: str, eps: float | Tensor, step: float | Tensor) -> Tensor:
     """Return delta after one step along the gradient, projected: all of shape (B, ...)."""
     direction = gradient.sign() if norm == "linf" else gradient / lengths(gradient)
     return project(x, delta + step * direction.to(delta.dtype), norm, eps)
 
 
-def project(x: Tensor, delta: Tensor, norm: str, eps: float) -> Tensor:
+def project(x: Tensor, delta: Tensor, norm: str, eps: float | Tensor) -> Tensor:
     """Return the delta in the ball of radius eps with x + delta in [0, 1]: all of shape (B, ...)."""
-    delta = delta.clamp(-eps, eps) if norm == "linf" else delta * (eps / lengths(delta)).clamp(max=1)
+    delta = torch.clamp(delta, -eps, eps) if norm == "linf" else delta * (eps / lengths(delta)).clamp(max=1)  # type: ignore[arg-type]
     return torch.maximum(torch.minimum(delta, 1 - x), -x)
 
 
@@ -171,7 +175,7 @@ def lengths(x: Tensor) -> Tensor:
     return ((x / largest).square().sum(dims, keepdim=True).sqrt() * largest).clamp(min=tiny)
 
 
-def random_point(x: Tensor, norm: str, eps: float, generator: torch.Generator | None = None) -> Tensor:
+def random_point(x: Tensor, norm: str, eps: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draw a delta for each picture (B, ...), evenly from the ball of radius eps; x + delta may leave [0, 1]."""
     if norm == "linf":
         return (draw(torch.rand, x, generator) * 2 - 1) * eps
@@ -180,7 +184,7 @@ def random_point(x: Tensor, norm: str, eps: float, generator: torch.Generator | 
     return delta / lengths(delta) * eps * share.view(-1, *[1] * (x.ndim - 1))
 
 
-def random_direction(x: Tensor, norm: str, eps: float, generator: torch.Generator | None = None) -> Tensor:
+def random_direction(x: Tensor, norm: str, eps: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Return pictures x (B, ...) changed as far as an attack may, in a random direction: the control of an attack.
 
     linf: each value goes up or down by eps. l2: along a direction drawn evenly, by eps. Then clipped to [0, 1].

@@ -671,18 +671,22 @@ def evaluate_into(folder: Path, file: str, data: str, split: str, options: dict[
 
 @command(
     "sort",
-    "Write class folders for a classifier: the objects of a detection set cut out, or pictures parted by groups.",
+    "Write class folders for a classifier: objects cut out, pictures of one class, or pictures parted by groups.",
     files="DATA.yaml|FOLDER",
     count=(1, 1),
     file_keys=("source",),
     example="yolo-wnlb sort coco8.yaml out=objects by=objects",
-    about="by=objects cuts every object out into SPLIT/CLASS/. by=groups copies FOLDER/CLASS/GROUP/*.jpg: the groups "
-    "that test= names into test/, all others into train/. docs/classifiers.md shows it.",
+    about="by=objects cuts every object out into SPLIT/CLASS/. by=scenes copies pictures with one or two objects of "
+    "one class, whose boxes cover half of them at most, and writes boxes.json. by=groups copies "
+    "FOLDER/CLASS/GROUP/*.jpg: the groups that test= names into test/, all others into train/. docs/classifiers.md "
+    "shows it.",
     options=[
         Option("out", path("FOLDER"), "folder to make", required=True),
-        Option("by", one_of("objects", "groups"), "what is sorted", "objects"),
+        Option("by", one_of("objects", "scenes", "groups"), "what is sorted", "objects"),
         Option("margin", number(0, 1), "width left around an object, as a share of its box", 0.1),
         Option("test", listed(text("GROUP")), "groups to test on"),
+        Option("least", whole(2), "by=scenes leaves out classes with fewer pictures (default: 100)"),
+        Option("seed", whole(0), "by=scenes draws a quarter of each class to test on (default: 0)"),
     ],
 )
 def run_sort(files: list[str], options: dict[str, Any]) -> int:
@@ -694,17 +698,22 @@ def run_sort(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "inspect",
-    "Show what a model with blocks has learnt, as a table and pictures.",
+    "Show what a model with blocks, or a fused network, has learnt, as a table and pictures.",
     files="BEST.pt [IMAGE ...]",
     count=(1, math.inf),
     file_keys=("model",),
     example="yolo-wnlb inspect best.pt images=dark/data.yaml n=4",
     about="Shows w of each block, the features before and after it, what one position attends to, and the predictions "
-    "beside the labels and those of another model.",
+    "beside the labels and those of another model. Of fused networks, one or several: the weights of both halves, and "
+    "the features of the first, clean and blurred.",
     options=[
-        Option("images", path("FOLDER|DATA.yaml"), "pictures (default: those that the model was trained on)"),
+        Option(
+            "images",
+            path("FOLDER|DATA.yaml"),
+            "pictures (default: those that the model was trained on); of fused networks class folders or contexts:all",
+        ),
         Option("out", path("FOLDER"), "folder to make (default: inspect, or the next free number)"),
-        Option("n", whole(1), "images of each folder or data set", 4),
+        Option("n", whole(1), "images of each folder or data set; of fused networks 400 unless given", 4),
         Option("imgsz", whole(1), "image size (default: as trained)"),
         Option("at", point(), "pixel whose attention is drawn (default: the centre of the best detection)"),
         Option("with", path("OTHER.pt"), "a second model, whose predictions stand beside"),
@@ -719,14 +728,28 @@ def run_sort(files: list[str], options: dict[str, Any]) -> int:
 )
 def run_inspect(files: list[str], options: dict[str, Any]) -> int:
     """Print what the blocks of a model have learnt, and write pictures of it."""
+    from yolo_wnlb.classifiers.detector import reads
     from yolo_wnlb.visualize.inspection import inspect_model
 
     weights, *sources = files
+    if Path(weights).is_file() and reads(weights):
+        return inspect_classifiers(files, options)
     images = options.pop("images", None)
     if images is not None:
         sources += [images] if Path(images).exists() else images.split(",")
     print(inspect_model(weights, sources or None, other=options.pop("with", None), **options))
     return 0
+
+
+def inspect_classifiers(files: list[str], options: dict[str, Any]) -> int:
+    """Print what fused networks rest on, and write pictures of it."""
+    from yolo_wnlb.visualize.fused import inspect_fused
+
+    if idle := [key for key in options if key not in ("images", "out", "n", "imgsz", "exist_ok")]:
+        raise ValueError(f"{idle[0]}= is for detectors, and {files[0]} is a classifier; remove it")
+    if "images" not in options:
+        raise ValueError("a fused network wants the pictures to look at: images=FOLDER, or images=contexts:all")
+    return show(inspect_fused(files, options.pop("images"), **options))
 
 
 @command(
@@ -808,7 +831,7 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "robustness",
-    "Measure how far detectors hold when pictures get darker, noisier, blurred, corrupted or attacked.",
+    "Measure how far detectors or classifiers hold when pictures get darker, noisier, blurred, corrupted or attacked.",
     files="MODEL [MODEL ...]",
     count=(1, math.inf),
     file_keys=("model",),
@@ -818,7 +841,12 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
     "docs/robustness.md says how to read them. The command goes on where it was stopped.",
     resumes=True,
     options=[
-        Option("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", required=True),
+        Option(
+            "data",
+            path("DATA.yaml|TRUTH.json"),
+            "the truth: a data YAML or COCO annotations; of classifiers class folders or contexts:all",
+            required=True,
+        ),
         Option(
             "suite",
             listed(text("NAME", *FAMILIES, "presets", "stops", *CORRUPTIONS)),
@@ -834,6 +862,12 @@ def run_compare(files: list[str], options: dict[str, Any]) -> int:
         Option("imgsz", whole(1), "image size of the models (default: as trained)"),
         Option("seed", whole(0), "another one draws other noise, fog and darkness", 0),
         Option("preset", text("PRESET", *PRESETS[:4]), "whose noise the stops of lowlight have", "severe"),
+        Option(
+            "space",
+            one_of("pixels", "normalised"),
+            "what radii of linf attacks on classifiers count: pixels of 0 to 1, or normalised values",
+            "pixels",
+        ),
         Option(
             "groups",
             text("RULE"),

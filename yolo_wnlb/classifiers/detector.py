@@ -1,18 +1,20 @@
-"""A trained classifier, loaded to be used: names, describe, predict, as the modules of `detectors` have them."""
+"""A trained classifier or fused network, loaded to be used: names, describe, predict, as those of `detectors`."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.checkpoints import has_mark
+from yolo_wnlb.classifiers import fusion
 from yolo_wnlb.classifiers.nets import FORMAT, SIDE, Classifier, prepared, rebuild
 from yolo_wnlb.data.folders import Labelled
 
@@ -29,20 +31,25 @@ class Model(NamedTuple):
     """
 
     weights: Path
-    module: Classifier
+    module: Classifier | fusion.Fusion
     imgsz: int
 
 
 def reads(weights: str | Path) -> bool:
-    """Tell whether a file is a classifier that `nets.save` wrote, from a glance into it.
+    """Tell whether a file is a classifier or a fused network that was written here, from a glance into it.
 
     Raises: ValueError: it is a damaged archive, or one that grows when it is read.
     """
-    return has_mark(weights, FORMAT)
+    return has_mark(weights, FORMAT) or is_fused(weights)
+
+
+def is_fused(weights: str | Path) -> bool:
+    """Tell whether a file is a fused network that `fusion_fit.fit` wrote; see `reads`."""
+    return has_mark(weights, fusion.FORMAT)
 
 
 def load(weights: str | Path | Model, device: str | None = None) -> Model:
-    """Load a classifier; one that is loaded is returned as it is.
+    """Load a classifier or a fused network; one that is loaded is returned as it is.
 
     Args:
         weights: A file that `fit` wrote, or what this returned.
@@ -51,7 +58,9 @@ def load(weights: str | Path | Model, device: str | None = None) -> Model:
     """
     if isinstance(weights, Model):
         return weights
-    module = rebuild(weights).to(select_device(device or "", verbose=False))
+    fused = Path(weights).is_file() and is_fused(weights)
+    module: Classifier | fusion.Fusion = fusion.rebuild(weights) if fused else rebuild(weights)
+    module.to(select_device(device or "", verbose=False))
     return Model(Path(weights), module, module.recipe.get("imgsz", SIDE))
 
 
@@ -63,8 +72,12 @@ def names(weights: str | Path | Model) -> dict[int, str]:
 def describe(weights: str | Path | Model, *, imgsz: int | None = None, device: str | None = None) -> dict[str, Any]:
     """Say what predicts and how, for the protocol of a score; the arguments are those of `predict`."""
     model = load(weights, device)
+    recipe = model.module.recipe
+    kind = f"classifier {recipe['arch']}"
+    if isinstance(model.module, fusion.Fusion):
+        kind = f"fusion {' + '.join(recipe[half]['arch'] for half in fusion.HALVES)}, l2 {recipe['l2']:g}"
     return {
-        "detector": f"classifier {model.module.recipe['arch']}",
+        "detector": kind,
         "sha256": hashlib.sha256(model.weights.read_bytes()).hexdigest()[:16],
         "image_size": f"{imgsz or model.imgsz}x{imgsz or model.imgsz}",
     }
@@ -78,6 +91,8 @@ def predict(
     imgsz: int | None = None,
     device: str | None = None,
     progress: bool = False,
+    alter: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    perturb: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
 ) -> np.ndarray:
     """Return the probabilities of the model's classes: float32 (pictures, classes).
 
@@ -88,6 +103,9 @@ def predict(
         imgsz: Side of the network's input. Default: as trained.
         device: As `load` takes it.
         progress: Show a bar.
+        alter: Gets each picture as it was read, uint8 (H, W, 3) BGR, and its number; returns one to use in its place.
+        perturb: Gets inputs of the network, float32 (B, 3, imgsz, imgsz) RGB in [0, 1], and the numbers of their
+            pictures; returns inputs to use in their place.
     Raises: OSError, ValueError: a file is missing or unreadable.
     """
     model = load(weights, device)
@@ -95,9 +113,13 @@ def predict(
     place = next(module.parameters()).device
     numbers = range(len(data)) if places is None else places
     found = []
-    with torch.inference_mode():
-        for start in TQDM(range(0, len(numbers), BATCH), desc="predicting", disable=not progress):
-            pictures = [prepared(data.read(number), side) for number in numbers[start : start + BATCH]]
-            x = torch.from_numpy(np.stack(pictures)).to(place).float() / 255
+    for start in TQDM(range(0, len(numbers), BATCH), desc="predicting", disable=not progress):
+        batch = numbers[start : start + BATCH]
+        pictures = [data.read(number) for number in batch]
+        if alter:
+            pictures = [alter(picture, number) for picture, number in zip(pictures, batch)]
+        x = torch.from_numpy(np.stack([prepared(picture, side) for picture in pictures])).to(place).float() / 255
+        x = perturb(x, batch) if perturb else x
+        with torch.inference_mode():
             found.append(module(x).softmax(1).float().cpu().numpy())
     return np.concatenate(found)

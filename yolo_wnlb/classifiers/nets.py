@@ -113,6 +113,26 @@ def build(arch: str, classes: Sequence[str], weights: str | Path | None = None) 
     return model
 
 
+def arch_of(weights: str | Path) -> str:
+    """Tell which architecture weights are of, in any of the forms at the head of this module, by their shapes.
+
+    Raises: FileNotFoundError, OSError, ValueError: they are not there, not readable, or of another architecture.
+    """
+    if str(weights) in PUBLISHED:
+        return str(weights)
+
+    def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        layers = {n: v for n, v in state.items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
+        return {name: tuple(value.shape) for name, value in layers.items()}
+
+    found = shapes(read_weights(weights)[0])
+    for arch, make in ARCHS.items():
+        with torch.device("meta"):
+            if shapes(make(num_classes=2).state_dict()) == found:
+                return arch
+    raise ValueError(f"{weights} is none of {', '.join(ARCHS)}: it has {len(found)} tensors of other names or shapes")
+
+
 def check_arch(arch: Any) -> None:
     """Refuse an architecture that is not in ARCHS."""
     if not isinstance(arch, str) or arch not in ARCHS:
@@ -208,16 +228,17 @@ def prepared(image: np.ndarray, side: int) -> np.ndarray:
 # ---- checkpoints -----------------------------------------------------------------------------------
 
 
-def save(model: Classifier, path: str | Path, training: Mapping[str, Any] | None = None) -> None:
+def save(model: nn.Module, path: str | Path, training: Mapping[str, Any] | None = None, form: str = FORMAT) -> None:
     """Write a checkpoint, complete or not at all.
 
     Args:
-        model: What `build` returned.
+        model: What `build` returned, or another module with a `recipe`.
         path: File to write, .pt.
         training: What it takes to go on; plain values and tensors.
+        form: What the file calls its format.
     Raises: OSError: the file cannot be written; what was there before is unchanged.
     """
-    meta = {"format": FORMAT, **model.recipe, "training": dict(training or {})}
+    meta = {"format": form, **model.recipe, "training": dict(training or {})}  # type: ignore[dict-item]
     meta["versions"] = {"torch": str(torch.__version__), "torchvision": torchvision.__version__}
     with replaced(Path(path)) as draft:
         torch.save({"meta": meta, "state_dict": model.state_dict()}, draft)

@@ -2,10 +2,13 @@
 
     a folder SPLIT/CLASS/[GROUP/]*.jpg                          any classes; groups are kinds of object, places, ...
     containers:S1, :S2, :S3 or :all, and shapes:crops           drawn on the spot by `worlds`
+    contexts:all, :similar, :dissimilar, :outlines, :grounds    drawn on the spot by `worlds`
     cifar10:FOLDER                                              CIFAR-10's Python batches, where the user has them
     cifar10                                                     Ultralytics' copy of it, which it downloads
 
-Numbers of the drawn ones can be given: containers:S1,train=400,test=300,size=64,seed=0.
+Numbers of the drawn ones can be given: containers:S1,train=400,test=300,size=64,seed=0; contexts:all,rho=0.9.
+
+A folder may hold boxes.json, which `sort` writes: {"SPLIT/CLASS/a.jpg": [[x, y, width, height], ...]}, in pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,25 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data import worlds
+from yolo_wnlb.data.validation import is_number
+from yolo_wnlb.reading import read_json
 from yolo_wnlb.words import suggestion
 
 SPLITS = ("train", "val", "test")
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES = "cifar-10-batches-py"  # the folder that CIFAR-10's archive unpacks to
 MOST_BYTES = 2 * 2**30  # that are drawn at once
-DRAWN = {  # what is drawn on the spot: its splits with their numbers of pictures, and the side of the pictures
+BOXES = "boxes.json"  # in a folder: where the objects of its pictures are
+DRAWN: dict[str, dict[str, float]] = {  # what is drawn: its splits with their numbers of pictures, and other numbers
     "containers": {"train": 400, "test": 300, "size": 64, "seed": 0},
+    "contexts": {"train": 1600, "test": 640, "size": 64, "seed": 0, "rho": worlds.RHO},
     "shapes": {"train": 1600, "val": 400, "size": 64, "seed": 0},
 }
+SETS = {"containers": tuple(worlds.TESTED), "contexts": tuple(worlds.CONTEXTS), "shapes": ("crops",)}  # of DRAWN
+WITHOUT_RHO = ("outlines", "grounds")  # sets of contexts in which no ground goes with an outline
+
+
+Boxes = tuple[tuple[float, float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class Labelled:
         read: Function of a picture's number that returns it: uint8 (H, W, 3), BGR.
         digest: A short hash of names, classes and contents (of files: their sizes).
         notes: What the reader of a score has to know.
+        boxes: Of the objects of each picture, each x, y, width, height in pixels; None where they are not known.
     """
 
     source: str
@@ -60,9 +73,20 @@ class Labelled:
     read: Callable[[int], np.ndarray]
     digest: str
     notes: tuple[str, ...] = ()
+    boxes: tuple[Boxes, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(self, places: Sequence[int]) -> Labelled:
+        """Return the pictures of these numbers, in this order; their digest is one of the choice too."""
+        chosen: dict[str, Any] = {
+            name: tuple(getattr(self, name)[place] for place in places) for name in ("labels", "names", "groups")
+        }
+        if self.boxes is not None:
+            chosen["boxes"] = tuple(self.boxes[place] for place in places)
+        digest = hashlib.sha256(json.dumps([self.digest, [*map(int, places)]]).encode()).hexdigest()[:16]
+        return replace(self, **chosen, digest=digest, read=lambda number: self.read(places[number]))
 
     @property
     def images(self) -> list[dict[str, Any]]:
@@ -113,14 +137,14 @@ def is_drawn(source: str | Path) -> bool:
     return str(source).partition(":")[0] in DRAWN and ":" in str(source)
 
 
-def draw_plan(source: str) -> tuple[str, str, dict[str, int]]:
+def draw_plan(source: str) -> tuple[str, str, dict[str, float]]:
     """Read containers:S1,train=400,size=64: what is drawn, which set of it, and its numbers.
 
     Raises: ValueError: there is no such set or number, or the number is out of range.
     """
     kind, _, rest = source.partition(":")
     name, *words = rest.split(",")
-    known = tuple(worlds.TESTED) if kind == "containers" else ("crops",)
+    known = SETS[kind]
     if name not in known:
         raise ValueError(
             f"{source}: no {kind}:{name}{suggestion(name, known)}; choose from "
@@ -133,6 +157,11 @@ def draw_plan(source: str) -> tuple[str, str, dict[str, int]]:
             raise ValueError(f"{source}: no number {key!r}{suggestion(key, numbers)}; choose from {', '.join(numbers)}")
         if [other.partition("=")[0] for other in words].count(key) > 1:
             raise ValueError(f"{source}: {key} is given twice; leave out one")
+        if key == "rho":
+            if name in WITHOUT_RHO:
+                raise ValueError(f"{source}: no ground goes with an outline in contexts:{name}; leave out rho")
+            numbers[key] = read_share(source, key, value)
+            continue
         least = {"size": worlds.MIN_SIZE, "seed": 0}.get(key, 1)
         if not value.isdecimal() or int(value) < least:
             raise ValueError(f"{source}: {key} is {value!r}; wanted a whole number, {least} or more")
@@ -140,30 +169,45 @@ def draw_plan(source: str) -> tuple[str, str, dict[str, int]]:
     return kind, name, numbers
 
 
+def read_share(source: str, key: str, value: str) -> float:
+    """Read a number from 0 to 1 of a drawn set."""
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"{source}: {key} is {value!r}; wanted a share of the pictures, from 0 to 1")
+    return share
+
+
 @functools.lru_cache(maxsize=4)
 def draw(source: str, split: str) -> Labelled:
-    """Draw a split of `containers` or `shapes:crops`; see `read`."""
+    """Draw a split of `containers`, `contexts` or `shapes:crops`; see `read`."""
     kind, name, numbers = draw_plan(source)
     if split not in numbers:
         there = ", ".join(key for key in SPLITS if key in numbers)
         raise FileNotFoundError(f"{source} has no split {split!r}; choose from {there}")
-    count, size, seed = numbers[split], numbers["size"], numbers["seed"]
+    count, size, seed = (int(numbers[key]) for key in (split, "size", "seed"))
     if count * size * size * 3 > MOST_BYTES:
         raise ValueError(
             f"{source}: {count} pictures of {size} x {size} pixels take more than {MOST_BYTES / 2**30:g} GiB of "
             f"memory; give a smaller {split}= or size="
         )
-    drawn = (
-        worlds.draw_containers(name, split, count, size, seed)
-        if kind == "containers"
-        else worlds.draw_crops(split, count, size, seed)
-    )
+    if kind == "containers":
+        drawn = worlds.draw_containers(name, split, count, size, seed)
+    elif kind == "contexts":
+        drawn = worlds.draw_contexts(name, split, count, size, seed, numbers["rho"])
+    else:
+        drawn = worlds.draw_crops(split, count, size, seed)
     names = [
         "/".join(filter(None, [drawn.classes[label], group, f"{index:06d}"]))
         for index, (label, group) in enumerate(zip(drawn.labels, drawn.groups))
     ]
     content = [hashlib.sha256(drawn.images.tobytes()).hexdigest()]
-    return labelled(source, split, drawn.classes, drawn.labels, names, drawn.groups, drawn.images.__getitem__, content)
+    found = labelled(source, split, drawn.classes, drawn.labels, names, drawn.groups, drawn.images.__getitem__, content)
+    if drawn.boxes is None or not any(drawn.boxes):
+        return found
+    return replace(found, boxes=tuple(tuple(boxes) for boxes in drawn.boxes))
 
 
 # ---- from files ----------------------------------------------------------------------------------
@@ -172,9 +216,7 @@ def draw(source: str, split: str) -> Labelled:
 def read_folder(folder: Path, source: str, split: str) -> Labelled:
     """Find the pictures of SPLIT/CLASS/[GROUP/]*.jpg; see `read`."""
     if not folder.is_dir():
-        drawn = [
-            f"{kind}:{name}" for kind, names in (("containers", worlds.TESTED), ("shapes", ["crops"])) for name in names
-        ]
+        drawn = [f"{kind}:{name}" for kind, names in SETS.items() for name in names]
         raise FileNotFoundError(
             f"there is no folder {source}{suggestion(source, drawn)}; give a folder with train/ and val/ or test/, "
             f"each with a folder for each class, or one of {', '.join(drawn)}, cifar10:FOLDER"
@@ -199,7 +241,7 @@ def read_folder(folder: Path, source: str, split: str) -> Labelled:
         raise ValueError(f"{source}: the only class is {classes[0]!r}; a classifier wants two class folders or more")
     files = [(classes.index(name), file) for name, pictures in found.items() for file in pictures]
     paths = [file.relative_to(folder / split) for _, file in files]
-    return labelled(
+    pictures = labelled(
         source,
         split,
         classes,
@@ -209,6 +251,34 @@ def read_folder(folder: Path, source: str, split: str) -> Labelled:
         Files(tuple(file for _, file in files)),
         [str(file.stat().st_size) for _, file in files],
     )
+    boxes = read_boxes(folder / BOXES, [f"{split}/{name}" for name in pictures.names])
+    return replace(pictures, boxes=boxes)
+
+
+def read_boxes(file: Path, names: Sequence[str]) -> tuple[Boxes, ...] | None:
+    """Read the boxes of the objects of pictures; None if there is no such file.
+
+    Raises: ValueError: it holds something else than boxes, or lacks a picture.
+    """
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is no list of boxes by picture; sort again, or remove it")
+    if lacking := [name for name in names if name not in content]:
+        raise ValueError(
+            f"{file} lacks {len(lacking)} of {len(names)} pictures, first {lacking[0]}; sort again, or remove it"
+        )
+    for name in names:
+        boxes = content[name]
+        if not isinstance(boxes, list) or not all(is_box(box) for box in boxes):
+            raise ValueError(f"{file}: {name} has {boxes!r}; wanted [[x, y, width, height], ...] in pixels")
+    return tuple(tuple((box[0], box[1], box[2], box[3]) for box in content[name]) for name in names)
+
+
+def is_box(box: Any) -> bool:
+    """Tell whether this is x, y, width, height, all of them finite, and the sides positive."""
+    return isinstance(box, list) and len(box) == 4 and all(map(is_number, box)) and min(box[2:]) > 0
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
     containers   eight kinds of container, named after those of C-CCM; the class is how full one is
     crops        one outline of `shapes` in the middle of a bright picture; the class is which one
+    contexts     one of eight outlines on one of four kinds of ground, which mostly go together
 
 Containers show why a network that is right on the containers it has seen can be wrong on others: the level is a share
-of the volume, so half a cocktail glass stands at 0.78 of its height, and half a beer cup at 0.59. NumPy and OpenCV
-only.
+of the volume, so half a cocktail glass stands at 0.78 of its height, and half a beer cup at 0.59. Contexts show what
+the ground still says where the outline is lost. NumPy and OpenCV only.
 
-Source: Modas et al., Improving Filling Level Classification with Adversarial Training, ICIP 2021, section 3.1.
+Sources: Modas et al., Improving Filling Level Classification with Adversarial Training, ICIP 2021, section 3.1.
+Akumalla, Haney, Bazhenov, Contextual Fusion For Adversarial Robustness, 2020, arXiv 2011.09526, section 2.2: COCO
+pictures of similar and of dissimilar classes; contexts stand in for them.
 """
 
 from __future__ import annotations
@@ -28,6 +31,21 @@ CONTENTS = ("water", "pasta", "rice")
 HANDS = 0.4  # share of the pictures in which a hand holds the container
 OVERSAMPLING = 2  # pictures are drawn so many times larger, and averaged
 MIN_SIZE = 32  # pixels; a stem is no longer visible below
+GROUNDS = {  # of `contexts`: each kind of ground, and the two outlines that go with it
+    "stripes": ("disc", "star"),
+    "checks": ("box", "crescent"),
+    "dots": ("triangle", "heart"),
+    "clouds": ("cross", "arrow"),
+}
+OUTLINES = tuple(outline for pair in GROUNDS.values() for outline in pair)
+CONTEXTS = {  # each set of `contexts`, and its classes
+    "all": OUTLINES,
+    "similar": GROUNDS["stripes"],  # both go with one ground, so that the ground cannot tell them apart
+    "dissimilar": tuple(pair[0] for pair in GROUNDS.values()),  # each goes with another ground
+    "outlines": OUTLINES,  # on any ground: what a foreground network learns from
+    "grounds": tuple(GROUNDS),  # without an outline: what a background network learns from
+}
+RHO = 0.9  # share of the pictures of `contexts` whose ground goes with the outline
 
 
 class Container(NamedTuple):
@@ -73,13 +91,15 @@ class Drawing(NamedTuple):
 
     images: uint8 (N, size, size, 3), BGR.
     labels: N indices into `classes`.
-    groups: The kind of container of each picture; "" for outlines.
+    groups: The kind of container of each picture; whether its outline is on its own ground; "" for all others.
+    boxes: Of the objects of each picture, x, y, width, height in pixels; None where they are not known.
     """
 
     classes: tuple[str, ...]
     images: np.ndarray
     labels: list[int]
     groups: list[str]
+    boxes: list[list[tuple[int, int, int, int]]] | None = None
 
 
 # ---- containers ----------------------------------------------------------------------------------
@@ -316,3 +336,102 @@ def draw_crops(split: str, count: int, size: int, seed: int) -> Drawing:
         paint(image, mask, radius, rng.uniform(0, 2 * np.pi), rng)
         images[index] = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
     return Drawing(NAMES, images, labels, [""] * count)
+
+
+# ---- outlines in contexts ------------------------------------------------------------------------
+
+
+def draw_contexts(name: str, split: str, count: int, size: int, seed: int, rho: float = RHO) -> Drawing:
+    """Draw the pictures of a set of `contexts`; its classes take turns.
+
+    Args:
+        name: A key of CONTEXTS.
+        split: "train" or "test".
+        count: Number of pictures.
+        size: Side of a picture in pixels, MIN_SIZE or more.
+        seed: The same one gives the same pictures; each depends on its number, and not on `count`.
+        rho: Probability that an outline stands on its own ground, 0 to 1; else it stands on one of the other three. At
+            0.25 the ground says nothing. Another rho changes the ground of some pictures, and nothing else about it.
+            The sets "outlines" (any ground, all equally likely) and "grounds" do not use it.
+    """
+    classes = CONTEXTS[name]
+    images = np.empty((count, size, size, 3), np.uint8)
+    labels = [index % len(classes) for index in range(count)]
+    groups, boxes = [], []
+    for index, label in enumerate(labels):
+        key = [seed, len(TESTED) + 1 + [*CONTEXTS].index(name), split == "test", index]
+        choice, below, above = (np.random.default_rng([*key, part]) for part in range(3))
+        agrees = choice.random() < rho
+        other, any_ground = (int(choice.integers(first, len(GROUNDS))) for first in (1, 0))
+        if name == "grounds":
+            number, group = label, ""
+        elif name == "outlines":
+            number, group = any_ground, ""
+        else:
+            own = next(n for n, pair in enumerate(GROUNDS.values()) if classes[label] in pair)
+            number = own if agrees else (own + other) % len(GROUNDS)
+            group = "own ground" if agrees else "other ground"
+        image = ground_of_kind([*GROUNDS][number], below, size)
+        groups.append(group)
+        boxes.append([] if name == "grounds" else [place_outline(image, classes[label], above)])
+        images[index] = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    return Drawing(classes, images, labels, groups, boxes)
+
+
+def ground_of_kind(kind: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Draw a ground in two colours; which ones says nothing about its kind.
+
+    Args:
+        kind: A key of GROUNDS.
+        rng: Source of randomness.
+        size: Side in pixels.
+    Returns: float32 (size, size, 3) in [0, 1].
+    """
+    y, x = np.mgrid[:size, :size].astype(np.float32) / size + rng.random((2, 1, 1), np.float32)
+    turn, waves = rng.uniform(0, np.pi), rng.uniform(5, 7)  # periods in a side
+    along, across = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+    first, second = (np.sin(2 * np.pi * waves * place) for place in (along, across))
+    pattern = {
+        "stripes": np.clip(0.5 + 1.5 * first, 0, 1),
+        "checks": np.clip(0.5 + 3 * first * second, 0, 1),
+        "dots": np.clip(0.5 + 3 * (first + second - 0.9), 0, 1),
+        "clouds": noise(rng, size),
+    }[kind][..., None]
+    colours = rng.uniform(0.1, 0.9, (4, 2, 3))  # four tries: keep the pair with the largest contrast
+    bright, dark = colours[np.abs(np.diff(colours, axis=1)).sum((1, 2)).argmax()]
+    image = pattern * bright + (1 - pattern) * dark + rng.normal(0, 0.02, (size, size, 3))
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def place_outline(image: np.ndarray, name: str, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Paint an outline near the middle of a picture, float32 (S, S, 3) in [0, 1], in place.
+
+    Args:
+        image: What stands behind it.
+        name: One of OUTLINES.
+        rng: Source of randomness.
+    Returns: The box of the outline: x, y, width, height in pixels.
+    """
+    size = len(image)
+    turn, stretch, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.18), size * rng.uniform(0.2, 0.28)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    corners = corners_of(name) * [stretch, 1 / stretch] @ rotation.T * radius
+    corners += size * rng.uniform(0.45, 0.55, 2)
+    mask = cv2.fillPoly(np.zeros((size, size), np.uint8), [np.rint(corners).astype(np.int32)], 1)
+    paint(image, mask > 0, radius, rng.uniform(0, 2 * np.pi), rng)
+    x, y, width, height = cv2.boundingRect(mask)
+    return x, y, width, height
+
+
+def corners_of(name: str) -> np.ndarray:
+    """Return the corners (P, 2) of one of OUTLINES around the origin, about one unit in radius."""
+    if name == "cross":
+        quarter = np.array([[1.2, -0.4], [1.2, 0.4], [0.4, 0.4]])
+        return np.concatenate([quarter @ np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))])
+    if name == "arrow":
+        return np.array([[1.3, 0], [0.1, 1.1], [0.1, 0.4], [-1.2, 0.4], [-1.2, -0.4], [0.1, -0.4], [0.1, -1.1]])
+    if name == "heart":
+        angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        up = 13 * np.cos(angle) - 5 * np.cos(2 * angle) - 2 * np.cos(3 * angle) - np.cos(4 * angle)
+        return np.c_[16 * np.sin(angle) ** 3, up + 2] / 14
+    return unit_shape(name)

@@ -27,7 +27,7 @@ from yolo_wnlb.data import coco, folders
 from yolo_wnlb.metrics.instances import check_masks
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.models import load_model, model_yaml, split_arguments, task_of
-from yolo_wnlb.study.plan import CLASSIFIER, NAMED, SPEC, UNET, YOLO, Run, naming, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, FUSION, NAMED, OUT, SPEC, UNET, YOLO, Run, naming, weights_path
 from yolo_wnlb.twins.enhance import enhancer
 from yolo_wnlb.words import suggestion
 
@@ -36,6 +36,7 @@ TRAINING_BYTES = 24  # of each parameter while it is trained: last.pt and best.p
 KEPT_BYTES = 8  # of each parameter afterwards
 PNG_BYTES = 2  # of each pixel of an enhanced picture
 OTHER_PARAMETERS = 45_000_000  # of Mask R-CNN and SOLOv2 on ResNet-50
+ARCH_OF_FUSION = "resnet50"  # as large as the two networks that are fused, for the room that a run takes
 MARGIN = 100e6  # bytes for logs, tables and label caches
 CHOICES = {  # of arguments that Ultralytics checks late or never
     "cache": (True, False, "ram", "disk"),
@@ -86,6 +87,7 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
                     YOLO: functools.partial(check_yolo, readable=readable),
                     CLASSIFIER: check_classifier,
                     UNET: functools.partial(check_unet, source=arguments.get((run.source_row or "", run.seed))),
+                    FUSION: check_fusion,
                 }
                 size = checks.get(run.spec["detector"], check_other)(run)
         size = size or size_of_row.get((run.source_row or "", run.seed), "")
@@ -347,6 +349,25 @@ def pictures_with(noise: float) -> str:
     return f"whole pictures with noise of sd {noise:g}"
 
 
+def check_fusion(run: Run) -> str:
+    """Check the training of a fused network; returns the size that pictures are evaluated at."""
+    from yolo_wnlb.classifiers.fusion import check_l2, network_of
+    from yolo_wnlb.classifiers.fusion_fit import check_settings, fit
+
+    of_build, of_fit = split_arguments(run.spec, fit)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    if unknown := [name for name in of_build if name != "l2"]:
+        known = ("l2", *(name for name in defaults if name not in ("model", "data", "out")))
+        raise ValueError(f"no argument {unknown[0]}{suggestion(unknown[0], known)}; choose from {', '.join(known)}")
+    check_l2(of_build.get("l2", 0.0))
+    check_settings({**defaults, **of_fit, "seed": run.spec["seed"]})
+    for weights in run.spec["start"]:
+        if not weights.startswith(OUT) and weights not in NAMED[FUSION]:
+            network_of(weights)
+    side = of_fit.get("imgsz", defaults["imgsz"])
+    return f"{side}x{side}"
+
+
 def check_like_defaults(arguments: Mapping[str, Any], *functions: Any) -> None:
     """Refuse what is no number, or no list, where the default of a function's argument is one."""
     for function in functions:
@@ -463,7 +484,7 @@ def check_classes(
         raise ValueError(f"{data.source}, {data.split}: one picture; the intervals of a table need two or more")
     used = {(data.source, data.split): data}
     learnt_by = {run.row: run.spec["train_data"] for run in runs if "train" in run.spec}
-    lenders = {run.source_row for run in runs if "train" in run.spec} - {*baselines}
+    lenders = {row for run in runs if "train" in run.spec for row in run.source_rows} - {*baselines}
     for run in todo:
         with naming(run.name):
             if source := learnt_by.get(run.row if "train" in run.spec else run.source_row or ""):
@@ -473,6 +494,8 @@ def check_classes(
             else:
                 detector, model = given_model(run, device)
                 known = tuple(detector.names(model).values())
+            if run.spec["detector"] == FUSION:
+                check_fused_classes(run, runs, known)
             lacking = [name for name in data.classes if name not in known]
             if lacking and run.row not in lenders:
                 raise ValueError(
@@ -482,9 +505,27 @@ def check_classes(
     for pictures in used.values():
         if isinstance(pictures.read, folders.Files):
             pictures.read.check()
-    archs = [run.spec["train"]["arch"] for run in todo if "train" in run.spec]
+    archs = [run.spec["train"].get("arch", ARCH_OF_FUSION) for run in todo if "train" in run.spec]
     counts = {arch: sum(p.numel() for p in ARCHS[arch](num_classes=1000).parameters()) for arch in {*archs}}
     refuse_full_disk(todo, KEPT_BYTES * sum(counts[arch] for arch in archs) + MARGIN)
+
+
+def check_fused_classes(run: Run, runs: Sequence[Run], classes: Sequence[str]) -> None:
+    """Refuse to train a fused network on attacks against a foreground network that learns other classes."""
+    from yolo_wnlb.classifiers.detector import names, reads
+    from yolo_wnlb.classifiers.fusion import UNKNOWN
+    from yolo_wnlb.classifiers.fusion_fit import check_attacked
+
+    options = {**run.spec.get("train", {}), **run.spec.get("options", {})}
+    if options.get("adversarial") in (None, False):
+        return
+    start = run.spec["start"][0]
+    trained = [other for other in runs if start == f"{OUT}{other.folder.name}/last.pt"]
+    if trained:
+        check_attacked(folders.read(trained[0].spec["train_data"], "train").classes, classes)
+    else:
+        ours = Path(start).is_file() and reads(start)
+        check_attacked([*names(start).values()] if ours else UNKNOWN, classes)
 
 
 def labels_of(source: str) -> coco.Truth:

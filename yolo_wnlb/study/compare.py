@@ -30,8 +30,8 @@ from yolo_wnlb.study.check import check_classes, check_data, check_models
 from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.plan import (
-    CLASSIFIER,
     LOG,
+    MEASURED,
     RECORD,
     RESULT,
     SPEC,
@@ -147,7 +147,9 @@ def unfinished(runs: Sequence[Run]) -> list[Run]:
     if refusals:
         raise ValueError(refusals[0] + (f" (the same of {len(refusals) - 1} more)" if refusals[1:] else ""))
     again = {(run.row, run.seed) for run in todo}
-    outdated = [run.folder for run in runs if run not in todo and (run.source_row, run.seed) in again]
+    outdated = [
+        run.folder for run in runs if run not in todo and any((row, run.seed) in again for row in run.source_rows)
+    ]
     if outdated:
         raise ValueError(
             f"{', '.join(map(str, outdated))} started from weights that will be trained again; delete them to run them "
@@ -171,7 +173,7 @@ def run_all(runs: Sequence[Run], jobs: int, device: str | None) -> None:
     try:
         while waiting or running:
             missing = {(run.row, run.seed) for run in (*waiting, *(run for run, _ in running))}
-            for run in [run for run in waiting if (run.source_row, run.seed) not in missing]:
+            for run in [r for r in waiting if not any((row, r.seed) in missing for row in r.source_rows)]:
                 if len(running) < jobs and not failures:
                     waiting.remove(run)
                     print(f"{time.strftime('%H:%M:%S')} {run.name} ...", flush=True)
@@ -308,7 +310,7 @@ def timer(run: Run, plan: Mapping[str, Any], truth: Any, device: str | None) -> 
     """
     detector, model = load_model(run.spec, run.folder, device)
     size = {"imgsz": run.spec["imgsz"]} if "imgsz" in run.spec else {}
-    if run.spec["detector"] == CLASSIFIER:
+    if run.spec["detector"] in MEASURED["accuracy"]:
 
         def classify(i: int) -> float:
             begun = time.perf_counter()

@@ -13,7 +13,7 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed, renamed
 from yolo_wnlb.metrics.instances import label_image
 from yolo_wnlb.study import labels
-from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, UNET, YOLO, safe_name, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, FUSION, MEASURED, UNET, YOLO, safe_name, weights_path
 from yolo_wnlb.version import __version__
 from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
@@ -86,7 +86,7 @@ def split_arguments(spec: Mapping[str, Any], fit: Callable[..., Any]) -> tuple[d
     """Split the arguments of a training that is not YOLO's into those of `build` and those of `fit`."""
     of_build = {**spec["train"], **spec.get("options", {})}
     of_fit = {key: of_build.pop(key) for key in [*of_build] if key in inspect.signature(fit).parameters}
-    if spec["detector"] in (CLASSIFIER, UNET):
+    if spec["detector"] in (UNET, *MEASURED["accuracy"]):
         return of_build, of_fit
     of_build["block"] = spec.get("block")
     if "after" in spec:
@@ -101,7 +101,9 @@ def load_model(spec: Mapping[str, Any], folder: Path, device: str | None) -> tup
     """Return the module that serves the detector of a run, and the model: trained, given or as published."""
     detector, source = detector_module(spec["detector"]), spec.get("weights")
     weights = weights_path(folder.parent, source) if source else str(folder / "last.pt")
-    if spec["detector"] not in (YOLO, CLASSIFIER, UNET) and not (Path(weights).is_file() and detector.reads(weights)):
+    if spec["detector"] not in (YOLO, UNET, *MEASURED["accuracy"]) and not (
+        Path(weights).is_file() and detector.reads(weights)
+    ):
         return detector, detector.published(spec["detector"], weights, device, **spec["sizes"])
     return detector, detector.load(weights, device)
 
@@ -112,7 +114,8 @@ def detector_module(detector: str) -> Any:
     from yolo_wnlb.denoiseg import detector as unet
     from yolo_wnlb.detectors import torchvision, ultralytics
 
-    return {YOLO: ultralytics, CLASSIFIER: classifier, UNET: unet}.get(detector, torchvision)
+    modules = {YOLO: ultralytics, CLASSIFIER: classifier, FUSION: classifier, UNET: unet}
+    return modules.get(detector, torchvision)
 
 
 def network(model: Any) -> Any:

@@ -20,13 +20,14 @@ of a table can differ in them. Example:
 
 The keys of a row:
 
-    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light; unet; classifier
+    detector   yolo (default), maskrcnn, maskrcnn_v2, solov2, solov2_light; unet; classifier, fusion
     model      a model YAML to train (yolo), for segmentation or detection
     weights    what to evaluate as it is: a file, or the row that trains it; or published weights:
                yolov8m-seg.pt, coco (Mask R-CNN of torchvision), a SOLOv2 file of mmdetection, resnet18
                (ImageNet weights of torchvision, for a classifier to start from)
     start      weights to start from: a file, or the row that trains them; of another study:
-               FOLDER/clean-{seed}/last.pt
+               FOLDER/clean-{seed}/last.pt. Of fusion two: [foreground, background], each a file, a published
+               name or the row of a classifier
     data       a data YAML to train on, if it is not the study's
     train      a budget of its own, for rows that others start from
     options    more arguments of the training, for this row alone; none that make the budgets differ
@@ -55,6 +56,8 @@ best weights too. `unet` is DenoiSeg's network (docs/denoiseg.md): `train: {unet
 `measure: accuracy` is for classifiers: `data:` is then what `data.folders.read` takes, `train: {classifier: ...}` has
 arch and the arguments of `classifiers.fit.fit`, and `options:` of a row may say how it learns: lr, freeze, adversarial.
 A row that other rows start from may learn other classes than those that the study tests. docs/classifiers.md has one.
+`train: {fusion: ...}` has the arguments of `classifiers.fusion_fit.fit`, and `options:` of a fused row l2 too. Fused
+rows are compared with the classifier that `baseline:` names, unless it names one of them too. docs/fusion.md has one.
 """
 
 from __future__ import annotations
@@ -92,13 +95,13 @@ ROW_KEYS = (
     *("detector", "model", "weights", "start", "data", "train", "options", "after", "block", "enhance"),
     *("labels", "against"),
 )
-UNET, CLASSIFIER = "unet", "classifier"
+UNET, CLASSIFIER, FUSION = "unet", "classifier", "fusion"
 OF_COCO = ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light")  # detectors that give COCO results
-MEASURED = {"coco": OF_COCO, "instances": (UNET, *OF_COCO), "accuracy": (CLASSIFIER,)}
-DETECTORS = (*OF_COCO, UNET, CLASSIFIER)
+MEASURED = {"coco": OF_COCO, "instances": (UNET, *OF_COCO), "accuracy": (CLASSIFIER, FUSION)}
+DETECTORS = (*OF_COCO, UNET, CLASSIFIER, FUSION)
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
-NAMED = {CLASSIFIER: ("resnet18", "resnet50", "wide_resnet50_2")}  # weights that a name stands for, beside coco
+NAMED = dict.fromkeys(MEASURED["accuracy"], ("resnet18", "resnet50", "wide_resnet50_2"))  # weights by name, beside coco
 OUT = "{out}/"  # stands in front of weights that a row of the study trains
 RECORD, SPEC, LOG, RESULT = "run.json", "spec.json", "log.txt", "evaluation.json"  # files of a run
 ENHANCED = "enhanced"  # folder of enhanced pictures, beside the runs
@@ -133,14 +136,14 @@ class Run:
         spec: What the study asks for, with hashes of the model YAML, the labels, and the names and sizes
             of the pictures. (The hash of the weights that it read, the versions and the device are in its
             record; versions and device are not compared, the table names them.)
-        source_row: The row whose run of this seed has to be finished first.
+        source_rows: The rows whose runs of this seed have to be finished first: one, or two of fusion.
     """
 
     row: str
     seed: int | None
     folder: Path
     spec: dict[str, Any]
-    source_row: str | None = None
+    source_rows: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -153,9 +156,15 @@ class Run:
         return self.folder.parent
 
     @property
+    def source_row(self) -> str | None:
+        """The first of `source_rows`; None if there is none."""
+        return self.source_rows[0] if self.source_rows else None
+
+    @property
     def weights(self) -> str | None:
-        """The weights that it evaluates or starts from."""
-        return self.spec.get("weights") or self.spec.get("start")
+        """The weights that it evaluates or starts from; None of fusion, which starts from two."""
+        weights = self.spec.get("weights") or self.spec.get("start")
+        return None if isinstance(weights, list) else weights
 
     @property
     def recorded(self) -> bool:
@@ -262,7 +271,10 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"{file}: seeds: is {seeds}; wanted a list of different whole numbers from 0 to 2^32 - 1, such as [0, 1, 2]"
         )
-    content |= {"rows": rows, "baseline": {rows[name]["detector"]: name for name in baselines}}
+    compared = {rows[name]["detector"]: name for name in baselines}
+    if CLASSIFIER in compared and any(row["detector"] == FUSION for row in rows.values()):
+        compared = {FUSION: compared[CLASSIFIER], **compared}
+    content |= {"rows": rows, "baseline": compared}
     return json.loads(json.dumps(content, default=str))  # a copy of plain values, which table.json can hold
 
 
@@ -349,7 +361,13 @@ def check_types(place: str, row: Mapping[str, Any]) -> None:
     for key in ("detector", "model", "data", "enhance"):
         if key in row and not isinstance(row[key], (str, Path)):
             raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted one text")
+    if row["detector"] == FUSION and ("start" in row or "weights" not in row):
+        pair = row.get("start")
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(one, (str, Path)) for one in pair):
+            raise ValueError(f"{place}: start: is {pair!r}; a fused network wants two: [foreground, background]")
     for key in ("weights", "start", "against"):
+        if key == "start" and row["detector"] == FUSION:
+            continue
         if key in row and (isinstance(row[key], bool) or not isinstance(row[key], (str, int, float, Path))):
             wanted = "the name of a row" if key == "against" else "a file, or the name of a row"
             raise ValueError(f"{place}: {key}: is {row[key]!r}; wanted {wanted}")
@@ -373,13 +391,18 @@ def check_types(place: str, row: Mapping[str, Any]) -> None:
 
 def check_sources(place: str, name: str, rows: Mapping[str, Any]) -> None:
     """Refuse a row that starts from itself, over however many rows, or from another detector."""
-    chain = [name]
-    while (source := source_of(rows[chain[-1]])) in rows:
-        if source in chain:
-            raise ValueError(f"{place} starts from itself; give it other weights")
-        if rows[source]["detector"] != rows[name]["detector"]:
-            raise ValueError(f"{place} starts from '{source}', which is another detector")
-        chain.append(source)
+    chains = [[name]]
+    while chains:
+        chain = chains.pop()
+        row = rows[chain[-1]]
+        for source in (source for source in sources_of(row) if source in rows):
+            if source in chain:
+                raise ValueError(f"{place} starts from itself; give it other weights")
+            if row["detector"] == FUSION and "start" in row and rows[source]["detector"] != CLASSIFIER:
+                raise ValueError(f"{place} starts from '{source}', which is no classifier; only classifiers are fused")
+            if not (row["detector"] == FUSION and "start" in row) and rows[source]["detector"] != row["detector"]:
+                raise ValueError(f"{place} starts from '{source}', which is another detector")
+            chains.append([*chain, source])
 
 
 def check_arguments(place: str, arguments: Mapping[str, Any], refused: Sequence[str]) -> None:
@@ -411,7 +434,7 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place}: model: {row['model']} is no YAML; give its definition, and start: {row['model']}")
     check_arguments(f"{place}: train:", row.get("train", {}), GIVEN)
     check_arguments(f"{place}: options:", row.get("options", {}), (*GIVEN, *BUDGET))
-    origins = {origin_of(rows, other.get("start")) for other in rows.values() if "start" in other}
+    origins = {origin_of(rows, source) for other in rows.values() for source in listed(other.get("start"))}
     if row.get("train") and not any(rows.get(name) is row for name in origins):
         raise ValueError(
             f"{place} has a budget of its own, and would stand in one table with others; "
@@ -425,8 +448,10 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place}: after: says where a model: to train gets blocks, block: which ones")
     if unknown := [stage for stage in after if stage not in STAGES]:
         raise ValueError(f"{place}: after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
-    if detector == CLASSIFIER and (idle := [key for key in ("after", "block", "enhance", "labels") if key in row]):
-        raise ValueError(f"{place}: {idle[0]}: is for detectors; remove it for a classifier")
+    if detector in MEASURED["accuracy"] and (
+        idle := [key for key in ("after", "block", "enhance", "labels") if key in row]
+    ):
+        raise ValueError(f"{place}: {idle[0]}: is for detectors; remove it for a {detector}")
     if detector == UNET and (idle := [key for key in ("after", "block") if key in row]):
         raise ValueError(f"{place}: {idle[0]}: says where blocks go, and {detector} takes none; remove it")
     if "labels" in row and "fraction" in {**study["train"].get(detector, {}), **row.get("train", {})}:
@@ -435,18 +460,12 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         )
     if detector != YOLO and isinstance(row.get("block"), list):
         raise ValueError(f"{place}: block: of {detector} is one mapping for all stages")
-    source = source_of(row)
     named = ("coco", *(NAMED.get(detector, ()) if "start" in row else ()))
-    if (
-        source
-        and source not in rows
-        and Path(source).name == source
-        and not Path(source).suffix
-        and source not in named
-    ):
-        raise ValueError(
-            f"{place}: there is no row '{source}'{suggestion(source, [*rows])}, and a file of weights has a suffix"
-        )
+    for source in sources_of(row):
+        if source not in (*rows, *named) and Path(source).name == source and not Path(source).suffix:
+            raise ValueError(
+                f"{place}: there is no row '{source}'{suggestion(source, [*rows])}, and a file of weights has a suffix"
+            )
     if "enhance" in row and Path(study["data"]).suffix.lower() == ".json":
         raise ValueError(f"{place}: enhance: wants data: to be a data YAML")
 
@@ -494,9 +513,9 @@ def naming(place: str) -> Iterator[None]:
         raise next(kind for kind in kinds if isinstance(error, kind))(f"{place}: {error}") from error
 
 
-def source_of(row: Mapping[str, Any]) -> str:
-    """Return what a row starts from or evaluates: weights, or a row; "" for nothing."""
-    return str(row.get("weights") or row.get("start") or "")
+def sources_of(row: Mapping[str, Any]) -> list[str]:
+    """Return what a row starts from or evaluates: weights, or a row, or two of fusion."""
+    return [str(source) for source in listed(row.get("weights") or row.get("start"))]
 
 
 def origin_of(rows: Mapping[str, Any], source: Any) -> str:
@@ -523,13 +542,21 @@ def runs_of(study: Mapping[str, Any], out: Path) -> list[Run]:
         with naming(f"row '{name}'"):
             judged = {"data": study["data"], "split": study["split"]}
             spec = {**judged, **({"tune": study["tune"]} if study["tune"] else {}), **spec_of(row, study)}
-        source, key = origin_of(rows, source_of(row)), "weights" if "weights" in row else "start"
-        source_row = source if source in rows else None
-        for seed in study["seeds"] if "train" in spec or source_row or "{seed}" in source else [None]:
-            trained = f"{OUT}{folder_of(out, source, seed).name}/last.pt"
-            weights = trained if source_row else source.replace("{seed}", str(seed))
-            seeded = {**spec, "seed": seed, **({key: weights} if weights else {})}
-            runs.append(Run(name, seed, folder_of(out, name, seed), json.loads(json.dumps(seeded)), source_row))
+        sources, key = (
+            [origin_of(rows, source) for source in sources_of(row)],
+            "weights" if "weights" in row else "start",
+        )
+        source_rows = tuple(source for source in sources if source in rows)
+        for seed in study["seeds"] if "train" in spec or source_rows or "{seed}" in "".join(sources) else [None]:
+            weights = [
+                f"{OUT}{folder_of(out, source, seed).name}/last.pt"
+                if source in rows
+                else source.replace("{seed}", str(seed))
+                for source in sources
+            ]
+            given = {key: weights if len(weights) > 1 else weights[0]} if weights else {}
+            seeded = json.loads(json.dumps({**spec, "seed": seed, **given}))
+            runs.append(Run(name, seed, folder_of(out, name, seed), seeded, source_rows))
     taken = [*(out / name for name in (ENHANCED, *TABLE, "")), *(run.folder for run in runs)]
     names = [str(folder).lower() for folder in taken]
     if twice := [run.row for run in runs if names.count(str(run.folder).lower()) > 1]:

@@ -2,8 +2,8 @@
 
 evaluations of all cells --tabulate--> Report --save--> robustness.md, robustness.csv, robustness.json, curves.png
 
-    P    AP on the clean pictures
-    mPC  mean over corruptions of the mean over levels of AP
+    P    score on the clean pictures: AP of detectors, accuracy of classifiers
+    mPC  mean over corruptions of the mean over levels of the score
     rPC  mPC / P
 
 Source of the three: Michaelis et al., "Benchmarking Robustness in Object Detection: Autonomous Driving when Winter is
@@ -23,18 +23,20 @@ from typing import Any
 import numpy as np
 
 from yolo_wnlb.data.journal import write_json
+from yolo_wnlb.metrics.accuracy import Accuracy
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation
 from yolo_wnlb.metrics.bootstrap import draws, widening
-from yolo_wnlb.study.suite import Cell, control_name
-from yolo_wnlb.study.surrogate import ATTACKS
+from yolo_wnlb.study.suite import WHITE_BOX, Cell, attack_named, control_name
 from yolo_wnlb.twins.workers import in_processes, processors
 
 FORMAT = "yolo_wnlb robustness 1"
 DRAWS = 1000  # of the pictures, or of their groups
 SHARED = 1000  # classes of all evaluations, from which on the draws are shared among processes: 5 s of work
-NAMES = {"segm": "mask", "bbox": "box"}
+NAMES = {"segm": "mask AP", "bbox": "box AP", "accuracy": "accuracy"}  # of what is measured
+METRICS = dict.fromkeys(KINDS, ("AP", "AP50", "AP75")) | {"accuracy": ("accuracy", "balanced accuracy")}
 COLORS = ("#1d4e89", "#d1495b", "#2e8b57", "#e09f3e", "#6a4c93", "#5c6770", "#00798c", "#8d5524")
-Gains = dict[tuple[str, str, Cell], np.ndarray]  # kind, model, cell -> AP of each draw
+Score = Evaluation | Accuracy
+Gains = dict[tuple[str, str, Cell], np.ndarray]  # kind, model, cell -> score of each draw
 Structure = dict[str, dict[str, list[Cell]]]  # family -> corruption -> cells
 
 
@@ -44,16 +46,17 @@ class Report:
 
     Attributes:
         models: name, weights and sha256 of each; the first one is what the others are compared with.
-        kinds: "segm", "bbox" or both: what all models were evaluated by.
+        kinds: "segm", "bbox" or both, or "accuracy": what all models were evaluated by.
         request: Which pictures, and how they were drawn.
         families: A dict for each kind, family and model: P, mPC, rPC, and for all but the first model the
             difference of mPC to the first (delta) with its interval (low, high). The family "all" is the mean over
             all corruptions but the stops and attacks.
-        cells: A dict for each kind, model and cell: family, corruption, level, strength, AP, AP50, AP75, and the
-            difference to the first model. Attacks and their controls have the mean loss before and after.
-        stops: A dict for each kind and model: the stop at which AP is half of P, with its interval, "reached", and
-            where both reach it the difference to the first model.
-        attacks: A dict for each model and attack: AP and loss after it and after its control, and whether it bites.
+        cells: A dict for each kind, model and cell: family, corruption, level, strength, the METRICS of the kind, and
+            the difference to the first model in the first of them. Attacks and their controls have the mean loss
+            before and after.
+        stops: A dict for each kind and model: the stop at which the score is half of P, with its interval, "reached",
+            and where both reach it the difference to the first model.
+        attacks: A dict for each model and attack: score and loss after it and after its control, and whether it bites.
         notes: What the reader has to know.
     """
 
@@ -87,7 +90,7 @@ class Report:
 def tabulate(
     models: Sequence[Mapping[str, Any]],
     cells: Sequence[Cell],
-    found: Mapping[tuple[str, Cell], Evaluation],
+    found: Mapping[tuple[str, Cell], Any],
     request: Mapping[str, Any],
     groups: Sequence[str] | None = None,
 ) -> Report:
@@ -96,25 +99,25 @@ def tabulate(
     Args:
         models: name, weights, sha256 of each.
         cells: The clean one first; see `suite.Cell`.
-        found: The evaluation of each model name and cell.
+        found: The `Evaluation` or `Accuracy` of each model name and cell.
         request: Which pictures, and how they were drawn.
         groups: The group of each picture, in the order of their ids; None where each is drawn by itself.
     """
     names = [model["name"] for model in models]
     clean = cells[0]
-    kinds = [kind for kind in KINDS if all(kind in found[name, clean].matches for name in names)]
-    images = found[names[0], clean].matches[kinds[0]].images
+    kinds = [kind for kind in NAMES if all(kind in kinds_of(found[name, clean]) for name in names)]
+    images = images_of(found[names[0], clean])
     units = len({*groups}) if groups else images
     structure = structure_of(cells)
     stops = [cell for cell in cells if cell.name == "stops"]
     weights = draws(images, DRAWS, 0, groups)
     wanted = cells if len(names) > 1 else [clean, *stops] if stops else []
-    gains = drawn_aps(
+    gains = drawn_scores(
         [((kind, name, cell), found[name, cell]) for kind in kinds for name in names for cell in wanted], weights
     )
 
     def ap(kind: str, name: str, cell: Cell) -> float:
-        return found[name, cell].numbers(kind)["AP"]
+        return numbers_of(found[name, cell], kind)[METRICS[kind][0]]
 
     families, rows = list[dict[str, Any]](), list[dict[str, Any]]()
     for kind in kinds:
@@ -134,9 +137,9 @@ def tabulate(
                 result = found[name, cell]
                 row = {"kind": kind, "model": name, "family": cell.family, "corruption": cell.name}
                 row |= {"level": cell.level, "strength": cell.strength}
-                row |= {metric: result.numbers(kind)[metric] for metric in ("AP", "AP50", "AP75")}
+                row |= {metric: numbers_of(result, kind)[metric] for metric in METRICS[kind]}
                 if name != names[0]:
-                    delta = row["AP"] - ap(kind, names[0], cell)
+                    delta = row[METRICS[kind][0]] - ap(kind, names[0], cell)
                     row |= interval(delta, gains[kind, name, cell] - gains[kind, names[0], cell], units)
                 row |= {k: result.protocol[k] for k in ("loss_before", "loss_after") if k in result.protocol}
                 rows.append(row)
@@ -153,17 +156,34 @@ def tabulate(
     return report
 
 
-def drawn_aps(items: Sequence[tuple[tuple[str, str, Cell], Evaluation]], weights: np.ndarray) -> Gains:
-    """Return the AP of each evaluation on each draw; with many classes and cells, in as many processes as there are."""
-    classes = sum(len(evaluation.objects) for _, evaluation in items)
+def kinds_of(score: Score) -> tuple[str, ...]:
+    """Return what a score measures: keys of NAMES."""
+    return ("accuracy",) if isinstance(score, Accuracy) else tuple(score.matches)
+
+
+def images_of(score: Score) -> int:
+    """Return how many pictures were measured."""
+    return score.images if isinstance(score, Accuracy) else next(iter(score.matches.values())).images
+
+
+def numbers_of(score: Score, kind: str) -> Mapping[str, float]:
+    """Return the numbers of a score by name, in [0, 1]."""
+    return score.numbers() if isinstance(score, Accuracy) else score.numbers(kind)
+
+
+def drawn_scores(items: Sequence[tuple[tuple[str, str, Cell], Score]], weights: np.ndarray) -> Gains:
+    """Return the score of each draw; with many classes and cells, in as many processes as there are."""
+    classes = sum(len(score.objects) for _, score in items if isinstance(score, Evaluation))
     workers = processors() if classes >= SHARED else 1
-    return dict(in_processes(functools.partial(drawn_ap, weights), items, workers))
+    return dict(in_processes(functools.partial(drawn_score, weights), items, workers))
 
 
-def drawn_ap(weights: np.ndarray, item: tuple[tuple[str, str, Cell], Evaluation]) -> tuple[Any, np.ndarray]:
-    """Return the AP of one evaluation on each draw, behind its key, which begins with the kind."""
-    key, evaluation = item
-    return key, evaluation.resampled(weights, kind=key[0])
+def drawn_score(weights: np.ndarray, item: tuple[tuple[str, str, Cell], Score]) -> tuple[Any, np.ndarray]:
+    """Return a score on each draw, behind its key, which begins with the kind."""
+    key, score = item
+    if isinstance(score, Accuracy):
+        return key, score.resampled(weights)
+    return key, score.resampled(weights, kind=key[0])
 
 
 def structure_of(cells: Sequence[Cell]) -> Structure:
@@ -176,7 +196,7 @@ def structure_of(cells: Sequence[Cell]) -> Structure:
         if cell.family not in ("clean", "control") and cell.name != "stops":
             structure.setdefault(cell.family, {}).setdefault(cell.name, []).append(cell)
     everything = {
-        c: of for family, corruptions in structure.items() if family not in ATTACKS for c, of in corruptions.items()
+        c: of for family, corruptions in structure.items() if not attack_named(family) for c, of in corruptions.items()
     }
     return {"all": everything, **structure} if everything else structure
 
@@ -270,11 +290,11 @@ def crossings(day: np.ndarray, aps: np.ndarray, levels: Sequence[int]) -> tuple[
 def controls_of(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """Hold each attack against a random change of the same size.
 
-    An attack bites if it costs more AP than its control and raises the loss more.
+    An attack bites if it costs more of the score than its control and raises the loss more.
     """
-    own = [row for row in rows if row["kind"] == kind]
+    own, score = [row for row in rows if row["kind"] == kind], METRICS[kind][0]
     found = []
-    for row in (row for row in own if row["family"] in ATTACKS):
+    for row in (row for row in own if attack_named(row["family"])):
         name = control_name(row["family"])
         control = next(
             r for r in own if (r["model"], r["corruption"], r["strength"]) == (row["model"], name, row["strength"])
@@ -284,13 +304,13 @@ def controls_of(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[st
                 "model": row["model"],
                 "attack": row["corruption"],
                 "strength": row["strength"],
-                "AP": row["AP"],
+                score: row[score],
                 "control": name,
-                "control AP": control["AP"],
+                f"control {score}": control[score],
                 "loss before": row["loss_before"],
                 "loss after": row["loss_after"],
                 "control loss after": control["loss_after"],
-                "bites": row["AP"] <= control["AP"] and row["loss_after"] > control["loss_after"],
+                "bites": row[score] <= control[score] and row["loss_after"] > control["loss_after"],
             }
         )
     return sorted(found, key=lambda row: names.index(row["model"]))
@@ -302,6 +322,7 @@ def controls_of(rows: Sequence[Mapping[str, Any]], kind: str, names: Sequence[st
 def markdown(report: Report) -> list[str]:
     """Return the lines of robustness.md."""
     first, kind = report.models[0]["name"], report.kinds[0]
+    score = METRICS[kind][0]
     several = len(report.models) > 1
     lines = [f"# Robustness of {', '.join(model['name'] for model in report.models)}", ""]
     lines += [f"- {note}" for note in report.notes]
@@ -311,7 +332,7 @@ def markdown(report: Report) -> list[str]:
             head = ["family", "model", "P", "mPC", "rPC", *([f"mPC less that of {first}"] if several else [])]
             lines += [
                 "",
-                f"## By family, {NAMES[of]} AP",
+                f"## By family, {NAMES[of]}",
                 "",
                 *table(
                     head,
@@ -329,19 +350,24 @@ def markdown(report: Report) -> list[str]:
                 ),
             ]
     if report.stops:
-        head = ["model", "AP", "half of its AP by day is reached at", *([f"less that of {first}"] if several else [])]
+        head = [
+            "model",
+            "score",
+            f"half of its {score} by day is reached at",
+            *([f"less that of {first}"] if several else []),
+        ]
         body = [
             [r["model"], NAMES[r["kind"]], stop_text(r), *([stop_difference(r)] if several else [])]
             for r in report.stops
         ]
         lines += ["", "## How dark may it get", "", *table(head, body)]
     if report.attacks:
-        lines += ["", f"## Attacks and their controls, {NAMES[kind]} AP", ""]
+        lines += ["", f"## Attacks and their controls, {NAMES[kind]}", ""]
         head = [
             "model",
             "attack",
-            "AP",
-            "AP after a random change",
+            score,
+            f"{score} after a random change",
             "loss before",
             "after",
             "after a random change",
@@ -353,8 +379,8 @@ def markdown(report: Report) -> list[str]:
                 [
                     r["model"],
                     f"{r['attack']} {r['strength']}",
-                    points(r["AP"]),
-                    points(r["control AP"]),
+                    points(r[score]),
+                    points(r[f"control {score}"]),
                     f"{r['loss before']:.2f}",
                     f"{r['loss after']:.2f}",
                     f"{r['control loss after']:.2f}",
@@ -363,7 +389,7 @@ def markdown(report: Report) -> list[str]:
                 for r in report.attacks
             ],
         )
-    lines += ["", f"## Every level, {NAMES[kind]} AP"]
+    lines += ["", f"## Every level, {NAMES[kind]}"]
     own = [row for row in report.cells if row["kind"] == kind]
     for name in dict.fromkeys(row["corruption"] for row in own if row["family"] not in ("clean", "control")):
         of_name = [row for row in own if row["corruption"] == name]
@@ -371,7 +397,7 @@ def markdown(report: Report) -> list[str]:
         body = []
         for model in (model["name"] for model in report.models):
             mine = [row for row in own if row["model"] == model and row["corruption"] in ("clean", name)]
-            body.append([model, *(points(row["AP"]) for row in mine)])
+            body.append([model, *(points(row[score]) for row in mine)])
             if model != first:
                 body.append([f"{model} less {first}", *(difference(row) for row in mine)])
         lines += ["", *table([name, "clean", *strengths], body)]
@@ -384,9 +410,9 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(head), *escaped[1:])]
 
 
-def points(ap: float) -> str:
-    """Write an AP in hundredths."""
-    return f"{100 * ap:.2f}" if ap >= 0 else "-"
+def points(score: float) -> str:
+    """Write a score in hundredths."""
+    return f"{100 * score:.2f}" if score >= 0 else "-"
 
 
 def percent(share: float | None) -> str:
@@ -395,7 +421,7 @@ def percent(share: float | None) -> str:
 
 
 def difference(row: Mapping[str, Any]) -> str:
-    """Write a difference of AP with its interval; in bold where the interval leaves out 0."""
+    """Write a difference of scores with its interval; in bold where the interval leaves out 0."""
     if "delta" not in row:
         return ""
     text = f"{100 * row['delta']:+.2f} [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
@@ -403,9 +429,9 @@ def difference(row: Mapping[str, Any]) -> str:
 
 
 def stop_text(row: Mapping[str, Any]) -> str:
-    """Write the stop of half AP with its interval."""
+    """Write the stop of half the score by day with its interval."""
     if row["stop"] is None:
-        return "AP by day is 0"
+        return "nothing by day either"
     low = f"below {row['low']:.1f}" if row["open"] else f"{row['low']:.1f}"
     if not row["reached"]:
         return f"not down to {row['stop']:.0f} stops"
@@ -415,7 +441,7 @@ def stop_text(row: Mapping[str, Any]) -> str:
 
 
 def stop_difference(row: Mapping[str, Any]) -> str:
-    """Write the difference of two stops of half AP with its interval."""
+    """Write the difference of two such stops with its interval."""
     if "delta to the first" not in row:
         return ""
     delta, low, high = (row[f"{key} to the first"] for key in ("delta", "low", "high"))
@@ -428,15 +454,19 @@ def notes(report: Report, images: int, groups: int | None) -> list[str]:
     drawn = f"{groups} groups of {images} pictures" if groups else f"{images} pictures"
     split = f", {request['split']}" if request["split"] else ""
     size = "as each model was trained" if request["imgsz"] is None else f"{request['imgsz']} pixels"
+    measured = "AP by COCO's rules"
+    if report.kinds == ["accuracy"]:
+        measured = "accuracy, the share of the pictures that were given their class,"
     lines = [
         f"{request['data']}{split}: {images} pictures, truth {request['truth']}; image size {size}; seed "
         f"{request['seed']}",
         *(
             f"model {m['name']}: {m['weights']}, sha256 {m['sha256'][:12]}"
             + (f", attacked with {m['attacked with']}" if "attacked with" in m else "")
+            + {"measured": "; white box: with its own"}.get(m.get("white box", ""), "")
             for m in report.models
         ),
-        "AP by COCO's rules in hundredths. P: clean pictures; mPC: mean over corruptions of the mean over levels; "
+        f"{measured} in hundredths. P: clean pictures; mPC: mean over corruptions of the mean over levels; "
         "rPC: mPC / P; family all: all corruptions but stops and attacks",
     ]
     if len(report.models) > 1:
@@ -451,9 +481,20 @@ def notes(report: Report, images: int, groups: int | None) -> list[str]:
             "between two stops"
         )
     if report.attacks:
+        normalised = ", divided by the standard deviation of their channel" if request.get("space") else ""
         lines.append(
             "attacks change the input of the network after the picture was fitted into it; radii count pixels from 0 "
-            "to 1, and l2 radii are those at 224 x 224 pixels"
+            f"to 1{normalised}, and l2 radii are those at 224 x 224 pixels"
+        )
+    if lacking := [m["name"] for m in report.models if m.get("white box", "").startswith("no ")]:
+        lines.append(
+            f"{', '.join(lacking)} has no gradients of its own, so that the attacks here are those of the surrogate "
+            "alone, and no white box stands beside them"
+        )
+    elif any(row["family"].endswith(WHITE_BOX) for row in report.cells):
+        lines.append(
+            "an attack through a surrogate knows that network alone. Beside it stands the white box, which knows the "
+            "model: what an attacker who has its file can do"
         )
     return lines
 
@@ -477,7 +518,7 @@ def plot(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     kind = report.kinds[0]
-    panels = panels_of(report, kind)
+    score, panels = METRICS[kind][0], panels_of(report, kind)
     columns = min(3, len(panels))
     count = -(-len(panels) // columns)
     figure = Figure(figsize=(4 * columns, 3.1 * count + 0.5), layout="constrained")
@@ -489,15 +530,15 @@ def plot(report: Report, path: Path) -> None:
         strengths = [next(row["strength"] for row in rows if row["level"] == level) for level in levels]
         for number, model in enumerate(report.models):
             name, color = model["name"], COLORS[number % len(COLORS)]
-            [day] = [row["AP"] for row in own if row["model"] == name and row["family"] == "clean"]
+            [day] = [row[score] for row in own if row["model"] == name and row["family"] == "clean"]
             means = [
-                np.mean([row["AP"] for row in rows if row["model"] == name and row["level"] == level])
+                np.mean([row[score] for row in rows if row["model"] == name and row["level"] == level])
                 for level in levels
             ]
             curve = 100 * np.maximum([day, *means], 0)
             axes.plot(range(len(curve)), curve, "o-", color=color, ms=3.5, lw=1.6, label=name)
             control = {
-                r["strength"]: r["control AP"]
+                r["strength"]: r[f"control {score}"]
                 for r in report.attacks
                 if r["model"] == name and r["attack"] in corruptions
             }
@@ -515,6 +556,6 @@ def plot(report: Report, path: Path) -> None:
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     for row_of_axes in grid:
-        row_of_axes[0].set_ylabel(f"{NAMES[kind]} AP")
+        row_of_axes[0].set_ylabel(NAMES[kind])
     grid[0][0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=140, metadata={"Software": None})

@@ -15,6 +15,7 @@ from typing import Any
 
 from yolo_wnlb.data import coco, folders
 from yolo_wnlb.data.journal import write_json
+from yolo_wnlb.data.sources import listed
 from yolo_wnlb.metrics.accuracy import Accuracy, score
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.instances import THRESHOLDS, Found, by_score, instances
@@ -36,7 +37,7 @@ from yolo_wnlb.study.models import (
     why_boxes_only,
     with_label_images,
 )
-from yolo_wnlb.study.plan import CLASSIFIER, METRICS, RECORD, RESULT, SPEC, UNET, YOLO, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, FUSION, METRICS, RECORD, RESULT, SPEC, UNET, YOLO, weights_path
 from yolo_wnlb.twins.enhance import sha256_of
 
 UNET_SIZE = "256x256"  # pixels that the operations of a U-Net are counted for; it takes pictures of any size
@@ -58,15 +59,15 @@ def run(folder: Path) -> None:
     """Train, predict and evaluate as spec.json in the folder says; the record is written last."""
     spec = read_json(folder / SPEC)
     device, out = spec.pop("device"), folder.parent
-    begun, source = time.time(), spec.get("weights") or spec.get("start") or ""
-    file = Path(weights_path(out, source))
-    files = {source: sha256_of(file)} if file.is_file() else {}
+    begun, sources = time.time(), listed(spec.get("weights") or spec.get("start"))
+    paths = {source: Path(weights_path(out, source)) for source in sources}
+    files = {source: sha256_of(file) for source, file in paths.items() if file.is_file()}
     if "weights" not in spec:
-        trainers = {YOLO: train_yolo, CLASSIFIER: train_classifier, UNET: train_unet}
+        trainers = {YOLO: train_yolo, CLASSIFIER: train_classifier, FUSION: train_fusion, UNET: train_unet}
         trainers.get(spec["detector"], train_other)(spec, folder, device)
     seconds, memory = time.time() - begun, peak_memory()
     of_detectors = measure_masks if "tune" in spec else measure_precision
-    measures = {CLASSIFIER: measure_accuracy, UNET: measure_unet}
+    measures = {CLASSIFIER: measure_accuracy, FUSION: measure_accuracy, UNET: measure_unet}
     measured = measures.get(spec["detector"], of_detectors)(spec, folder, device)
     training = {"seconds": round(seconds, 1), "peak MB": memory} if "train" in spec else None
     record = {"spec": spec, "files": files, **measured, "training": training, "environment": environment(device)}
@@ -265,6 +266,21 @@ def train_classifier(spec: Mapping[str, Any], folder: Path, device: str | None) 
     weights = weights_path(folder.parent, spec["start"]) if "start" in spec else None
     torch.manual_seed(spec["seed"])
     model = build(of_build["arch"], data.classes, weights)
+    fit(model, data, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
+
+
+def train_fusion(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
+    """Train the layer on the features of two frozen classifiers."""
+    import torch
+
+    from yolo_wnlb.classifiers.fusion import build
+    from yolo_wnlb.classifiers.fusion_fit import fit
+
+    data = folders.read(spec["train_data"], "train")
+    of_build, of_fit = split_arguments(spec, fit)
+    foreground, background = (weights_path(folder.parent, weights) for weights in spec["start"])
+    torch.manual_seed(spec["seed"])
+    model = build(foreground, background, data.classes, **of_build)
     fit(model, data, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
 
 

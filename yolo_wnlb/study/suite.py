@@ -20,14 +20,15 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 NAMES = tuple(name for names in FAMILIES.values() for name in names)  # of all corruptions
 SUITE = ("lowlight", "noise", "blur")
 CONTROLS = {"random signs": "fgsm", "random direction": "pgd-l2"}  # random changes: with the norm and levels of which
+WHITE_BOX = ", white box"  # behind the name of an attack with a model's own gradients, beside that of a surrogate
 
 
 class Cell(NamedTuple):
     """What is done to the pictures of one evaluation.
 
     Attributes:
-        family: One of FAMILIES; "clean" or "control".
-        name: The corruption.
+        family: One of FAMILIES; "clean" or "control"; an attack with WHITE_BOX behind it.
+        name: The corruption; for "control" one of CONTROLS.
         level: From 1 on; of stops from 0 (daylight) on.
         strength: The level in words: "severe", "-3", "20 codes", "4/255".
     """
@@ -84,21 +85,36 @@ def strengths(name: str) -> list[tuple[int, str]]:
     return [(k, f"{s} {known.unit}" if known.unit else str(k)) for k, s in enumerate(known.strengths, 1)]
 
 
+def attack_named(name: str) -> str:
+    """Return the key of ATTACKS behind the name of a cell, which may be a control or a white box; "" for no attack."""
+    plain = name.removesuffix(WHITE_BOX)
+    attack = CONTROLS.get(plain, plain)
+    return attack if attack in ATTACKS else ""
+
+
+def white_boxes(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the attacks among cells once more, with the own gradients of each model."""
+    attacks = [cell for cell in cells if cell.family in ATTACKS]
+    return [cell._replace(family=cell.family + WHITE_BOX, name=cell.name + WHITE_BOX) for cell in attacks]
+
+
 def controls(cells: Sequence[Cell]) -> list[Cell]:
     """Return a cell of random changes for each norm and radius that attacks have: what attacks are held against."""
-    return list(dict.fromkeys(control_of(cell) for cell in cells if cell.family in ATTACKS))
+    return list(dict.fromkeys(control_of(cell) for cell in cells if attack_named(cell.name)))
 
 
 def control_of(cell: Cell) -> Cell:
     """Return the random change of the size of an attack; attacks of one norm and radius share it."""
     name = control_name(cell.name)
-    levels = {strength: level for level, strength in strengths(CONTROLS[name])}
+    levels = {strength: level for level, strength in strengths(attack_named(name))}
     return Cell("control", name, levels[cell.strength], cell.strength)
 
 
 def control_name(attack: str) -> str:
-    """Return the random change that has the norm of an attack."""
-    return next(name for name, other in CONTROLS.items() if ATTACKS[other].norm == ATTACKS[attack].norm)
+    """Return the random change that has the norm of an attack; of a white box one whose loss is the model's own."""
+    norm = ATTACKS[attack_named(attack)].norm
+    name = next(name for name, other in CONTROLS.items() if ATTACKS[other].norm == norm)
+    return name + WHITE_BOX if attack.endswith(WHITE_BOX) else name
 
 
 def described(cell: Cell) -> str:

@@ -1,6 +1,7 @@
-"""The loss of an Ultralytics model at one input, with labels at the geometry of that input: what attacks climb.
+"""The loss of a model at its input, with labels at the geometry of that input: what attacks climb.
 
-    checkpoint + truth -> Surrogate; Surrogate.loss(image id, size of the input) -> input -> loss
+    checkpoint + truth -> Surrogate; Surrogate.loss([image id], size of the input) -> input -> loss
+    classifier + class folders -> ClassSurrogate; ClassSurrogate.loss(numbers, size) -> inputs -> loss of each
 
 The network that an attack asks for gradients is a copy of its own, unfused and in 32 bits: the one that predicts is
 fused, or exported, and its anchors were made without gradients. If the copy comes from the file of the model under
@@ -10,7 +11,7 @@ attack, the attack is a white box; another file makes it a transfer attack.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -20,12 +21,17 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 from torch import Tensor
+from torch.nn import functional
 from ultralytics.nn.tasks import BaseModel, guess_model_task
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_wnlb import attacks
+from yolo_wnlb.classifiers import detector as classifier
+from yolo_wnlb.classifiers.fusion import Fusion
 from yolo_wnlb.data import coco
+from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.imaging.camera import picture_rng
+from yolo_wnlb.metrics.accuracy import places_of
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint
 
 RATIO = 4  # masks have a quarter of the input's sides, as in training
@@ -93,13 +99,14 @@ class Surrogate:
             if not annotation.get("iscrowd"):
                 self.objects[annotation["image_id"]].append(annotation)
 
-    def loss(self, image_id: Any, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    def loss(self, ids: Sequence[Any], size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
         """Return the training loss as a function of the input (1, C, h, w), a single number.
 
         Args:
-            image_id: Of the picture that was fitted into the input.
+            ids: The id of the one picture that was fitted into the input.
             size: (h, w) of the input.
         """
+        [image_id] = ids
         labels = self.labels(image_id, size)
 
         def of_input(x: Tensor) -> Tensor:
@@ -144,8 +151,41 @@ def area_of(annotation: dict[str, Any]) -> float:
     return float(annotation.get("area", np.prod(annotation["bbox"][2:])))
 
 
+class ClassSurrogate:
+    """A classifier or a fused network, and the classes of all pictures.
+
+    Args:
+        weights: A file that was written here, whose classes include those of the pictures.
+        data: The pictures.
+        device: Where the network is to run.
+    Attributes:
+        std: Standard deviation of each channel, by which the network divides its input: (1, 3, 1, 1).
+    Raises: ValueError, OSError: the file is no such network, or lacks a class.
+    """
+
+    def __init__(self, weights: str | Path, data: Labelled, device: str | None) -> None:
+        model = classifier.load(weights, device)
+        self.network = model.module.requires_grad_(False)
+        normaliser: Any = self.network.foreground if isinstance(self.network, Fusion) else self.network
+        self.std: Tensor = normaliser.std
+        places = places_of(data, list(classifier.names(model).values()))
+        self.labels = [places[label] for label in data.labels]
+
+    def loss(self, ids: Sequence[int], size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+        """Return the cross-entropy of each picture, (B,), as a function of the inputs (B, 3, h, w).
+
+        Args:
+            ids: The numbers of the pictures.
+            size: (h, w) of the inputs; it changes nothing.
+        """
+        labels = torch.tensor([self.labels[number] for number in ids], device=self.std.device)
+        return lambda x: functional.cross_entropy(self.network(x), labels, reduction="none")
+
+
 class Perturbation:
     """What `predict(..., perturb=)` takes: an attack, or the random change of the same size that it is held against.
+
+    `predict` of detectors calls it, with one picture at a time; that of classifiers takes its `batch`.
 
     Args:
         surrogate: Whose loss is climbed, and recorded.
@@ -154,6 +194,8 @@ class Perturbation:
         random: Change in a random direction instead.
         seed: Of the random directions.
         keys: Of each picture by its id; its random direction follows from the seed and its key.
+        std: Count the radius of a linf attack in values that were divided by this, (1, C, 1, 1): pixels then change by
+            its product with the radius. Default: in pixels of [0, 1].
 
     Attributes:
         before: The loss of each picture at its input.
@@ -161,24 +203,42 @@ class Perturbation:
     """
 
     def __init__(
-        self, surrogate: Surrogate, attack: Attack, level: int, random: bool, seed: int, keys: dict[Any, str]
+        self,
+        surrogate: Surrogate | ClassSurrogate,
+        attack: Attack,
+        level: int,
+        random: bool,
+        seed: int,
+        keys: dict[Any, str],
+        std: Tensor | None = None,
     ) -> None:
         self.surrogate, self.attack, self.eps = surrogate, attack, attack.radii[level - 1]
-        self.random, self.seed, self.keys = random, seed, keys
+        self.random, self.seed, self.keys, self.std = random, seed, keys, std
         self.before: list[float] = []
         self.after: list[float] = []
 
     def __call__(self, x: Tensor, image_id: Any) -> Tensor:
-        """Change an input (1, C, h, w) with values in [0, 1] within the radius."""
+        """Change the input of one picture, (1, C, h, w) with values in [0, 1], within the radius."""
+        return self.batch(x, [image_id])
+
+    def batch(self, x: Tensor, ids: Sequence[Any]) -> Tensor:
+        """Change the inputs of some pictures, (B, C, h, w) with values in [0, 1], each within the radius."""
         height, width = x.shape[2:]
-        loss = self.surrogate.loss(image_id, (height, width))
-        norm, eps = self.attack.norm, attacks.radius(self.attack.norm, self.eps, height, width)
+        loss = self.surrogate.loss(ids, (height, width))
+        norm = self.attack.norm
+        eps: float | Tensor = attacks.radius(norm, self.eps, height, width)
+        eps = eps if self.std is None else eps * self.std
         if self.random:
-            bits = picture_rng(self.seed, f"random {norm}:{self.keys[image_id]}").getrandbits(63)
-            changed = attacks.random_direction(x, norm, eps, torch.Generator().manual_seed(bits))
+            parts = [attacks.random_direction(x[i : i + 1], norm, eps, self.generator(ids[i])) for i in range(len(x))]
+            changed = torch.cat(parts)
         else:
             changed = attacks.perturb(x, loss, norm, eps, self.attack.steps)
         with torch.no_grad():
-            self.before.append(float(loss(x)))
-            self.after.append(float(loss(changed)))
+            self.before += loss(x).reshape(-1).tolist()
+            self.after += loss(changed).reshape(-1).tolist()
         return changed
+
+    def generator(self, image_id: Any) -> torch.Generator:
+        """Return the source of a picture's random direction."""
+        bits = picture_rng(self.seed, f"random {self.attack.norm}:{self.keys[image_id]}").getrandbits(63)
+        return torch.Generator().manual_seed(bits)

@@ -206,7 +206,7 @@ def tabulate(
         rows=table,
         kind=kind,
         metrics=metrics,
-        baseline=list(study["baseline"].values()),
+        baseline=list(dict.fromkeys(study["baseline"].values())),
         notes=notes(study, table, records, kind, metrics, groups),
         records=records,
         study=dict(study),
