@@ -12,9 +12,9 @@ import torch
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
+from yolo_wnlb.checkpoints import has_mark
 from yolo_wnlb.classifiers.nets import FORMAT, SIDE, Classifier, prepared, rebuild
 from yolo_wnlb.data.folders import Labelled
-from yolo_wnlb.detectors import torchvision
 
 BATCH = 64  # pictures at once; it changes nothing, the norms are in eval mode
 
@@ -38,7 +38,7 @@ def reads(weights: str | Path) -> bool:
 
     Raises: ValueError: it is a damaged archive, or one that grows when it is read.
     """
-    return torchvision.reads(weights, FORMAT)
+    return has_mark(weights, FORMAT)
 
 
 def load(weights: str | Path | Model, device: str | None = None) -> Model:

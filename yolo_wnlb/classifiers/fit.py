@@ -25,8 +25,8 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.classifiers.nets import SIDE, Classifier, check_freeze, freeze_layers, load_into, prepared, read, save
 from yolo_wnlb.data.folders import Labelled
+from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
-from yolo_wnlb.detectors.fit import write_log
 from yolo_wnlb.yolo.adversarial import Attack, Replay, describe, read_request
 
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from yolo_wnlb.checkpoints import check_values, read_checkpoint
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.validation import first, is_whole
-from yolo_wnlb.detectors.solov2_weights import check_values, read_checkpoint
 from yolo_wnlb.words import suggestion
 
 FORMAT = "yolo_wnlb classifier 1"  # in every checkpoint of ours

@@ -14,14 +14,16 @@ and the lines in order, which do not depend on how the work was split or how oft
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -414,6 +416,16 @@ def write_json(target: Path, content: Any) -> None:
     """Write a JSON file, all of it or nothing."""
     with replaced(target) as draft:
         draft.write_text(f"{json.dumps(content, indent=1)}\n", encoding="utf-8", newline="\n")
+
+
+def write_log(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
+    """Write the log of a training as CSV, a line for each epoch, complete or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(log[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(log)
+    with replaced(path) as draft:
+        draft.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def cannot_write(target: Path, error: OSError) -> OSError:

@@ -7,8 +7,6 @@ same weights as one that was not, bit for bit (on CUDA as far as its kernels are
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import time
@@ -26,7 +24,7 @@ from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.data.coco import Truth, check_files, check_truth, fingerprint, first, named, to_rle
-from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.detectors.torchvision import outputs_of, read, read_image, save
 from yolo_wnlb.wnlb import WNLB
@@ -414,13 +412,3 @@ def resume_from(
         optimizer.load_state_dict(meta["training"]["optimizer"])
         scaler.load_state_dict(meta["training"]["scaler"])
     return meta["training"]["log"]
-
-
-def write_log(path: Path, log: Sequence[Mapping[str, Any]]) -> None:
-    """Write a line for each epoch, complete or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(log[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(log)
-    with replaced(path) as draft:
-        draft.write_text(text.getvalue(), encoding="utf-8", newline="")

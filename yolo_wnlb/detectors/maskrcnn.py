@@ -35,9 +35,10 @@ from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import FrozenBatchNorm2d
 
+from yolo_wnlb.checkpoints import check_values, read_checkpoint
 from yolo_wnlb.data.coco import encode, first
 from yolo_wnlb.detectors.resnet import STAGES, insert_blocks
-from yolo_wnlb.detectors.solov2_weights import COUNTER, check_values, read_checkpoint
+from yolo_wnlb.detectors.solov2_weights import COUNTER
 from yolo_wnlb.words import suggestion
 
 COCO = {"v1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1}

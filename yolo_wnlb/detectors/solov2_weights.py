@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from yolo_wnlb.yolo.archive import check_archive
+from yolo_wnlb.checkpoints import check_values, read_checkpoint
 
 RENAMED = (  # theirs, ours; the names inside the head are the same
     (r"backbone\.", "backbone.body."),
@@ -60,86 +57,6 @@ def our_name(name: str) -> str:
         if re.match(theirs, name):
             return re.sub(theirs, ours, name, count=1)
     return name
-
-
-def read_checkpoint(file: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the state dict and the meta data of a checkpoint, running no code from it.
-
-    Memory is bounded by the size of the file: by `check_archive` before it is read, by `check_tensors` after.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, holds objects that torch alone cannot read, or tensors that are not
-            really in it.
-    """
-    check_archive(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # its type depends on where the bytes stop making sense
-        if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", str(error))):
-            raise ValueError(
-                f"{file} holds objects of the program that wrote it ({found[1]}), as checkpoints of one's own training "
-                "do. Where that program is installed, keep only the tensors: c = torch.load(file, weights_only=False); "
-                "torch.save({'state_dict': c['state_dict']}, new_file) (or c['model'], where that is the name)"
-            ) from error
-        raise ValueError(f"{file} is no PyTorch checkpoint ({type(error).__name__}); is it complete?") from error
-    state = None
-    if isinstance(content, dict):  # Salman et al. call it "model"
-        state = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        names = [key for key in content if isinstance(key, str)][:5] if isinstance(content, dict) else []
-        raise ValueError(f"{file} holds no state_dict of tensors, but {names or type(content).__name__}")
-    check_tensors(state, file)
-    meta = content.get("meta")
-    return state, meta if isinstance(meta, dict) else {}
-
-
-def check_tensors(state: Mapping[Any, Any], file: str | Path) -> None:
-    """Refuse a state dict whose tensors are not really in the file, all of their numbers.
-
-    Raises: ValueError: a name is no text; a tensor is sparse, quantised or on no device; it claims more numbers
-        than are stored, as one number repeated a billion times takes no room in a file.
-    """
-    for name, value in state.items():
-        if not isinstance(name, str):
-            raise ValueError(f"{file} holds no state_dict: one of its names is of type {type(name).__name__}")
-        if not isinstance(value, Tensor):
-            continue
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-            kind = "quantised" if value.is_quantized else f"{value.layout} on {value.device}"
-            raise ValueError(f"{file}: {name} is {kind}; save plain tensors: value.dequantize(), .to_dense(), .cpu()")
-        stored = value.untyped_storage().nbytes()
-        if value.numel() * value.element_size() > stored:
-            raise ValueError(
-                f"{file}: {name} claims to be {tuple(value.shape)}, and {stored} bytes of it are stored; save it with "
-                "value.contiguous()"
-            )
-
-
-def check_values(state: Mapping[str, Any], model: nn.Module, file: str | Path) -> None:
-    """Refuse tensors that the model could only take as other numbers.
-
-    Halved precision is taken as it is: float32 holds every float16 and bfloat16.
-
-    Raises: ValueError: a tensor holds NaN or infinity, is of another kind (integers for weights, say), or has
-        more digits than the model's own.
-    """
-    own_tensors = model.state_dict()
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{file}: {name} is {type(value).__name__}, no tensor")
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"{file}: {name} holds NaN or infinity; did the training diverge? Take an earlier file")
-        if (own := own_tensors.get(name)) is None:
-            continue
-        if value.is_floating_point() != own.is_floating_point() or value.is_complex():
-            raise ValueError(f"{file}: {name} is {value.dtype}, the model has {own.dtype}; save it as that")
-        if value.element_size() > own.element_size() and not torch.equal(value.to(own.dtype).to(value.dtype), value):
-            raise ValueError(
-                f"{file}: {name} is {value.dtype} with more digits than {own.dtype} holds; convert it first"
-            )
 
 
 def class_names(meta: dict[str, Any]) -> tuple[str, ...]:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +23,13 @@ from torchvision.models.detection import MaskRCNN
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
+from yolo_wnlb.checkpoints import has_mark, read_checkpoint
 from yolo_wnlb.data.coco import Prediction, encode, first
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
-from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, our_name, read_checkpoint
-from yolo_wnlb.yolo.archive import check_archive
+from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, our_name
 from yolo_wnlb.yolo.models import read_picture
 
 LOGGER = logging.getLogger(__name__)
@@ -236,20 +234,12 @@ def save(model: nn.Module, path: str | Path, training: Mapping[str, Any] | None 
         torch.save({"meta": meta, "state_dict": model.state_dict()}, draft)
 
 
-def reads(weights: str | Path, mark: str = FORMAT) -> bool:
-    """Tell whether a file is a checkpoint that `save` wrote, or one with another mark, from a glance into it.
+def reads(weights: str | Path) -> bool:
+    """Tell whether a file is a checkpoint that `save` wrote, from a glance into it.
 
     Raises: ValueError: it is a damaged archive, or one that grows when it is read.
     """
-    check_archive(weights)
-    if not zipfile.is_zipfile(weights):
-        return False
-    try:
-        with zipfile.ZipFile(weights) as archive:
-            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            return any(mark.encode() in archive.read(name) for name in pickles)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{weights} is a damaged archive ({error}); copy it again") from error
+    return has_mark(weights, FORMAT)
 
 
 def read(weights: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

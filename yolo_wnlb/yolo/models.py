@@ -16,7 +16,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.patches import imread
 
-from yolo_wnlb.yolo.archive import check_archive
+from yolo_wnlb.checkpoints import check_archive
 from yolo_wnlb.yolo.weights import unwrap
 
 FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}  # how Ultralytics reads pictures; of other channels as they are

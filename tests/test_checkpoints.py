@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from yolo_wnlb import checkpoints
+from yolo_wnlb.checkpoints import check_archive, read_checkpoint
 from yolo_wnlb.detectors import torchvision
-from yolo_wnlb.detectors.solov2_weights import read_checkpoint
-from yolo_wnlb.yolo import archive
-from yolo_wnlb.yolo.archive import check_archive
 from yolo_wnlb.yolo.models import load_checkpoint, load_export
 
 BIG = 256 * 2**20
@@ -62,7 +61,7 @@ def test_a_compressed_bomb_is_refused_before_memory_is_taken(read, bomb):
 
 def test_entries_that_share_their_bytes_are_counted_each(checkpoint, tmp_path, monkeypatch):
     """The directory of an archive may name the same bytes many times."""
-    monkeypatch.setattr(archive, "ALWAYS", 2**20)
+    monkeypatch.setattr(checkpoints, "ALWAYS", 2**20)
     file = tmp_path / "overlap.pt"
     with zipfile.ZipFile(file, "w") as new:
         new.writestr("a", np.random.default_rng(0).bytes(2**20))

@@ -1,0 +1,135 @@
+"""Read .pt files that anybody may have written: no code in them runs, and no file takes far more memory than disk."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+GROWTH = 4  # how many times its size on disk an archive may hold; torch.save does not compress
+ALWAYS = 64 * 2**20  # bytes that any archive may hold
+
+
+def check_archive(file: str | Path) -> None:
+    """Refuse an archive that would take much more memory than its size on disk, from its directory alone.
+
+    A file that is no zip archive, or is not there, passes: whoever reads it says so.
+
+    Raises: ValueError: the archive is damaged, or its entries are more than max(ALWAYS, GROWTH x its size) bytes.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            held = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ValueError(f"{file} is a damaged archive ({error}); copy it again") from error
+    size = Path(file).stat().st_size
+    if held > max(ALWAYS, GROWTH * size):
+        raise ValueError(
+            f"{file} has {size / 2**20:.1f} MiB on disk and would take {held / 2**20:,.0f} MiB of memory; torch.save "
+            "does not compress, so it did not write this file; if you trust it, load and save it with torch"
+        )
+
+
+def has_mark(file: str | Path, mark: str) -> bool:
+    """Tell whether a .pt file holds a text, such as the name of its format, from a glance into it.
+
+    Raises: ValueError: it is a damaged archive, or one that grows when it is read.
+    """
+    check_archive(file)
+    if not zipfile.is_zipfile(file):
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return any(mark.encode() in archive.read(name) for name in pickles)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{file} is a damaged archive ({error}); copy it again") from error
+
+
+def read_checkpoint(file: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the state dict and the meta data of a checkpoint, running no code from it.
+
+    Memory is bounded by the size of the file: by `check_archive` before it is read, by `check_tensors` after.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no checkpoint, holds objects that torch alone cannot read, or tensors that are not
+            really in it.
+    """
+    check_archive(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # its type depends on where the bytes stop making sense
+        if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", str(error))):
+            raise ValueError(
+                f"{file} holds objects of the program that wrote it ({found[1]}), as checkpoints of one's own training "
+                "do. Where that program is installed, keep only the tensors: c = torch.load(file, weights_only=False); "
+                "torch.save({'state_dict': c['state_dict']}, new_file) (or c['model'], where that is the name)"
+            ) from error
+        raise ValueError(f"{file} is no PyTorch checkpoint ({type(error).__name__}); is it complete?") from error
+    state = None
+    if isinstance(content, dict):  # Salman et al. call it "model"
+        state = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        names = [key for key in content if isinstance(key, str)][:5] if isinstance(content, dict) else []
+        raise ValueError(f"{file} holds no state_dict of tensors, but {names or type(content).__name__}")
+    check_tensors(state, file)
+    meta = content.get("meta")
+    return state, meta if isinstance(meta, dict) else {}
+
+
+def check_tensors(state: Mapping[Any, Any], file: str | Path) -> None:
+    """Refuse a state dict whose tensors are not really in the file, all of their numbers.
+
+    Raises: ValueError: a name is no text; a tensor is sparse, quantised or on no device; it claims more numbers
+        than are stored, as one number repeated a billion times takes no room in a file.
+    """
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{file} holds no state_dict: one of its names is of type {type(name).__name__}")
+        if not isinstance(value, Tensor):
+            continue
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            kind = "quantised" if value.is_quantized else f"{value.layout} on {value.device}"
+            raise ValueError(f"{file}: {name} is {kind}; save plain tensors: value.dequantize(), .to_dense(), .cpu()")
+        stored = value.untyped_storage().nbytes()
+        if value.numel() * value.element_size() > stored:
+            raise ValueError(
+                f"{file}: {name} claims to be {tuple(value.shape)}, and {stored} bytes of it are stored; save it with "
+                "value.contiguous()"
+            )
+
+
+def check_values(state: Mapping[str, Any], model: nn.Module, file: str | Path) -> None:
+    """Refuse tensors that the model could only take as other numbers.
+
+    Halved precision is taken as it is: float32 holds every float16 and bfloat16.
+
+    Raises: ValueError: a tensor holds NaN or infinity, is of another kind (integers for weights, say), or has
+        more digits than the model's own.
+    """
+    own_tensors = model.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{file}: {name} is {type(value).__name__}, no tensor")
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"{file}: {name} holds NaN or infinity; did the training diverge? Take an earlier file")
+        if (own := own_tensors.get(name)) is None:
+            continue
+        if value.is_floating_point() != own.is_floating_point() or value.is_complex():
+            raise ValueError(f"{file}: {name} is {value.dtype}, the model has {own.dtype}; save it as that")
+        if value.element_size() > own.element_size() and not torch.equal(value.to(own.dtype).to(value.dtype), value):
+            raise ValueError(
+                f"{file}: {name} is {value.dtype} with more digits than {own.dtype} holds; convert it first"
+            )
