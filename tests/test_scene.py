@@ -19,7 +19,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import torch_utils
 
 from yolo_wnlb import scene as scene_module
-from yolo_wnlb.cli import main
+from yolo_wnlb.cli import COMMANDS, SCENE_WORDS, main
 from yolo_wnlb.scene import MEAN, STD, Scene
 from yolo_wnlb.yolo import context, weights
 from yolo_wnlb.yolo.grafting import graft, load_yaml
@@ -543,6 +543,13 @@ def test_graft_writes_the_scene_with_or_without_blocks_and_says_what_it_costs(pl
     assert written["scene"] == {"arch": "backbone"}
     assert [row[3] for row in written["backbone"] if row[2] == "wNLB"] == [[{"sub_sample": 2}]]
     assert isinstance(YOLO(tmp_path / "yolo11n-wnlb-scene.yaml").model.scene, Scene)
+
+
+def test_the_options_of_the_command_are_those_of_the_definition():
+    options = COMMANDS["graft"].options
+    assert set(options["scene"].kind.values) == set(scene_module.ARCHS)
+    assert options["size"].default == context.DEFAULTS["size"] and options["l2"].default == context.DEFAULTS["l2"]
+    assert {*SCENE_WORDS.values()} == context.DEFAULTS.keys() - {"sha256"}
 
 
 def test_a_stock_model_has_no_scene_and_takes_no_other_path():
