@@ -34,7 +34,7 @@ TABLES = {  # command -> the function that it calls, and options that are the co
     "compare": (yolo_wnlb.compare, {"out"}),
     "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with", "clean"}),
     "robustness": (yolo_wnlb.robustness, {"data"}),
-    "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok"}),
+    "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok", *cli.SCENE_WORDS}),
 }
 
 

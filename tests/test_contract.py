@@ -27,6 +27,7 @@ from ultralytics.engine.validator import BaseValidator
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
 from ultralytics.nn.modules import C2f
+from ultralytics.nn.modules import head as heads
 from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
 
 from yolo_wnlb.wnlb import COSINE, INITS, OPERATIONS, WNLB
@@ -179,6 +180,54 @@ def test_the_model_of_a_distillation_is_the_student(pristine, source):
     assert weights.unwrap(average) is average.student_model, "patches.setup_train"
     groups = built(engine.BaseTrainer.build_optimizer, wrapper, "SGD").optimizer.param_groups
     assert {id(p) for p in groups[-1]["params"]} == {id(layer.w) for layer in student.model if isinstance(layer, WNLB)}
+
+
+# ---- ultralytics.nn.modules.head, ultralytics.utils.torch_utils: a scene beside the layers ---------------
+
+
+def test_every_forward_pass_of_a_detector_goes_through_one_function(monkeypatch):
+    assert parameters(tasks.BaseModel._predict_once)[:2] == ["self", "x"], "patches.predict_once"
+    for kind in (tasks.DetectionModel, tasks.SegmentationModel):
+        assert kind._predict_once is tasks.BaseModel._predict_once, "patches.predict_once"
+        assert kind.predict is tasks.BaseModel.predict, "patches.predict_once"
+
+
+@pytest.mark.parametrize("name", ["yolov8n-seg.yaml", "yolo11n.yaml", "yolo26n-seg.yaml"])
+def test_a_head_computes_the_scores_of_each_branch_in_forward_head(name, monkeypatch):
+    calls = []
+
+    def watched(stock, head, *args, **kwargs):
+        found = stock(head, *args, **kwargs)
+        calls.append(tuple(found["scores"].shape))
+        return found
+
+    monkeypatch.setattr(heads.Detect, "forward_head", functools.partialmethod(bound(watched)))
+    model = YOLO(name, verbose=False).model.eval()
+    calls.clear()
+    model(torch.zeros(2, 3, 64, 64))
+    assert calls == [(2, 80, 84)] * (2 if "26" in name else 1), "patches.forward_head"
+    for part in ("cv3", "one2one_cv3"):
+        for branch in getattr(model.model[-1], part, None) or ():
+            assert isinstance(branch[-1], nn.Conv2d) and branch[-1].out_channels == 80, "context.class_convolutions"
+
+
+def bound(wrapper):
+    stock = heads.Detect.forward_head
+    return lambda head, *args, **kwargs: wrapper(stock, head, *args, **kwargs)
+
+
+def test_a_definition_keeps_words_that_ultralytics_does_not_know_and_a_model_embeds_a_layer():
+    cfg = {**tasks.yaml_model_load("yolov8n.yaml"), "nothing": {"of": "theirs"}}
+    model = tasks.DetectionModel(cfg, verbose=False)
+    assert model.yaml["nothing"] == {"of": "theirs"}, "context.attach"
+    assert parameters(tasks.DetectionModel.__init__) == ["self", "cfg", "ch", "nc", "verbose"], "patches.init_model"
+    [vector] = model.eval().predict(torch.zeros(1, 3, 64, 64), embed=[9])
+    assert vector.shape == (256,), "context.last_map_average"
+
+
+def test_operations_of_a_model_are_counted_by_one_function():
+    assert parameters(torch_utils.get_flops) == ["model", "imgsz"], "patches.get_flops"
+    assert isinstance(torch_utils.get_flops(YOLO("yolov8n.yaml", verbose=False).model, 64), float)
 
 
 # ---- ultralytics.utils.checks, ultralytics.data --------------------------------------------------

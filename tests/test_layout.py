@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "yolo_wnlb"
-GROUND = {"checkpoints", "folding", "paths", "pairwise", "reading", "version", "words", "wnlb"}
+GROUND = {"checkpoints", "folding", "paths", "pairwise", "reading", "scene", "version", "words", "wnlb"}
 MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     **{name: set() for name in GROUND},
     "folding": {"pairwise"},

@@ -12,7 +12,18 @@ from yolo_wnlb import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = re.search(r'"ultralytics>=([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]
-NAMES = ("contract", "graft", "weights", "dark_training", "denoise", "decoder", "adversarial", "balance", "night")
+NAMES = (
+    "contract",
+    "graft",
+    "weights",
+    "dark_training",
+    "denoise",
+    "decoder",
+    "adversarial",
+    "balance",
+    "night",
+    "scene",
+)
 TESTS = [f"test_{name}.py" for name in NAMES]
 CODE = """
 import sys, pytest, ultralytics

@@ -28,6 +28,7 @@ PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
     "ultralytics.data.dataset": "patch_dataset",
     "ultralytics.data.utils": "patch_downloads",
     "ultralytics.utils.checks": "patch_checks",
+    "ultralytics.nn.modules.head": "patch_head",
     "ultralytics.nn.tasks": "patch_tasks",
     "ultralytics.engine.exporter": "patch_exporter",
     "ultralytics.engine.model": "patch_model",
@@ -36,6 +37,7 @@ PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
     "ultralytics.engine.tuner": "patch_tuner",
     "ultralytics.engine.validator": "patch_validator",
     "ultralytics.utils.benchmarks": "patch_benchmarks",
+    "ultralytics.utils.torch_utils": "patch_torch_utils",
 }
 warned = False
 

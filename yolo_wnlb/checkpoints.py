@@ -17,6 +17,8 @@ from torch import Tensor, nn
 GROWTH = 4  # how many times its size on disk an archive may hold; torch.save does not compress
 ALWAYS = 64 * 2**20  # bytes that any archive may hold
 COUNTER = "num_batches_tracked"  # of a norm; older files lack it, and frozen norms have no place for it
+WRAPPERS = re.compile(r"((module|model|net)\.)+")  # in front of torchvision's names
+COPIES = ("module.attacker.", "attacker.", "module.normalizer.", "normalizer.")  # beside the weights in Salman's files
 
 
 def check_archive(file: str | Path) -> None:
@@ -89,6 +91,16 @@ def read_checkpoint(file: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     check_tensors(state, file)
     meta = content.get("meta")
     return state, meta if isinstance(meta, dict) else {}
+
+
+def plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors of a ResNet by torchvision's names, whatever was wrapped around it when it was saved."""
+    found = {}
+    for name, value in state.items():
+        if not name.startswith(COPIES) and name not in ("mean", "std"):
+            wrapped = WRAPPERS.match(name)
+            found[name[wrapped.end() if wrapped else 0 :]] = value
+    return found
 
 
 def check_tensors(state: Mapping[Any, Any], file: str | Path) -> None:

@@ -198,16 +198,18 @@ def scale(value: str) -> Any:
 SCALE = Kind("X", "a number, cosine, or none", scale, ("cosine", "none"))
 PAIRWISE = ("embedded_gaussian", "gaussian", "non_local_means", "dot_product", "concatenation")
 ADAPTERS = ("pointwise", "depthwise")
+SCENE_WORDS = {"scene": "arch", "scene_weights": "weights", "size": "size", "l2": "l2"}  # option, and word in the YAML
 
 
 @command(
     "graft",
-    "Insert wNLB rows into a stock model YAML.",
+    "Insert wNLB rows into a stock model YAML, and put a scene beside its layers.",
     files="MODEL.yaml",
     count=(1, 1),
     file_keys=("model",),
     example="yolo-wnlb graft yolo11-seg.yaml after=P4,P5 operation=dot_product out=yolo11-seg-mine.yaml",
-    about="Options of the block have one value for all places, or one for each: sub_sample=8,4,2,1",
+    about="Options of the block have one value for all places, or one for each: sub_sample=8,4,2,1. With scene= and "
+    "without after= no block is inserted.",
     options=[
         Option(
             "after",
@@ -215,8 +217,23 @@ ADAPTERS = ("pointwise", "depthwise")
             "stages of the backbone, or rows, to insert a block after",
             ("P3", "P4", "P5"),
         ),
-        Option("out", path("FILE"), "YAML to write (default: the name of the model and -wnlb, here)"),
+        Option("out", path("FILE"), "YAML to write (default: the name of the model and -wnlb or -scene, here)"),
         EXIST_OK,
+        *(
+            Option(name, kind, help, default, group="A scene, whose class logits are added to those of the head")
+            for name, kind, help, default in (
+                (
+                    "scene",
+                    one_of("resnet10", "resnet18", "resnet50", "backbone"),
+                    "what looks at the whole picture: a frozen ResNet, or the backbone of the model, which needs no "
+                    "weights",
+                    None,
+                ),
+                ("scene_weights", path("FILE"), "weights of the ResNet, such as resnet18_places365.pth.tar", None),
+                ("size", whole(1), "pixels of the square to which the ResNet's picture is scaled", 224),
+                ("l2", number(0), "penalty on the class weights of the head, so that it relies on the scene more", 0),
+            )
+        ),
         *(
             Option(name, one_or_each(kind), help, default, group="Options of the block")
             for name, kind, help, default in (
@@ -253,11 +270,20 @@ ADAPTERS = ("pointwise", "depthwise")
 def run_graft(files: list[str], options: dict[str, Any]) -> int:
     """Write the grafted YAML next to where the user stands."""
     from yolo_wnlb.paths import find
+    from yolo_wnlb.yolo.context import add_scene, cost
     from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 
+    typed = dict(options)
+    scene = {word: options.pop(name) for name, word in SCENE_WORDS.items() if name in options}
+    if scene and "arch" not in scene:
+        name = next(name for name, word in SCENE_WORDS.items() if word in scene)
+        raise ValueError(f"{name}= is for a scene, and none was asked for; give scene=resnet18 or scene=backbone too")
+    blocks = not scene or "after" in options
+    if not blocks and (idle := [key for key in options if key not in ("out", "exist_ok")]):
+        raise ValueError(f"{idle[0]}= is for blocks; with scene= say where they go too, such as after=P3,P4,P5")
     stem = re.sub(r"(\d+)[nslmx](?=-|$)", r"\1", Path(files[0]).stem)  # a YAML holds all scales
     after = options.pop("after", ["P3", "P4", "P5"])
-    out = Path(options.pop("out", f"{stem}-wnlb.yaml"))
+    out = Path(options.pop("out", f"{stem}{'-wnlb' * blocks}{'-scene' * bool(scene)}.yaml"))
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"out={out}: wanted a name that ends in .yaml, by which Ultralytics knows a model definition")
     if not options.pop("exist_ok", False) and out.exists():
@@ -269,12 +295,21 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
         if isinstance(value, list) and len(value) != len(after):
             raise ValueError(f"{key} has {len(value)} values for {len(after)} places; give one, or one for each")
     each = [{k: v[i] if isinstance(v, list) else v for k, v in options.items()} for i in range(len(after))]
-    model, _ = graft(load_yaml(files[0]), after, each)
-    shown = {"after": after, **options, "out": out.name}
+    model = load_yaml(files[0])
+    if blocks:
+        model, _ = graft(model, after, each)
+    if scene:
+        model = add_scene(model, scene)
+    asked = {name: typed[name] for name in SCENE_WORDS if name in typed}
+    shown = {**({"after": after} if blocks else {}), **options, **asked, "out": out.name}
     words = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in shown.items()]
-    title = f"{stem} with wNLB blocks. AGPL-3.0. Written by\nyolo-wnlb graft {stem}.yaml {' '.join(words)}"
+    parts = " and ".join(part for part, is_there in (("wNLB blocks", blocks), ("a scene", scene)) if is_there)
+    title = f"{stem} with {parts}. AGPL-3.0. Written by\nyolo-wnlb graft {stem}.yaml {' '.join(words)}"
+    price = cost(model) if scene else None
     out.write_text(to_yaml(model, title), encoding="utf-8")
-    print(f"wrote {out}: {len(after)} blocks after {', '.join(map(str, after))}")
+    print(f"wrote {out}: {len(after)} blocks after {', '.join(map(str, after))}" if blocks else f"wrote {out}")
+    if price:
+        print(price)
     if find(out.name):
         print(
             f"note: where this file lies it hides the model {out.name} that ships with yolo_wnlb; out= takes any name"

@@ -12,7 +12,6 @@ Models Transfer Better?, NeurIPS 2020 (github.com/microsoft/robust-models-transf
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from yolo_wnlb.checkpoints import load_state, read_checkpoint
+from yolo_wnlb.checkpoints import load_state, plain_names, read_checkpoint
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.validation import first, is_whole
 from yolo_wnlb.words import suggestion
@@ -47,8 +46,6 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 SIDE = 224  # pixels of the network's input, where nothing else is said
 GREY = 114  # around a picture that is not square, as Ultralytics pads
 MOST_FROZEN = 5  # stem and all four stages: only the last layer learns
-WRAPPERS = re.compile(r"((module|model|net)\.)+")  # in front of torchvision's names
-COPIES = ("module.attacker.", "attacker.", "module.normalizer.", "normalizer.")  # beside the weights in Salman's files
 
 
 class Classifier(nn.Module):
@@ -153,13 +150,8 @@ def read_weights(weights: str | Path) -> tuple[dict[str, Tensor], list[str]]:
             f"{', '.join(PUBLISHED)} for torchvision's ImageNet weights"
         )
     state, meta = read_checkpoint(weights)
-    found = {}
-    for name, value in state.items():
-        if not name.startswith(COPIES) and name not in ("mean", "std"):
-            wrapped = WRAPPERS.match(name)
-            found[name[wrapped.end() if wrapped else 0 :]] = value
     classes = meta.get("classes") if meta.get("format") == FORMAT else None
-    return found, list(classes) if isinstance(classes, list) else []
+    return plain_names(state), list(classes) if isinstance(classes, list) else []
 
 
 def published_weights(arch: str) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from ultralytics.utils.metrics import box_iou
 
 from yolo_wnlb.wnlb import WNLB
 from yolo_wnlb.yolo import night
+from yolo_wnlb.yolo.context import scene_of
 from yolo_wnlb.yolo.models import (
     channels_of,
     find_pictures,
@@ -188,6 +189,9 @@ def check_export(
         parity.notes.append("the day model: the blocks of the checkpoint are left out, as in the export (night=False)")
     elif any(isinstance(m, WNLB) and m.weighted and not m.w.any() for m in model.model.modules()):
         parity.notes.append("a wNLB block is still the identity (w = 0): parity says nothing about it")
+    scene = scene_of(model.model)
+    if scene is not None and not scene.fc.weight.any():
+        parity.notes.append("the scene adds logits of 0 as yet: parity says nothing about it")
     if not dynamic:
         parity.notes.append("static export: compared at its one size")
     elif shapes == [tuple(backend.imgsz)] and sizes is None:

@@ -81,9 +81,10 @@ def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) 
 
 
 def patch_tasks(tasks: ModuleType) -> None:
-    """Register the block with the parser, and keep pretrained weights across its insertion."""
+    """Register the block with the parser, keep pretrained weights across its insertion, and give models their scene."""
     import torch
 
+    from yolo_wnlb.scene import Scene
     from yolo_wnlb.wnlb import WNLB
     from yolo_wnlb.yolo import night
     from yolo_wnlb.yolo.grafting import NAMES
@@ -94,21 +95,27 @@ def patch_tasks(tasks: ModuleType) -> None:
     for name in NAMES:
         setattr(tasks, name, WNLB)
     if hasattr(torch.serialization, "add_safe_globals"):  # ULTRALYTICS_SAFE_LOAD=1
-        torch.serialization.add_safe_globals([WNLB])
+        torch.serialization.add_safe_globals([WNLB, Scene])
     wrap(tasks, "parse_model", parse_model)
     wrap(tasks.BaseModel, "load", load)
     wrap(tasks.BaseModel, "fuse", fuse)
     wrap(tasks.BaseModel, "loss", loss)
+    wrap(tasks.BaseModel, "_predict_once", predict_once)
+    wrap(tasks.DetectionModel, "__init__", init_model)
     tasks.BaseModel.night = property(night.is_night, night.set_night)
 
 
 def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """Check the wNLB rows and complete them with what the stock parser passes on verbatim."""
+    """Check the wNLB rows and complete them with what the stock parser passes on verbatim; check the scene too."""
     from ultralytics.nn import tasks
 
     from yolo_wnlb.wnlb import WNLB
     from yolo_wnlb.yolo.grafting import complete
 
+    if "scene" in d and d["head"]:  # of any task: one that cannot have a scene must not leave it out
+        from yolo_wnlb.yolo import context
+
+        context.check_definition(d)
     rows = [*d["backbone"], *d["head"]]  # a user's own class of that name is left alone
     rows = [complete(i, row) if getattr(tasks, str(row[2]), None) is WNLB else row for i, row in enumerate(rows)]
     cut = len(d["backbone"])
@@ -116,21 +123,26 @@ def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwar
 
 
 def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = True) -> None:
-    """Load pretrained weights lined up with the blocks, report the transfer, carry class names."""
+    """Load pretrained weights lined up with the blocks, report the transfer, carry class names and the scene."""
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, hold_fixed, layers_of, report, unwrap
+    from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, has_scene, hold_fixed, layers_of, report, unwrap
 
     source = unwrap((weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights)
-    if not layers_of(source) or not (has_blocks(model) or has_blocks(source)):
+    if not layers_of(source) or not any(has(m) for has in (has_blocks, has_scene) for m in (model, source)):
         return stock(model, weights, verbose)
+    names = getattr(source, "names", None), getattr(model, "names", None)
     aligned, left_out = align(source, model)
     stock(model, aligned, verbose)
     LOADED.add(model)
     hold_fixed(model)
     carry_names(source, model)
+    summary, warnings = report(aligned, model, left_out)
+    if has_scene(source):
+        from yolo_wnlb.yolo import context
+
+        warnings += context.carry(source, model, names)
     if verbose:
-        summary, warnings = report(aligned, model, left_out)
         LOGGER.info(summary)
         for warning in warnings:
             LOGGER.warning(warning)
@@ -153,12 +165,77 @@ def fuse(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> An
 
 
 def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> Any:
-    """Attack and add as adversarial= and denoise= ask; of any other model return what the stock function does."""
+    """Attack and add as adversarial=, denoise= and a scene ask; of other models return what the stock function does."""
+    from yolo_wnlb.yolo.weights import has_scene
+
+    if has_scene(model):
+        from yolo_wnlb.yolo import context
+
+        stock = functools.partial(context.penalised, stock)
     if not (getattr(model, "denoise", None) or getattr(model, "adversarial", None)):
         return stock(model, batch, preds)
     from yolo_wnlb.yolo import terms
 
     return terms.loss(stock, model, batch, preds)
+
+
+def init_model(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> None:
+    """Build a model for detection, and give it the scene that its YAML asks for."""
+    stock(model, *args, **kwargs)
+    if "scene" in model.yaml:
+        from yolo_wnlb.yolo import context
+
+        given = inspect.signature(stock).bind(model, *args, **kwargs).arguments
+        context.attach(model, verbose=given.get("verbose", True))
+
+
+def predict_once(stock: Callable[..., Any], model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run the layers of a model; if it has a scene, its head knows what that says about the picture."""
+    from yolo_wnlb.yolo.weights import has_scene
+
+    if not has_scene(model):
+        return stock(model, x, *args, **kwargs)
+    from yolo_wnlb.yolo import context
+
+    with context.in_head(model, x):
+        return stock(model, x, *args, **kwargs)
+
+
+# ---- ultralytics.nn.modules.head, ultralytics.utils.torch_utils: the logits of a scene, and their cost --
+
+
+def patch_head(head: ModuleType) -> None:
+    """Let the head of a model with a scene add its logits."""
+    wrap(head.Detect, "forward_head", forward_head)
+
+
+def forward_head(stock: Callable[..., Any], head: Any, *args: Any, **kwargs: Any) -> Any:
+    """Compute one branch of a head, and add the logits of the scene if the model has one."""
+    found = stock(head, *args, **kwargs)
+    if "context" not in vars(head):
+        return found
+    from yolo_wnlb.yolo import context
+
+    return context.add_context(head, found)
+
+
+def patch_torch_utils(torch_utils: ModuleType) -> None:
+    """Count the operations of a scene apart: older releases scale all that they count with the size of the picture."""
+    wrap(torch_utils, "get_flops", get_flops)
+
+
+def get_flops(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> float:
+    """Return the GFLOPs of a model; those of a scene do not depend on the size of the picture."""
+    from yolo_wnlb.yolo.weights import has_scene, unwrap
+
+    model = unwrap(model)
+    if not has_scene(model):
+        return stock(model, *args, **kwargs)
+    from yolo_wnlb.yolo import context
+
+    with context.without(model) as scene:
+        plain = stock(model, *args, **kwargs)
+    return plain + context.operations(scene)
 
 
 # ---- ultralytics.cfg, ultralytics.data: lowlight=, denoise=, adversarial=, balanced= and night= ----
@@ -326,7 +403,7 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
     from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.yolo.weights import has_blocks, unwrap
+    from yolo_wnlb.yolo.weights import has_blocks, has_scene, unwrap
 
     given = trainer.model if isinstance(trainer.model, (str, os.PathLike)) else trainer.args.model
     try:
@@ -337,13 +414,17 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
             "such as yolov8m-seg.pt, which Ultralytics downloads"
         ) from error
     model = unwrap(trainer.model)  # a resumed distillation hands over the wrapper of student and teacher
-    if has_blocks(model):
+    if has_blocks(model) or has_scene(model):
         task, wanted = guess_model_task(model), trainer.args.task
         if task != wanted:
             raise ValueError(
                 f"task '{wanted}' cannot train {given}, a model for '{task}': run 'yolo {task} train ...', or give a "
                 f"model YAML for '{wanted}' (segment: yolov8n-seg-wnlb.yaml, detect: yolov8n-wnlb.yaml)"
             )
+        if has_scene(model):
+            from yolo_wnlb.yolo import context
+
+            context.check_training(model, trainer.args)
         if model not in LOADED and trainer.args.pretrained is not False and not trainer.args.resume:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
     for name in ("denoise", "adversarial"):  # of the training that the checkpoint comes from
@@ -397,10 +478,10 @@ def check_warmup(trainer: Any) -> None:
     """Warn where the warm-up spoils trained weights: an Adam with the learning rate of biases that is made for SGD."""
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.yolo.weights import has_blocks, unwrap
+    from yolo_wnlb.yolo.weights import has_blocks, has_scene, unwrap
 
-    args = trainer.args
-    ours = any(getattr(args, name, None) for name in ARGUMENTS) or has_blocks(unwrap(trainer.model))
+    args, model = trainer.args, unwrap(trainer.model)
+    ours = any(getattr(args, name, None) for name in ARGUMENTS) or has_blocks(model) or has_scene(model)
     trained = isinstance(args.pretrained, (str, os.PathLike)) or str(args.model).endswith(".pt")
     adaptive = str(args.optimizer).lower() not in ("sgd", "musgd")
     if ours and trained and adaptive and args.warmup_epochs > 0 and args.warmup_bias_lr > 10 * args.lr0:
@@ -575,9 +656,14 @@ def patch_exporter(exporter: ModuleType) -> None:
 
 
 def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Export the model as night= says, or as it is switched."""
+    """Export the model as night= says, or as it is switched; refuse a format that would leave its scene out."""
     from yolo_wnlb.yolo import night
+    from yolo_wnlb.yolo.weights import has_scene
 
+    if has_scene(model):
+        from yolo_wnlb.yolo import context
+
+        context.check_export(exporter.args.format)
     asked = getattr(exporter.args, "night", None)
     exporter.night = night.is_night(model) if asked is None else asked
     return stock(exporter, night.to_export(model, asked), *args, **kwargs)

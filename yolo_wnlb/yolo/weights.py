@@ -18,6 +18,7 @@ PLACES = (WNLB, nn.Identity)  # of blocks, with or without one
 FORM = ("operation", "sub_sample", "weighted", "scale", "embed_dim", "w_per_channel")  # what a block was trained as
 WRAPPED = ("_orig_mod", "module", "student_model")  # where torch.compile, DDP and distillation keep the model
 DECODER = "denoiser"  # attribute of a model that is trained with denoise=bright, clean or n2n
+SCENE = "scene"  # attribute of a model that has one
 FIRST_CONV = "model.0.conv.weight"  # Ultralytics adapts it to other numbers of input channels
 
 
@@ -35,6 +36,11 @@ def unwrap(model: Any) -> Any:
 def has_blocks(model: Any) -> bool:
     """Tell whether an Ultralytics model has wNLB blocks among its layers."""
     return any(isinstance(layer, WNLB) for layer in layers_of(model))
+
+
+def has_scene(model: Any) -> bool:
+    """Tell whether a model has a scene beside its layers, or what looks like one."""
+    return SCENE in getattr(model, "_modules", ())
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -127,8 +133,9 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a model by name, without those of a decoder, which is no part of it."""
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{DECODER}.")}
+    """Return the tensors of a model by name, without a decoder's and a scene's, which stand beside its layers."""
+    beside = (f"{DECODER}.", f"{SCENE}.")
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(beside)}
 
 
 def is_fixed(block: WNLB) -> bool:
