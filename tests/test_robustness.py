@@ -26,7 +26,7 @@ from yolo_wnlb.study import robustness_report as reports
 from yolo_wnlb.study.robustness import robustness
 from yolo_wnlb.study.robustness_detectors import evenly_spaced
 from yolo_wnlb.study.robustness_report import crossings, interval, summary
-from yolo_wnlb.study.subject import Subject, names_of
+from yolo_wnlb.study.subject import Subject, names_of, notes_on_light
 from yolo_wnlb.study.suite import CLEAN, FAMILIES, Cell, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
 from yolo_wnlb.twins.enhance import sha256_of
@@ -625,3 +625,12 @@ def test_corrupt_keeps_the_labels_and_says_in_the_data_yaml_what_was_done(home, 
 
 def test_clean_is_the_first_cell_and_no_corruption():
     assert Cell("clean", "clean", 0, "") == CLEAN and module.change_of(CLEAN, SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize(
+    ("suite", "code", "wanted"), [("stops", 30, 1), ("presets", 59, 1), ("stops", 60, 0), ("fog", 30, 0)]
+)
+def test_darkness_on_pictures_that_are_dark_already_is_noted(suite, code, wanted):
+    scene = SimpleNamespace(ids=[0, 1, 2], read=lambda i: np.full((4, 4, 3), code, np.uint8))
+    lines = notes_on_light(read_suite([suite], None), scene)
+    assert len(lines) == wanted and all(f"median brightness is {code} of 255" in line for line in lines)

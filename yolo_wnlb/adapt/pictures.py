@@ -29,11 +29,11 @@ import yaml
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.journal import MANIFEST, replaced
 from yolo_wnlb.data.sources import listed, printable, spread
+from yolo_wnlb.imaging.camera import DAYLIGHT
 from yolo_wnlb.visualize.pictures import pictures_in, without_repeats
 from yolo_wnlb.yolo.darkness import darkened_by
 
 LEAST = 12  # pictures of an adaptation
-DAYLIGHT = 60  # median of the pictures' mean codes, 0 to 255, below which they do not count as bright
 SMALLEST = 10  # pixels of a side; Ultralytics leaves out smaller pictures
 HELD_OUT = (10, 100)  # fewest and most pictures that are held out
 

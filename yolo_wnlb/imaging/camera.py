@@ -63,6 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 ALIASES = {"lin": "lv"}
 DEFAULT = "agllnet"
 CAMERA_VERSION = 1  # rises whenever the same shot of a still picture (frame 0) would give other bytes
+DAYLIGHT = 60  # median of the pictures' mean codes, 0 to 255, below which they do not count as bright
 MAX_NOISE_SEED = 2**53 - 1  # a JSON number holds it exactly
 MAX_FRAME = 2**64 - 1
 BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")

@@ -27,7 +27,7 @@ from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import robustness_classifiers, robustness_detectors
 from yolo_wnlb.study.plan import check_groups, differences, groups_of, safe_name
 from yolo_wnlb.study.robustness_report import Report, tabulate
-from yolo_wnlb.study.subject import Scene, Subject, change_of, perturbation_of
+from yolo_wnlb.study.subject import Scene, Subject, change_of, notes_on_light, perturbation_of
 from yolo_wnlb.study.suite import (
     CLEAN,
     DARKNESS,
@@ -145,6 +145,7 @@ def robustness(
             scene.request,
             labels,
         )
+        report.notes += notes_on_light(cells, scene)
         report.save(home)
     return report
 
