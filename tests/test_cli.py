@@ -57,7 +57,7 @@ def test_the_settings_of_the_camera_are_those_that_there_are():
     options = {option.name: option.kind.values for option in cli.CAMERA}
     assert options.keys() == {field.name for field in dataclasses.fields(camera.Settings)}
     assert {name: options[name] for name in camera.CHOICES} == camera.CHOICES
-    assert options["bayer"] == ("random", *camera.BAYER, "none")
+    assert options["bayer"] == ("random", *camera.BAYER, "mono", "none")
     assert set(cli.PRESETS) == set(camera.PRESETS)
 
 

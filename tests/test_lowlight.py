@@ -236,9 +236,15 @@ def test_the_normal_values_are_normal():
     assert stats.kstest(z[words], "norm").pvalue > 0.01
 
 
+def exposed(codes, shot, frame=0):
+    """Raw values behind codes."""
+    white = np.iinfo(codes.dtype).max
+    return sense(codes, light_of_codes(shot, white), white, shot, frame)[0]
+
+
 def tapped(code, shot, frame=0, side=256):
     """Light in the raw values of a flat picture; that of white, from neutral shots, is 65535."""
-    return sense(np.full((side, side), code), shot, frame)[0] / 65535
+    return exposed(np.full((side, side), code), shot, frame) / 65535
 
 
 def law(light, variance):
@@ -340,7 +346,7 @@ def test_the_brightest_noise_of_a_dark_picture_is_not_clipped(model):
     """The gain spreads the darkness over 16 bits; it leaves room for the noise."""
     for ev in (-6, -3):
         shot = settings(ev=ev, sigma_s=0.16, sigma_c=0.01, crf="srgb", shot_model=model).draw(random.Random(0))
-        raw = sense(np.full((1024, 1024), 255, np.uint8), shot, 0)[0]
+        raw = exposed(np.full((1024, 1024), 255, np.uint8), shot)
         assert 20_000 < raw.max() < 65535
 
 
@@ -427,7 +433,7 @@ def statistics(pictures):
         plane = mosaic(image, ["BGR".index(colour) for colour in shot.bayer])
         light = light_of_codes(shot, 255)
         squares = [np.square(of)[plane].mean() for of in (light, noise_of_light(light, shot))]
-        raw = sense(plane, shot, 0)[0]
+        raw = exposed(plane, shot)
         clipped = np.isin(raw, (0, 65535)).mean()
         noisy.append([luma(found), math.sqrt(squares[0] / squares[1]), clipped, (found - wanted.astype(float)).std()])
     return np.array(dark), np.median(noisy, 0)

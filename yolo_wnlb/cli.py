@@ -173,11 +173,25 @@ CAMERA = [
             Kind("RESPONSE", "a response or n,u", response, ("mixture", "digital", "srgb", "gamma:2.2", "identity")),
             "camera response: mixture, digital, srgb, gamma:2.2, identity, n,u or dorf:FILE",
         ),
-        ("bayer", one_of("random", "RGGB", "BGGR", "GRBG", "GBRG", "none"), "colour mosaic"),
+        (
+            "bayer",
+            one_of("random", "RGGB", "BGGR", "GRBG", "GBRG", "mono", "none"),
+            "colour mosaic; mono has no colours",
+        ),
         ("shot_model", one_of("gaussian", "poisson"), "distribution of the shot noise"),
         ("order", one_of("sensor", "paper"), "demosaic before the response (sensor) or after it"),
         ("quantize", one_of("round", "truncate"), "how codes become whole numbers"),
         ("jpeg_quality", optional(span(whole())), "quality of a last JPEG step, 1 to 100, or none"),
+        ("sigma_row", span(number()), "banding: noise of whole rows, as a share of white"),
+        ("sigma_column", span(number()), "the same of whole columns"),
+        ("sigma_fixed", span(number()), "fixed pattern: offsets of the pixels, the same in all pictures of a camera"),
+        ("hot_pixels", span(number()), "share of pixels that are bright in all pictures of a camera"),
+        ("camera_seed", whole(0), "names the camera: which pixels are hot"),
+        ("bits", optional(span(whole())), "bits of the sensor's converter, 1 to 16, or none for no steps"),
+        ("blur", span(number()), "standard deviation of a blur in pixels"),
+        ("motion", span(number()), "length of a motion in pixels"),
+        ("motion_angle", span(number(0, 180)), "its direction in degrees"),
+        ("lamp", span(number()), "falloff of a lamp: tangent of the angle in the corners; 0 is an even light"),
     )
 ]
 

@@ -41,17 +41,27 @@ class LowLight(ImageOnlyTransform):
 
     Args:
         preset: "mild", "moderate", "severe", "extreme", "agllnet" (the full ranges of the literature) or
-            "lv" (the same as the first author of the wNLB paper implemented it; "lin" is its older name).
+            "lv" (the same as the first author of the wNLB paper implemented it; "lin" is its older name), or the .yaml
+            file that `yolo-wnlb calibrate` wrote for a camera.
         alpha, beta, gamma: Number, or (low, high), of the low-light curve beta (alpha x)^gamma.
         ev: Exposure in stops, 0 or less, instead of the curve; a number, or (low, high).
         sigma_s: Shot noise, number or (low, high): a white pixel collects 1 / sigma_s^2 photons.
         sigma_c: Read noise as a share of white, number or (low, high).
         crf: Camera response: "mixture", "digital", "srgb", "gamma:2.2", "identity", (n, u), "dorf:FILE".
-        bayer: "random", "RGGB", "BGGR", "GRBG", "GBRG", or "none" for noise without a mosaic.
+        bayer: "random", "RGGB", "BGGR", "GRBG", "GBRG", "none" for noise without a mosaic, or "mono" for a sensor
+            without colour filters.
         shot_model: "gaussian" or "poisson".
         order: "sensor" or "paper".
         quantize: "round" or "truncate".
         jpeg_quality: Quality of a last JPEG step, number or (low, high). Default: no such step.
+        sigma_row, sigma_column: Banding: noise of whole rows and columns as a share of white, number or (low, high).
+        sigma_fixed: Offsets of the sites, the same in all pictures of a camera, number or (low, high).
+        hot_pixels: Share of hot sites, number or (low, high).
+        camera_seed: Whole number that names the camera: it says which sites are hot.
+        bits: Bits of the sensor's converter, whole number or (low, high). Default: no such steps.
+        blur: Standard deviation of a blur in front of the sensor, in pixels, number or (low, high).
+        motion, motion_angle: Length of a motion in pixels and its direction in degrees, number or (low, high).
+        lamp: Tangent of the angle at which a lamp lights the corners, number or (low, high); 0 is an even light.
         noise_seed: Integer in [0, 2^53) that fixes the noise. Default: drawn for each picture.
         channel_order: "rgb", or "bgr" as in Ultralytics; matters for a fixed mosaic and JPEG only.
         p: Probability of applying it.
@@ -94,6 +104,16 @@ class LowLight(ImageOnlyTransform):
         order: Any
         quantize: Any
         jpeg_quality: Any
+        sigma_row: Any
+        sigma_column: Any
+        sigma_fixed: Any
+        hot_pixels: Any
+        camera_seed: Any
+        bits: Any
+        blur: Any
+        motion: Any
+        motion_angle: Any
+        lamp: Any
         noise_seed: Any
         channel_order: Any
 
@@ -127,6 +147,16 @@ class LowLight(ImageOnlyTransform):
         noise_seed: int | None = None,
         channel_order: str = "rgb",
         p: float = 0.5,
+        sigma_row: Any = None,
+        sigma_column: Any = None,
+        sigma_fixed: Any = None,
+        hot_pixels: Any = None,
+        camera_seed: int | None = None,
+        bits: Any = None,
+        blur: Any = None,
+        motion: Any = None,
+        motion_angle: Any = None,
+        lamp: Any = None,
     ):
         super().__init__(p=p)
         self.preset = preset
@@ -135,6 +165,10 @@ class LowLight(ImageOnlyTransform):
         self.crf, self.bayer, self.shot_model, self.order = crf, bayer, shot_model, order
         self.quantize, self.jpeg_quality = quantize, jpeg_quality
         self.noise_seed, self.channel_order = noise_seed, channel_order
+        self.sigma_row, self.sigma_column = sigma_row, sigma_column
+        self.sigma_fixed, self.hot_pixels, self.camera_seed = sigma_fixed, hot_pixels, camera_seed
+        self.bits, self.blur, self.lamp = bits, blur, lamp
+        self.motion, self.motion_angle = motion, motion_angle
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """Draw the parameters of one shot, in types that JSON has."""

@@ -105,6 +105,7 @@ def make_plan(
     if lowlight is None or lowlight is False or lowlight == "":
         raise ValueError("lowlight= is missing: how dark the nights are that the model is for, such as lowlight=severe")
     darkness.read_request(lowlight)
+    lowlight = darkness.with_content(lowlight)
     if train not in TRAIN:
         raise ValueError(f"train={train}{suggestion(train, TRAIN)}; choose from {', '.join(TRAIN)}")
     check_numbers(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, limit=limit, frames=frames)

@@ -11,6 +11,10 @@ of the camera, is f(L) = L^n / ((1 - u) + u L^n): two numbers that follow each o
 curves of Grossberg and Nayar, "Modeling the Space of Camera Response Functions" (TPAMI 2004), with
 a mean error of 0.0052. Each such f is monotone and has an exact inverse.
 
+A camera may have more faults than these; all are off unless asked for: banding, fixed pattern and hot pixels
+(`imaging.chance`), blur, motion, a lamp and a sensor without colour filters (`imaging.optics`), and few bits of raw.
+They are those of Wei et al. (CVPR 2020), EMVA Standard 1288 and Lin et al. (ELVIS, 2025) that can be seen in 8 bits.
+
 `Settings` holds the ranges of all parameters, `Settings.draw` draws one `Shot` from them, and `capture`
 takes the picture with that shot. The shot alone, or the seed alone, determines the picture bit for bit.
 """
@@ -26,12 +30,14 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
+from yolo_wnlb.imaging.camera_file import names_a_file, read_camera_file
+from yolo_wnlb.imaging.chance import banding, fixed_pattern, noise_source, normal_quantiles, words_of
+from yolo_wnlb.imaging.optics import blurred, lit_by_lamp, without_colour
 from yolo_wnlb.words import suggestion
 
 Span = tuple[float, float]
@@ -67,6 +73,7 @@ DAYLIGHT = 60  # median of the pictures' mean codes, 0 to 255, below which they 
 MAX_NOISE_SEED = 2**53 - 1  # a JSON number holds it exactly
 MAX_FRAME = 2**64 - 1
 BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")
+MONO = "mono"
 CHOICES = {"shot_model": ("gaussian", "poisson"), "order": ("sensor", "paper"), "quantize": ("round", "truncate")}
 BOUNDS = {  # least and largest value of each span
     "alpha": (0.0, 1.0),
@@ -76,7 +83,18 @@ BOUNDS = {  # least and largest value of each span
     "sigma_s": (0.0, 1.0),
     "sigma_c": (0.0, 1.0),
     "jpeg_quality": (1, 100),
+    "sigma_row": (0.0, 1.0),
+    "sigma_column": (0.0, 1.0),
+    "sigma_fixed": (0.0, 1.0),
+    "hot_pixels": (0.0, 0.5),
+    "bits": (1, 16),
+    "blur": (0.0, 100.0),
+    "motion": (0.0, 500.0),
+    "motion_angle": (0.0, 180.0),
+    "lamp": (0.0, 10.0),
 }
+FIRST = ("alpha", "beta", "gamma", "ev", "sigma_s", "sigma_c", "jpeg_quality")  # drawn from the stream itself
+WHOLE = ("jpeg_quality", "bits")  # spans of whole numbers, or None
 CRF_N, CRF_U = (0.01, 100.0), (-1000.0, 0.999999)  # beyond them f cannot be computed in 64 bits
 MAX_CURVES_BYTES = 64 * 2**20
 DIGITS = 6  # after the point, of every value that is drawn
@@ -111,6 +129,18 @@ class Settings:
         quantize: "round", or "truncate" codes as the authors' 8-bit code does (three times in the
             curve, once at the end).
         jpeg_quality: Span of the quality of a last JPEG step, or None for none.
+        sigma_row, sigma_column: Spans of the banding: the standard deviation of what a frame adds to each row, and
+            to each column, as a share of white.
+        sigma_fixed: Span of the fixed pattern: the standard deviation of what each site adds to all pictures.
+        hot_pixels: Span of the share of sites that add between nothing and white to all pictures.
+        camera_seed: Whole number in [0, 2^53) that names one camera: it says which sites are hot.
+        bits: Span of the bits that the sensor's converter has, whole numbers; None: no steps but the last one's.
+        blur: Span of the standard deviation of a Gaussian blur in front of the sensor, in pixels.
+        motion, motion_angle: Spans of the length of a straight motion, in pixels, and of its direction in degrees.
+        lamp: Span of the tangent of the angle at which a lamp beside the camera lights the corners; 0: even light.
+
+    bayer may be "mono" too: a sensor without colour filters, as of an infrared camera. It sees the mean of the
+    channels, and all channels of its pictures are the same.
     """
 
     alpha: Span = CURVE["alpha"]
@@ -125,17 +155,36 @@ class Settings:
     order: Literal["sensor", "paper"] = "sensor"
     quantize: Literal["round", "truncate"] = "round"
     jpeg_quality: tuple[int, int] | None = None
+    sigma_row: Span = (0.0, 0.0)
+    sigma_column: Span = (0.0, 0.0)
+    sigma_fixed: Span = (0.0, 0.0)
+    hot_pixels: Span = (0.0, 0.0)
+    camera_seed: int = 0
+    bits: tuple[int, int] | None = None
+    blur: Span = (0.0, 0.0)
+    motion: Span = (0.0, 0.0)
+    motion_angle: Span = (0.0, 180.0)
+    lamp: Span = (0.0, 0.0)
 
     def draw(self, rng: random.Random) -> Shot:
-        """Draw one shot. Takes the same number of draws from `rng` whatever the settings are."""
-        shares = {name: rng.random() for name in BOUNDS}
+        """Draw one shot. Takes the same number of draws from `rng` whatever the settings are.
+
+        Settings that were added later are drawn from a stream of the shot's own, so that the next shot of `rng` stays
+        what it was.
+        """
+        shares = {name: rng.random() for name in FIRST}
         crf_rng, pattern, noise_seed = random.Random(rng.getrandbits(64)), rng.random(), rng.getrandbits(53)
+        own_rng, added = random.Random(noise_seed), [name for name in BOUNDS if name not in FIRST]
+        shares.update({name: own_rng.random() for name in added})
 
         def within(name: str) -> float:
             low, high = getattr(self, name)
             return round(low + (high - low) * shares[name], DIGITS)  # so that the record is exactly what was used
 
-        quality = self.jpeg_quality
+        def whole_within(name: str) -> int | None:
+            ends = getattr(self, name)
+            return ends and ends[0] + int((ends[1] - ends[0] + 1) * shares[name])
+
         return Shot(
             **{name: within(name) for name in ("alpha", "beta", "gamma", "sigma_s", "sigma_c")},
             ev=within("ev") if self.ev else 0.0,
@@ -144,14 +193,19 @@ class Settings:
             shot_model=self.shot_model,
             order=self.order,
             quantize=self.quantize,
-            jpeg_quality=quality and quality[0] + int((quality[1] - quality[0] + 1) * shares["jpeg_quality"]),
+            jpeg_quality=whole_within("jpeg_quality"),
             noise_seed=noise_seed,
+            **{name: within(name) for name in added if name not in WHOLE},
+            bits=whole_within("bits"),
+            camera_seed=self.camera_seed,
         )
 
     def __str__(self) -> str:
         parts = []
         for name, value in asdict(self).items():
             if value is None or (self.ev and name in CURVE) or value == CHOICES.get(name, (None,))[0]:
+                continue
+            if name in ADDED and value == ADDED[name]:
                 continue
             is_span = isinstance(value, tuple) and name != "crf"
             parts.append(f"{name} {'-'.join(f'{v:g}' for v in dict.fromkeys(value)) if is_span else value}")
@@ -180,23 +234,58 @@ class Shot:
     quantize: str = "round"
     jpeg_quality: int | None = None
     noise_seed: int = 0
+    sigma_row: float = 0.0
+    sigma_column: float = 0.0
+    sigma_fixed: float = 0.0
+    hot_pixels: float = 0.0
+    camera_seed: int = 0
+    bits: int | None = None
+    blur: float = 0.0
+    motion: float = 0.0
+    motion_angle: float = 0.0
+    lamp: float = 0.0
 
     def __post_init__(self) -> None:
         for name in BOUNDS:
-            if (value := getattr(self, name)) is not None or name != "jpeg_quality":
+            if (value := getattr(self, name)) is not None or name not in WHOLE:
                 number_within_bounds(name, value, value)
-        whole_number("noise_seed", self.noise_seed, MAX_NOISE_SEED)
+        for name in ("noise_seed", "camera_seed"):
+            whole_number(name, getattr(self, name), MAX_NOISE_SEED)
+
+
+ADDED = {  # settings that came after the first release of the formulas, and their defaults, which change nothing
+    field.name: field.default
+    for field in fields(Settings)
+    if field.name == "camera_seed" or (field.name in BOUNDS and field.name not in FIRST)
+}
+
+
+def without_unused(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of the attributes of Settings or of a Shot those added later that change nothing.
+
+    Records of before, which have none of them, then are the same as those of now.
+    """
+    unused = {name for name, default in ADDED.items() if values[name] in (default, 0)}
+    if "motion" in unused:
+        unused.add("motion_angle")
+    return {name: value for name, value in values.items() if name not in unused}
+
+
+def as_changes(camera: Settings) -> dict[str, Any]:
+    """Return settings as plain values that `settings(changes)` turns into the same settings again."""
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(camera).items()}
+    return {name: value for name, value in values.items() if camera.ev is None or name not in CURVE}
 
 
 def settings(preset: Any = DEFAULT, **changes: Any) -> Settings:
     """Check what a user asked for.
 
     Args:
-        preset: The name of a preset, True for the default one, a dict of changes that may hold the
-            preset's name as "preset", or Settings.
+        preset: The name of a preset, True for the default one, the YAML file of a camera as `yolo-wnlb calibrate`
+            writes it, a dict of changes that may hold one of these as "preset", or Settings.
         **changes: Attributes of `Settings`; a number stands for a span of that one value.
     Raises: ValueError: an unknown preset or name, a span upside down or out of bounds, both an
-        exposure and a curve.
+        exposure and a curve. FileNotFoundError: there is no such camera file.
     Example:
         >>> settings("severe", ev=-3).ev
         (-3.0, -3.0)
@@ -209,11 +298,15 @@ def settings(preset: Any = DEFAULT, **changes: Any) -> Settings:
             preset = changes.pop("preset", DEFAULT)
         preset = DEFAULT if preset is True else preset
         known = [*PRESETS, *ALIASES]
-        if not isinstance(preset, str) or preset not in known:
+        if names_a_file(preset):
+            base = of_file(preset)
+        elif not isinstance(preset, str) or preset not in known:
             raise ValueError(
-                f"no low-light preset {preset!r}{suggestion(preset, known)}; choose from {', '.join(PRESETS)}"
+                f"no low-light preset {preset!r}{suggestion(preset, known)}; choose from {', '.join(PRESETS)}, or give "
+                "the .yaml file of a camera"
             )
-        base = dict(PRESETS[ALIASES.get(preset, preset)])
+        else:
+            base = dict(PRESETS[ALIASES.get(preset, preset)])
     names = [field.name for field in fields(Settings)]
     if unknown := [name for name in changes if name not in names]:
         name = unknown[0]
@@ -228,6 +321,15 @@ def settings(preset: Any = DEFAULT, **changes: Any) -> Settings:
     return Settings(**{name: check(name, value) for name, value in values.items()})
 
 
+def of_file(file: str | Path) -> dict[str, Any]:
+    """Return the checked settings in the file of a camera, those of the curve only if it names no exposure."""
+    try:
+        camera = settings(Settings(), **read_camera_file(file))
+    except ValueError as error:
+        raise ValueError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+    return asdict(camera)
+
+
 def picture_rng(seed: int, key: str) -> random.Random:
     """Return the source of randomness of one picture. It depends on the seed and on `key`, its path in the data set."""
     seed = whole_number("seed", seed, least=None)
@@ -239,7 +341,7 @@ def picture_rng(seed: int, key: str) -> random.Random:
 def check(name: str, value: Any) -> Any:
     """Return one setting in its normal form, or raise a ValueError that says what is wrong with it."""
     if name in BOUNDS:
-        if value is None and name in ("ev", "jpeg_quality"):
+        if value is None and (name == "ev" or name in WHOLE):
             return None
         span = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
         if len(span) != 2:
@@ -248,10 +350,12 @@ def check(name: str, value: Any) -> Any:
         if low > high:
             raise ValueError(f"{name} is {value!r}, upside down; write the lower one first: ({span[1]}, {span[0]})")
         return low, high
+    if name == "camera_seed":
+        return whole_number(name, value, MAX_NOISE_SEED)
     if name == "crf":
         named_response(value)
         return tuple(map(float, value)) if isinstance(value, (list, tuple)) else value
-    allowed = ("none", "random", *BAYER) if name == "bayer" else CHOICES[name]
+    allowed = ("none", "random", *BAYER, MONO) if name == "bayer" else CHOICES[name]
     if value not in allowed and not (name == "bayer" and value is None):
         raise ValueError(f"{name} is {value!r}; choose from {', '.join(allowed)}")
     return None if value == "none" else value
@@ -259,7 +363,7 @@ def check(name: str, value: Any) -> Any:
 
 def number_within_bounds(name: str, number: Any, value: Any) -> int | float:
     """Return a number of Python's own type within BOUNDS[name], or raise a ValueError that shows all of `value`."""
-    kind: Any = numbers.Integral if name == "jpeg_quality" else numbers.Real
+    kind: Any = numbers.Integral if name in WHOLE else numbers.Real
     if isinstance(number, bool) or not isinstance(number, kind):
         whole = "whole " if kind is numbers.Integral else ""
         raise ValueError(f"{name} is {value!r}; wanted a {whole}number, or low and high")
@@ -443,11 +547,17 @@ def capture(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame:
     frame = whole_number("frame", frame, MAX_FRAME)
     if shot.jpeg_quality and codes.dtype != np.uint8:
         raise ValueError(f"the JPEG step has 8 bits, the picture is {image.dtype}; leave out jpeg_quality")
+    white = np.iinfo(codes.dtype).max
+    light = light_of_codes(shot, white)
+    if shot.lamp or shot.blur or shot.motion or shot.bayer == MONO:
+        planes, light = through_lens(planes, light, shot)
     if planes.ndim == 2 or shot.bayer is None:
-        light, tone = sense(planes, shot, frame)
-        dark = look_up(light, tone)
+        raw, tone = sense(planes, light, white, shot, frame)
+        dark = look_up(raw, tone)
     else:
-        dark = through_mosaic(planes, shot, channel_order, frame)
+        dark = through_mosaic(planes, light, white, shot, channel_order, frame)
+    if dark.size < codes.size:  # of a sensor without colours
+        dark = cv2.merge([dark] * 3)
     if shot.jpeg_quality:
         dark = jpeg(dark, shot.jpeg_quality, channel_order)
     dark = dark.reshape(codes.shape)
@@ -456,11 +566,13 @@ def capture(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr", frame:
 
 def clean(image: np.ndarray, shot: Shot, *, channel_order: str = "bgr") -> np.ndarray:
     """Take the same picture without noise: it is still darkened, demosaiced and quantised."""
-    return capture(image, replace(shot, sigma_s=0.0, sigma_c=0.0), channel_order=channel_order)
+    faults = ("sigma_s", "sigma_c", "sigma_row", "sigma_column", "sigma_fixed", "hot_pixels")
+    none: dict[str, Any] = dict.fromkeys(faults, 0.0)
+    return capture(image, replace(shot, **none), channel_order=channel_order)
 
 
 def sigma_map(image: np.ndarray, shot: Shot) -> np.ndarray:
-    """Return the standard deviation of the raw noise at each value, float32, the shape of `image`.
+    """Return the standard deviation of shot and read noise at each value, float32, the shape of `image`.
 
     In units of a white pixel's light, before clipping and demosaicing: sqrt(L sigma_s^2 + sigma_c^2).
     """
@@ -521,17 +633,31 @@ def noise_of_light(light: np.ndarray, shot: Shot) -> np.ndarray:
     return np.sqrt(light * shot.sigma_s**2 + shot.sigma_c**2)
 
 
-def sense(codes: np.ndarray, shot: Shot, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Expose a sensor to what is behind the codes.
+def through_lens(codes: np.ndarray, light: np.ndarray, shot: Shot) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes of 16 bits for the light that arrives at the sensor, and the light behind each of them."""
+    top = max(float(light.max()), 1e-12)
+    plane = look_up(codes, (light * (65535 / top)).astype(np.float32))
+    if plane.ndim == 3 and shot.bayer == MONO:
+        plane = without_colour(plane)
+    if shot.lamp:
+        plane = lit_by_lamp(plane, shot.lamp)
+    plane = blurred(plane, shot.blur, shot.motion, shot.motion_angle)
+    return np.rint(np.clip(plane, 0, 65535)).astype(np.uint16), np.arange(65536) * (top / 65535)
 
+
+def sense(codes: np.ndarray, light: np.ndarray, white: int, shot: Shot, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """Expose a sensor to the light behind the codes, light[codes].
+
+    white: the largest code of the finished picture.
     Returns: The raw values, uint16, the shape of `codes`, clipped at black and white, with a gain
         that spreads them over 16 bits; and the tone curve: the finished code of each raw value,
-        65536 entries of the type of `codes`.
+        65536 entries.
     """
-    white = np.iinfo(codes.dtype).max
-    light = light_of_codes(shot, white)
     noise = noise_of_light(light, shot)
     top = float((light + 6 * noise).max())
+    added = offsets(codes.shape, shot, frame)
+    if added is not None:
+        top += float(added.max())
     photons = shot.shot_model == "poisson" and shot.sigma_s > 0
     if photons:
         top += 12 * shot.sigma_s**2  # where few photons come, many are further off than six sigma
@@ -539,8 +665,7 @@ def sense(codes: np.ndarray, shot: Shot, frame: int) -> tuple[np.ndarray, np.nda
 
     mean, spread = (light * gain).astype(np.float32), (noise * gain).astype(np.float32)
     bits = noise_source(shot.noise_seed, frame)
-    words = bits.random_raw(-(-codes.size // 4)).astype("<u8", copy=False).view("<u2")
-    words = words[: codes.size].reshape(codes.shape)
+    words = words_of(bits, codes.size).reshape(codes.shape)
     poisson = np.random.Generator(bits).poisson
     raw = np.empty(codes.shape, np.uint16)
     rows = max(1, STRIP * len(codes) // codes.size)
@@ -552,19 +677,30 @@ def sense(codes: np.ndarray, shot: Shot, frame: int) -> tuple[np.ndarray, np.nda
             deviation: Any = normal * np.float32(gain * shot.sigma_c)
         else:
             deviation = cv2.multiply(look_up(codes[strip], spread), normal)
+        if added is not None:
+            deviation = deviation + np.float32(gain) * added[strip]
         cv2.add(signal, deviation, dst=raw[strip], dtype=cv2.CV_16U)  # rounds half to even, and clips
+    if shot.bits:
+        raw = look_up(raw, steps(gain, shot.bits))
     return raw, tone_curve(shot, gain, white)
 
 
-def noise_source(noise_seed: int, frame: int) -> np.random.SFC64:
-    """Return the random bits of one frame, different for every pair of noise_seed and frame.
+def offsets(shape: Sequence[int], shot: Shot, frame: int) -> np.ndarray | None:
+    """Return what is added by place, (H, W) or (H, W, 1) as `shape` has two or three sides; None if nothing is."""
+    height, width = shape[:2]
+    added: np.ndarray | None = None
+    if shot.sigma_row or shot.sigma_column:
+        added = np.add(*banding(height, width, shot.sigma_row, shot.sigma_column, shot.noise_seed, frame))
+    if shot.sigma_fixed or shot.hot_pixels:
+        fixed = fixed_pattern(height, width, shot.sigma_fixed, shot.hot_pixels, shot.camera_seed)
+        added = fixed if added is None else added + fixed
+    return added if added is None or len(shape) == 2 else added[..., None]
 
-    Both numbers are written as two words of 32 bits. Four words fill NumPy's entropy pool exactly, and its
-    mixing is reversible, so two pairs cannot have one state. (Given as they are, [5, 7] and [5 + 7 * 2**32, 0]
-    would be the same words.)
-    """
-    words = [number >> shift & 0xFFFFFFFF for number in (int(noise_seed), frame) for shift in (0, 32)]
-    return np.random.SFC64(np.random.SeedSequence(words))
+
+def steps(gain: float, bits: int) -> np.ndarray:
+    """Raw value after a converter with so many bits for black to white: 65536 entries (ELD's quantisation noise)."""
+    step = gain / (2**bits - 1)
+    return np.clip(np.rint(np.rint(np.arange(65536) / step) * step), 0, 65535).astype(np.uint16)
 
 
 def tone_curve(shot: Shot, gain: float, white: int) -> np.ndarray:
@@ -576,20 +712,22 @@ def tone_curve(shot: Shot, gain: float, white: int) -> np.ndarray:
     return np.repeat(np.arange(white + 1, dtype=kind), np.diff(begins, prepend=0, append=65536))
 
 
-def through_mosaic(image: np.ndarray, shot: Shot, channel_order: str, frame: int) -> np.ndarray:
+def through_mosaic(
+    image: np.ndarray, light: np.ndarray, white: int, shot: Shot, channel_order: str, frame: int
+) -> np.ndarray:
     """Take a colour picture through the colour filters: one value a site, the others interpolated."""
     if shot.bayer not in BAYER:
-        raise ValueError(f"bayer is {shot.bayer!r}; a shot has None or one of {', '.join(BAYER)}")
+        raise ValueError(f"bayer is {shot.bayer!r}; a shot has None or one of {', '.join((*BAYER, MONO))}")
     height, width = image.shape[:2]
     below, right = (max(side % 2, 4 - side) for side in (height, width))  # OpenCV makes sides below 3 black
     if below or right:
         image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT_101)
     sites = [channel_order.upper().index(colour) for colour in shot.bayer]  # channel at 00 01 10 11
-    raw, tone = sense(mosaic(image, sites), shot, frame)
+    raw, tone = sense(mosaic(image, sites), light, white, shot, frame)
     if shot.order == "paper":
         raw = look_up(raw, tone)
     name = {"0112": "BG", "1021": "GB", "1201": "GR", "2110": "RG"}["".join(map(str, sites))]
-    dark = np.empty(image.shape, image.dtype)
+    dark = np.empty(image.shape, tone.dtype)
     rows = max(2, STRIP // raw.shape[1] // 2 * 2)
     for top in range(0, len(raw), rows):
         above = min(2, top)  # what a strip sees of its neighbours
@@ -617,14 +755,6 @@ def jpeg(image: np.ndarray, quality: int, channel_order: str) -> np.ndarray:
     stored = cv2.imencode(".jpg", image[..., ::-1] if flip else image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     opened: Any = cv2.imdecode(stored, cv2.IMREAD_COLOR if image.ndim == 3 else cv2.IMREAD_GRAYSCALE)
     return np.ascontiguousarray(opened[..., ::-1]) if flip else opened
-
-
-@functools.cache
-def normal_quantiles() -> np.ndarray:
-    """Standard normal values of 65536 equally likely steps, float32: mean 0, variance 1."""
-    upper = np.array([NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(32768, 65536)])
-    upper /= math.sqrt((upper * upper).mean())
-    return np.concatenate([-upper[::-1], upper]).astype(np.float32)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ After an interruption the same command goes on, and ends in the same report. doc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ import numpy as np
 from yolo_wnlb.data.journal import STATE, locked, write_json
 from yolo_wnlb.data.sources import spread
 from yolo_wnlb.imaging import sheet
-from yolo_wnlb.imaging.camera import whole_number
+from yolo_wnlb.imaging.camera import as_changes, settings, whole_number
+from yolo_wnlb.imaging.camera_file import names_a_file
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import robustness_classifiers, robustness_detectors
 from yolo_wnlb.study.plan import check_groups, differences, groups_of, safe_name
@@ -82,7 +84,7 @@ def robustness(
         split: Of a data YAML, or of class folders.
         imgsz: Image size of the models. Default: as each was trained.
         seed: Of all randomness. A picture's draw depends on it and on the picture, never on the level.
-        preset: Whose noise the stops have: mild, moderate, severe or extreme.
+        preset: Whose noise the stops have: mild, moderate, severe, extreme, or the .yaml file of a camera.
         space: "pixels": radii of linf attacks count pixels of [0, 1]. "normalised": they count values that a classifier
             has divided by the standard deviation of their channel, so that pixels change by less.
         groups: Which pictures belong together, as in a study: a key of the images of the COCO JSON, or a regular
@@ -98,8 +100,13 @@ def robustness(
     cells = read_suite(suite, levels)
     for name, value, least in (("n", n, 2), ("seed", seed, 0), ("save", save, 0)):
         whole_number(name, value, least=least)
-    if preset not in DARKNESS:
-        raise ValueError(f"preset is {preset!r}{suggestion(preset, DARKNESS)}; choose from {', '.join(DARKNESS)}")
+    if names_a_file(preset):
+        settings(preset)
+    elif preset not in DARKNESS:
+        raise ValueError(
+            f"preset is {preset!r}{suggestion(preset, DARKNESS)}; choose from {', '.join(DARKNESS)}, or give the .yaml "
+            "file of a camera"
+        )
     if space not in SPACES:
         raise ValueError(f"space is {space!r}{suggestion(space, SPACES)}; choose from {', '.join(SPACES)}")
     check_groups("groups", groups)
@@ -109,6 +116,8 @@ def robustness(
         raise ValueError("no model to measure; give the files of one or several: robustness best.pt data=my.yaml")
     kind: Any = robustness_classifiers if robustness_classifiers.are_classifiers(paths, data) else robustness_detectors
     scene = kind.read_scene(data, split, images, n, seed, preset, imgsz, allow_missing, space)
+    if names_a_file(preset):  # what the file holds, so that another content is another request
+        scene.request["camera"] = json.loads(json.dumps(as_changes(settings(preset))))
     labels = groups_of({"groups": groups}, kind.listing(scene))
     if any(cell.name == "boxblur" for cell in cells) and scene.boxes is None:
         known = "; sort by=scenes writes boxes.json" if kind is robustness_classifiers else ""

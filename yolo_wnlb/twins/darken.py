@@ -21,7 +21,17 @@ import numpy as np
 
 from yolo_wnlb.data.journal import ENHANCED, FAILURES, FILES, MANIFEST, STATE, Line, digest, header_of, read_lines
 from yolo_wnlb.data.sources import DATA_YAML, DataSet, Picture, printable, read_sources
-from yolo_wnlb.imaging.camera import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import (
+    CAMERA_VERSION,
+    DEFAULT,
+    PRESETS,
+    Settings,
+    Shot,
+    capture,
+    picture_rng,
+    settings,
+    without_unused,
+)
 from yolo_wnlb.reading import read_json, read_text
 from yolo_wnlb.twins.pictures import ENCODINGS, decode, encode
 from yolo_wnlb.twins.twin import (
@@ -274,7 +284,7 @@ def estimate(plan: Plan, exposure: Exposure, limit: int | None, workers: int) ->
 
 def portable(drawn: Settings | Shot) -> Line:
     """Return the attributes, with the name alone of a file of responses: its folder differs between machines."""
-    values = asdict(drawn)
+    values = without_unused(asdict(drawn))
     if isinstance(values["crf"], str) and values["crf"].startswith("dorf:"):
         file, sign, curve = values["crf"][5:].partition("#")
         values["crf"] = f"dorf:{Path(file).name}{sign}{curve}"

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb.data.journal import MANIFEST, header_of
-from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, Shot, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, Shot, as_changes, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera_file import names_a_file
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"
@@ -49,9 +50,9 @@ def read_request(value: Any) -> Darkness:
     """Read what stands behind lowlight=.
 
     Args:
-        value: A preset's name, True for the default one, or a dict of settings that may hold
-            "preset", "seed" (an integer, default 0) and "p" (a number, default 1).
-    Raises: ValueError: something in it is unknown or out of bounds.
+        value: A preset's name, the .yaml file of a camera, True for the default preset, or a dict of settings that
+            may hold "preset", "seed" (an integer, default 0) and "p" (a number, default 1).
+    Raises: ValueError: something in it is unknown or out of bounds. FileNotFoundError: there is no such file.
     """
     if not isinstance(value, (str, bool, dict)):
         raise ValueError(
@@ -64,6 +65,18 @@ def read_request(value: Any) -> Darkness:
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p <= 1:
         raise ValueError(f"p in lowlight is {p!r}; wanted the share of pictures to darken, above 0 and at most 1")
     return Darkness(settings(changes), seed, float(p))
+
+
+def with_content(value: Any) -> Any:
+    """Return what stands behind lowlight= with the settings of a camera file in the place of its name.
+
+    What is recorded of a run then is what was used, whatever happens to the file.
+    """
+    changes = dict(value) if isinstance(value, dict) else {"preset": value}
+    if not names_a_file(changes.get("preset")):
+        return value
+    rest = {name: changes.pop(name) for name in ("seed", "p") if name in changes}
+    return {**as_changes(settings(changes)), **rest}
 
 
 def check_request(cfg: dict[str, Any]) -> None:
@@ -84,6 +97,7 @@ def check_request(cfg: dict[str, Any]) -> None:
         return
     if request != AUGMENTATIONS:
         read_request(request)
+        request = with_content(request)
         if cfg.get("task") == "classify":
             raise ValueError(
                 "lowlight= does not reach pictures for classification; darken them with 'yolo-wnlb darken'"
