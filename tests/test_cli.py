@@ -14,6 +14,7 @@ import pytest
 from conftest import run_python
 
 import yolo_wnlb
+import yolo_wnlb.calibrate.calibrate
 from yolo_wnlb import cli
 from yolo_wnlb.imaging import camera
 from yolo_wnlb.terminal import arguments, completion, mistakes
@@ -34,6 +35,7 @@ TABLES = {  # command -> the function that it calls, and options that are the co
     "compare": (yolo_wnlb.compare, {"out"}),
     "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with", "clean"}),
     "robustness": (yolo_wnlb.robustness, {"data"}),
+    "calibrate": (yolo_wnlb.calibrate.calibrate.calibrate, set()),
     "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok", *cli.SCENE_WORDS}),
 }
 

@@ -21,6 +21,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "imaging": GROUND,
     "attacks": GROUND,
     "data": GROUND | {"imaging"},
+    "calibrate": GROUND | {"imaging", "data"},
     "transforms": GROUND | {"imaging"},
     "metrics": GROUND | {"imaging", "data"},
     "denoiseg": GROUND | {"imaging", "data", "metrics"},

@@ -855,6 +855,36 @@ def run_adapt(files: list[str], options: dict[str, Any]) -> int:
 
 
 @command(
+    "calibrate",
+    "Fit the noise of the camera to pictures of your own one, and write its file for lowlight=.",
+    files="[IMAGE|FOLDER|VIDEO ...]",
+    count=(0, math.inf),
+    file_keys=("source",),
+    example="yolo-wnlb calibrate night/ still=pairs/ capped=capped/ day=day/ out=mycam.yaml",
+    about="Sources are ordinary night pictures; pairs of a still scene and frames with the lens capped say more. The "
+    "file stands wherever a preset does. docs/calibrate.md says how to take the pictures.",
+    options=[
+        Option("out", path("FILE"), "the .yaml to write; a .png of the same name beside it", "mycam.yaml"),
+        Option("capped", path("FOLDER|VIDEO"), "frames with the lens capped: read noise, banding, hot pixels"),
+        Option("still", path("FOLDER|VIDEO"), "pairs or bursts of still scenes, a folder for each burst: shot noise"),
+        Option("day", path("FOLDER|VIDEO"), "day pictures of the same camera: how many stops darker its nights are"),
+        Option(
+            "crf",
+            Kind("RESPONSE", "a response or n,u", response, ("srgb", "gamma:2.2", "identity")),
+            "response of the camera: srgb, gamma:2.2, identity or n,u",
+            "srgb",
+        ),
+        EXIST_OK,
+    ],
+)
+def run_calibrate(files: list[str], options: dict[str, Any]) -> int:
+    """Fit the camera, write its file and its picture, and print what was found."""
+    from yolo_wnlb.calibrate.calibrate import calibrate
+
+    return show(calibrate(files, options.pop("out", "mycam.yaml"), **options))
+
+
+@command(
     "compare",
     "Train and evaluate the rows of a study with equal data, seeds and budget, and print their table.",
     files="STUDY.yaml",

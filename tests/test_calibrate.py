@@ -1,0 +1,236 @@
+"""calibrate: known cameras are found again, and mistakes in the pictures are named."""
+
+import random
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from yolo_wnlb.calibrate.calibrate import calibrate
+from yolo_wnlb.calibrate.sources import jpeg_quality
+from yolo_wnlb.cli import main
+from yolo_wnlb.data.shapes import scene
+from yolo_wnlb.imaging.camera import Shot, capture, settings
+
+STOPS = (0, -1, -2.5, -4)  # of the scenes: how dark they are
+
+
+def scenes(count, height, width):
+    """Bright drawn scenes at different darkness, without noise."""
+    drawn = (scene(np.random.default_rng(i), max(height, width)).image[:height, :width] for i in range(count))
+    return [capture(picture, Shot(ev=STOPS[i % 4], crf="srgb")) for i, picture in enumerate(drawn)]
+
+
+def write(folder, pictures, suffix="png", quality=90):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures):
+        how = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == "jpg" else []
+        assert cv2.imwrite(f"{folder}/{i:03}.{suffix}", picture, how)
+    return folder
+
+
+def shots(pictures, frames=2, **noise):
+    """Take each picture so many times; no two share their noise."""
+    return [
+        capture(picture, Shot(crf="srgb", bayer="RGGB", noise_seed=i, **noise), frame=k)
+        for i, picture in enumerate(pictures)
+        for k in range(frames)
+    ]
+
+
+def middle(calibration, name):
+    return sum(calibration.found[name].span) / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_find_a_camera_again_through_mosaic_and_jpeg(tmp_path, seed):
+    rng = random.Random(seed)
+    true = {
+        "sigma_s": rng.uniform(0.03, 0.1),
+        "sigma_c": rng.uniform(0.004, 0.02),
+        "sigma_row": rng.uniform(0.003, 0.01),
+    }
+    still = write(tmp_path / "still", shots(scenes(6, 240, 320), **true), "jpg")
+    found = calibrate(out=tmp_path / "my.yaml", still=still)
+    assert middle(found, "sigma_s") == pytest.approx(true["sigma_s"], rel=0.1)
+    assert middle(found, "sigma_c") == pytest.approx(true["sigma_c"], rel=0.1)
+    assert middle(found, "sigma_row") == pytest.approx(true["sigma_row"], rel=0.15)
+    assert "sigma_column" not in found.found and found.camera.jpeg_quality == (90, 90)
+    assert found.noise["fit"] == min(found.noise.values()) < 0.1
+
+
+def test_single_night_pictures_find_the_noise_within_a_third_of_an_octave(tmp_path):
+    true = {"sigma_s": 0.05, "sigma_c": 0.01}
+    night = write(tmp_path / "night", shots(scenes(8, 240, 320), frames=1, **true), "jpg")
+    found = calibrate(night, tmp_path / "my.yaml")
+    for name, value in true.items():
+        assert abs(np.log2(middle(found, name) / value)) < 0.3, name
+    assert any("texture" in remark for remark in found.remarks)
+
+
+def test_capped_frames_find_read_noise_banding_and_hot_pixels(tmp_path):
+    true = {"sigma_c": 0.02, "sigma_row": 0.006, "sigma_column": 0.004, "hot_pixels": 4e-4}
+    black = [np.zeros((240, 320, 3), np.uint8)]
+    capped = write(tmp_path / "capped", shots(black, frames=12, **true))
+    found = calibrate(out=tmp_path / "my.yaml", capped=capped)
+    for name, slack in (("sigma_c", 0.1), ("sigma_row", 0.15), ("sigma_column", 0.2), ("hot_pixels", 0.5)):
+        assert middle(found, name) == pytest.approx(true[name], rel=slack), name
+    assert "sigma_s" not in found.found and any("sigma_s" in remark for remark in found.remarks)
+
+
+def test_the_command_writes_a_file_that_stands_for_a_preset_and_a_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    day = [scene(np.random.default_rng(9 + i), 160).image for i in range(3)]
+    write(tmp_path / "day", day)
+    write(tmp_path / "still", shots([capture(p, Shot(ev=-3, crf="srgb")) for p in day], sigma_s=0.05, sigma_c=0.01))
+    assert main(["calibrate", "still=still", "day=day", "out=my.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "3 pairs of still scenes" in said and "lowlight=my.yaml" in said and "| brightness |" in said
+    assert cv2.imread("my.png").shape[0] > 700
+    camera = settings("my.yaml")
+    assert camera.ev[0] == pytest.approx(-3, abs=0.6) and camera.ev[1] == pytest.approx(-3, abs=0.6)
+    assert camera.sigma_s[0] < 0.05 < camera.sigma_s[1] * 1.1 and camera.bayer == "random"
+    held = yaml.safe_load((tmp_path / "my.yaml").read_text())
+    assert held["found"]["sigma_s"]["from"] == "3 pairs of still scenes" and held["octaves_from_the_pictures"]["noise"]
+    assert main(["calibrate", "still=still", "out=my.yaml"]) == 2 and "is there already" in capsys.readouterr().err
+    assert main(["preview", "day", "presets=my.yaml", "out=dark.png", "n=1"]) == 0
+
+
+def test_a_camera_without_colours_stays_without(tmp_path):
+    grey = [picture[..., 1] for picture in scenes(4, 160, 160)]
+    found = calibrate(out=tmp_path / "my.yaml", still=write(tmp_path / "a", shots(grey, sigma_s=0.06, sigma_c=0.01)))
+    assert found.camera.bayer == "mono" and middle(found, "sigma_s") == pytest.approx(0.06, rel=0.1)
+
+
+@pytest.mark.parametrize("quality", [30, 50, 75, 90, 95])
+def test_the_quality_of_a_jpeg_file_is_read_from_its_tables(tmp_path, quality):
+    write(tmp_path, scenes(1, 64, 64), "jpg", quality)
+    with Image.open(tmp_path / "000.jpg") as opened:
+        assert jpeg_quality(opened.quantization) == pytest.approx(quality, abs=1)
+
+
+# ---- mistakes --------------------------------------------------------------------------------------
+
+NOISE = {"sigma_s": 0.06, "sigma_c": 0.02}
+
+
+def noisy(count=1, frames=2, size=(96, 128), **noise):
+    return shots(scenes(count, *size), frames, **{**NOISE, **noise})
+
+
+def exif(file, model):
+    with Image.open(file) as opened:
+        found = opened.getexif()
+        found[272] = model
+        opened.save(file, exif=found, quality=95)
+
+
+def moving(folder):
+    one, other = noisy(sigma_s=0.02, sigma_c=0.004)
+    return write(folder, [one, np.roll(other, 9, 1)])
+
+
+def two_cameras(folder):
+    write(folder, noisy(), "jpg", 95)
+    exif(folder / "000.jpg", "A1")
+    exif(folder / "001.jpg", "B2")
+    return folder
+
+
+def broken(folder):
+    write(folder, noisy())
+    (folder / "001.png").write_bytes(b"no picture")
+    return folder
+
+
+def film(folder):
+    folder.mkdir()
+    (folder / "clip.mp4").write_bytes(b"no frames")
+    return folder / "clip.mp4"
+
+
+MISTAKES = {  # what: (argument, how it is made, message)
+    "nothing": (None, None, "nothing to measure"),
+    "a folder that is not there": ("sources", lambda f: f, "there is no"),
+    "an empty folder": ("sources", lambda f: write(f, []), "holds no pictures"),
+    "an empty folder of pairs": ("still", lambda f: write(f, []), "holds no pictures"),
+    "a broken picture": ("still", broken, "001.png cannot be read as a picture"),
+    "one picture only": ("still", lambda f: write(f, noisy(frames=1)), "is one picture only of its scene"),
+    "one capped frame": ("capped", lambda f: write(f, [np.zeros((96, 128, 3), np.uint8)]), "one capped frame only"),
+    "capped frames in the light": ("capped", lambda f: write(f, noisy()), "is not dark: its codes reach"),
+    "capped frames without noise": (
+        "capped",
+        lambda f: write(f, [np.zeros((96, 128, 3), np.uint8)] * 4),
+        "are all the same: the camera cuts its noise off at black",
+    ),
+    "a moving scene": ("still", moving, "are not still"),
+    "another exposure": (
+        "still",
+        lambda f: write(f, [noisy()[0], shots([scenes(4, 96, 128)[3]], 1, **NOISE)[0]]),
+        "differ in exposure",
+    ),
+    "the same picture twice": ("still", lambda f: write(f, noisy(frames=1) * 2), "are the same picture"),
+    "noise below rounding": (
+        "still",
+        lambda f: write(f, noisy(sigma_s=0.0004, sigma_c=0.00002)),
+        "hardly differ: compression or denoising has eaten the noise",
+    ),
+    "denoised pictures": (
+        "still",
+        lambda f: write(f, [cv2.GaussianBlur(p, (0, 0), 3) for p in noisy(sigma_s=0.15, sigma_c=0.05)]),
+        "have smoothed noise",
+    ),
+    "JPEG 50": ("still", lambda f: write(f, noisy(), "jpg", 50), "is JPEG of quality 50: compression has eaten"),
+    "mixed sizes": (
+        "sources",
+        lambda f: write(f, [*noisy(frames=1), *noisy(frames=1, size=(80, 128))]),
+        "mixed sizes: ",
+    ),
+    "mixed cameras": ("still", two_cameras, "mixed cameras: "),
+    "grey beside colour": (
+        "sources",
+        lambda f: write(f, [noisy()[0], noisy()[1][..., 0]]),
+        "is grey and",
+    ),
+    "a video without frames": ("sources", film, "is a video without frames"),
+    "16 bits": ("still", lambda f: write(f, [p.astype(np.uint16) * 257 for p in noisy()]), "has 16 bits"),
+    "tiny pictures": ("sources", lambda f: write(f, noisy(size=(40, 64))), "wanted 64 or more on each side"),
+    "white pictures": (
+        "sources",
+        lambda f: write(f, [np.full((96, 128, 3), 255, np.uint8)] * 2),
+        "have no flat parts that are not white",
+    ),
+    "flat pictures without noise": (
+        "sources",
+        lambda f: write(f, [np.full((96, 128, 3), 60, np.uint8)] * 2),
+        "denoising has eaten it",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_are_named_and_nothing_is_written(tmp_path, what):
+    argument, make, message = MISTAKES[what]
+    given = {argument: make(tmp_path / "shots")} if argument else {}
+    with pytest.raises((ValueError, OSError)) as caught:
+        calibrate(out=tmp_path / "my.yaml", **given)
+    assert message in str(caught.value)
+    assert not list(tmp_path.glob("my.*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"out": "my.txt"}, "wanted a name that ends in .yaml or .yml"),
+        ({"out": "nowhere/my.yaml"}, "which does not exist"),
+        ({"crf": "mixture"}, "which stands for many responses"),
+        ({"crf": "kodak"}, "crf is 'kodak'"),
+    ],
+)
+def test_mistakes_in_the_options_are_named(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        calibrate("night", **given)
+    assert message in str(caught.value)

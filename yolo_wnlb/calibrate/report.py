@@ -1,0 +1,134 @@
+"""What a calibration found: as text, as the YAML file of the camera, and as one picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from yolo_wnlb.calibrate.noise import CODES, Fit, Noise, edges
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, PRESETS, Settings, as_changes, capture, picture_rng, settings
+
+SHOWN = 3  # day pictures and night pictures below the curves
+HEIGHT = 260  # pixels of each of them
+
+
+@dataclass(frozen=True)
+class Found:
+    """One number: its span in the settings, its standard error (or None), where it is from."""
+
+    span: tuple[float, float]
+    error: float | None
+    source: str
+
+
+@dataclass
+class Calibration:
+    """A calibrated camera.
+
+    Attributes:
+        camera: Its settings.
+        found: What was found, by the name of the setting.
+        fit: The fit that distances and curves are of.
+        noise: Octaves between the noise of the pictures and that of "fit" and of each preset: the mean over brightness
+            of |log2| of the ratio of standard deviations.
+        brightness: The same of the mean brightness of day pictures that were darkened and of the night pictures;
+            empty without either.
+        remarks: What to know of it.
+        file, picture: What was written.
+    """
+
+    camera: Settings
+    found: dict[str, Found]
+    fit: Fit
+    noise: dict[str, float]
+    brightness: dict[str, float]
+    remarks: list[str] = field(default_factory=list)
+    file: Path = Path()
+    picture: Path = Path()
+
+    def __str__(self) -> str:
+        lines = ["| setting | span | standard error | from |", "|---|---|---|---|"]
+        for name, one in self.found.items():
+            span = "-".join(f"{value:.4g}" for value in dict.fromkeys(one.span))
+            lines.append(f"| {name} | {span} | {'-' if one.error is None else f'{one.error:.2g}'} | {one.source} |")
+        header = " | ".join(self.noise)
+        lines += ["", f"| octaves from the pictures | {header} |", "|---" * (1 + len(self.noise)) + "|"]
+        for name, distances in (("noise", self.noise), ("brightness", self.brightness)):
+            if distances:
+                values = " | ".join("-" if math.isnan(value) else f"{value:.2f}" for value in distances.values())
+                lines.append(f"| {name} | {values} |")
+        lines += ["", *(f"note: {remark}" for remark in self.remarks)]
+        return "\n".join([*lines, f"wrote {self.file} and {self.picture}; use it as lowlight={self.file}"])
+
+    def content(self) -> dict[str, Any]:
+        """Return what the YAML file holds."""
+        return {
+            "camera": CAMERA_VERSION,
+            "settings": as_changes(self.camera),
+            "found": {
+                name: {"span": list(one.span), "standard_error": one.error, "from": one.source}
+                for name, one in self.found.items()
+            },
+            "octaves_from_the_pictures": {"noise": plain(self.noise), "brightness": plain(self.brightness)},
+            "remarks": self.remarks,
+        }
+
+
+def plain(distances: dict[str, float]) -> dict[str, float | None]:
+    """Round distances for a file; None for one that could not be measured."""
+    return {name: None if math.isnan(value) else round(value, 3) for name, value in distances.items()}
+
+
+def middle_noise(preset: str) -> Noise:
+    """Return the noise in the middle of a preset's spans."""
+    camera = settings(preset)
+    return Noise(sum(camera.sigma_s) / 2, sum(camera.sigma_c) / 2)
+
+
+def draw(calibration: Calibration, day: list[np.ndarray], night: list[np.ndarray]) -> np.ndarray:
+    """Draw noise against brightness of the pictures, the presets and the fit; below, darkened day beside real night."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    fit, crf = calibration.fit, calibration.fit.scene.shot.crf
+    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    light = np.geomspace(edges(crf)[1] / 4, edges(crf)[len(CODES) - 1], 100)
+    for name in PRESETS:
+        noise = middle_noise(name)
+        axes.plot(light, np.sqrt(light * noise.sigma_s**2 + noise.sigma_c**2), lw=1, label=name)
+    own = fit.noise
+    axes.plot(
+        light, np.sqrt(light * own.sigma_s**2 + own.sigma_c**2 + own.sigma_row**2 + own.sigma_column**2), "k", lw=2.5,
+        label="this camera",
+    )  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level, variance = fit.real.curve()
+        raw = level * own.sigma_s**2 + own.sigma_c**2 + own.sigma_row**2 + own.sigma_column**2
+        axes.plot(level, np.sqrt(raw * variance / fit.simulated.curve()[1]), "ko", label="measured")
+    axes.set(xscale="log", yscale="log", xlabel="light, share of white", ylabel="noise of the sensor, share of white")
+    axes.legend(fontsize=8, ncols=2)
+    canvas.draw()
+    chart = np.asarray(canvas.buffer_rgba())[..., 2::-1]
+    dark = [capture(picture, calibration.camera.draw(picture_rng(0, str(i)))) for i, picture in enumerate(day[:SHOWN])]
+    rows = [row for row in (strip(dark, chart.shape[1]), strip(night[:SHOWN], chart.shape[1])) if row is not None]
+    return np.vstack([chart, *rows])
+
+
+def strip(pictures: list[np.ndarray], width: int) -> np.ndarray | None:
+    """Put up to SHOWN pictures beside each other in a strip of this width; None if there are none."""
+    if not pictures:
+        return None
+    side = width // SHOWN
+    cells = np.full((HEIGHT, width, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        coloured = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if picture.ndim == 2 else picture
+        scale = min((side - 8) / coloured.shape[1], (HEIGHT - 8) / coloured.shape[0])
+        small = cv2.resize(coloured, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        cells[4 : 4 + small.shape[0], i * side + 4 : i * side + 4 + small.shape[1]] = small
+    return cells

@@ -1,0 +1,168 @@
+"""The pictures of one camera, read and checked: one size, one camera, 8 bits, not compressed to death."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm"}
+MOST = 48  # pictures of each kind; more change the result less than their reading takes
+LEAST_SIDE = 64  # pixels
+LEAST_QUALITY = 70  # of JPEG: below, most noise of a dark picture is rounded away
+MAKE, MODEL = 271, 272  # EXIF tags
+
+
+class Frame(NamedTuple):
+    """One picture: where it is from, uint8 (H, W, 3) BGR or (H, W), its JPEG quality (or None), its camera by EXIF."""
+
+    name: str
+    picture: np.ndarray
+    quality: int | None
+    camera: str
+
+
+def read_frames(sources: Sequence[str | Path], most: int = MOST, *, adjacent: bool = False) -> list[Frame]:
+    """Read pictures, folders of pictures (with all below) and videos; at most `most`, evenly spaced.
+
+    adjacent: frames of a video one right after the other, as pairs need them.
+    Raises: FileNotFoundError: there is no such file. ValueError: it cannot be read, or has no pictures.
+    """
+    frames: list[Frame] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            files = sorted(file for file in source.rglob("*") if file.suffix.lower() in PICTURES)
+            if not files:
+                raise ValueError(f"{source} holds no pictures ({', '.join(sorted(PICTURES))})")
+            frames += [read_picture(file) for file in evenly(files, most)]
+        elif not source.is_file():
+            raise FileNotFoundError(f"there is no {source}; give pictures, folders of pictures or videos")
+        elif source.suffix.lower() in VIDEOS:
+            frames += read_video(source, most, adjacent)
+        else:
+            frames.append(read_picture(source))
+    return evenly(frames, most)
+
+
+def evenly(items: list, most: int) -> list:
+    """Keep at most `most` items, evenly spaced."""
+    return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
+
+
+def read_pairs(sources: Sequence[str | Path]) -> list[tuple[Frame, Frame]]:
+    """Read pairs of pictures of a still scene: in each folder, in the order of names, first and second, and so on.
+
+    Raises: as `read_frames`, and ValueError: a folder has one picture only.
+    """
+    pairs: list[tuple[Frame, Frame]] = []
+    loose = [source for source in sources if not Path(source).is_dir()]
+    groups = [read_frames([source], adjacent=True) for source in loose if Path(source).suffix.lower() in VIDEOS]
+    if singles := [source for source in loose if Path(source).suffix.lower() not in VIDEOS]:
+        groups.append(read_frames(singles))
+    for source in (Path(source) for source in sources if Path(source).is_dir()):
+        inside = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
+        found = [[f for f in sorted(folder.iterdir()) if f.suffix.lower() in PICTURES] for folder in inside]
+        if not any(found):
+            raise ValueError(f"{source} holds no pictures ({', '.join(sorted(PICTURES))})")
+        groups += [[read_picture(file) for file in files[: 2 * MOST]] for files in found if files]
+    for group in groups:
+        if len(group) == 1:
+            raise ValueError(f"{group[0].name} is one picture only of its scene; a still scene needs two or more")
+        pairs += list(zip(group[::2], group[1::2]))
+    return evenly(pairs, MOST)
+
+
+def read_picture(file: Path) -> Frame:
+    """Read one picture.
+
+    Raises: ValueError: it is no picture, has 16 bits, or is too small.
+    """
+    stored = np.fromfile(file, np.uint8)
+    picture = cv2.imdecode(stored, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR) if stored.size else None
+    if picture is None:
+        raise ValueError(f"{file} cannot be read as a picture")
+    quality, exif = None, {}
+    with suppress(OSError, ValueError, SyntaxError, ImportError), Image.open(file) as header:
+        quality = jpeg_quality(getattr(header, "quantization", None))
+        exif = dict(header.getexif())
+    if picture.dtype != np.uint8:
+        raise ValueError(f"{file} has {8 * picture.itemsize} bits; calibrate measures finished pictures of 8 bits")
+    return Frame(str(file), plane_of(file, picture), quality, f"{exif.get(MAKE, '')} {exif.get(MODEL, '')}".strip())
+
+
+def plane_of(file: Path, picture: np.ndarray) -> np.ndarray:
+    """Return a picture without its channels if they are all the same; too small a picture is refused."""
+    if min(picture.shape[:2]) < LEAST_SIDE:
+        height, width = picture.shape[:2]
+        raise ValueError(f"{file} has {width} x {height} pixels; wanted {LEAST_SIDE} or more on each side")
+    first = picture[..., :1]
+    return np.ascontiguousarray(first[..., 0]) if np.array_equal(picture, np.repeat(first, 3, 2)) else picture
+
+
+def read_video(file: Path, most: int, adjacent: bool) -> list[Frame]:
+    """Read frames of a video, evenly spaced or from its beginning."""
+    film = cv2.VideoCapture(str(file))
+    try:
+        count = int(film.get(cv2.CAP_PROP_FRAME_COUNT)) if film.isOpened() else 0
+        wanted = set(range(most) if adjacent or count <= most else evenly(list(range(count)), most))
+        frames = list(frames_of(film, file, wanted))
+    finally:
+        film.release()
+    if not frames:
+        raise ValueError(f"{file} is a video without frames that can be read")
+    return frames
+
+
+def frames_of(film: cv2.VideoCapture, file: Path, wanted: set[int]) -> Iterator[Frame]:
+    """Yield the wanted frames of an open video."""
+    for number in range(max(wanted, default=-1) + 1):
+        got, picture = film.read()
+        if not got:
+            return
+        if number in wanted:
+            yield Frame(f"{file} frame {number}", plane_of(file, picture), None, "")
+
+
+def jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:
+    """Return the quality of a JPEG file after libjpeg's scale, from the sum of its table for brightness."""
+    if not tables:
+        return None
+    percent = 100 * sum(tables[min(tables)]) / 3679  # the sum of the table in Annex K of ITU-T T.81, quality 50
+    return round(min(max(100 - percent / 2 if percent <= 100 else 5000 / percent, 1), 100))
+
+
+def check_one_camera(frames: Sequence[Frame]) -> None:
+    """Refuse pictures whose noise cannot be that of one camera at one size.
+
+    Raises: ValueError: sizes, cameras, or colour and grey are mixed; JPEG has taken the noise.
+    """
+    for one, other in pairwise(frames):
+        sizes = [frame.picture.shape[1::-1] for frame in (one, other)]
+        if sorted(sizes[0]) != sorted(sizes[1]):
+            said = [f"{width} x {height}" for width, height in sizes]
+            raise ValueError(
+                f"mixed sizes: {one.name} has {said[0]} pixels, {other.name} {said[1]}; a resized picture has other "
+                "noise: give pictures of one size"
+            )
+        if one.camera and other.camera and one.camera != other.camera:
+            raise ValueError(
+                f"mixed cameras: {one.name} is of {one.camera}, {other.name} of {other.camera}; calibrate each alone"
+            )
+        if one.picture.ndim != other.picture.ndim:
+            grey, colour = sorted((one, other), key=lambda frame: frame.picture.ndim)
+            raise ValueError(
+                f"{grey.name} is grey and {colour.name} has colours; calibrate each mode of a camera alone"
+            )
+    for frame in frames:
+        if frame.quality is not None and frame.quality < LEAST_QUALITY:
+            raise ValueError(
+                f"{frame.name} is JPEG of quality {frame.quality}: compression has eaten its noise; wanted "
+                f"{LEAST_QUALITY} or more, or PNG"
+            )
