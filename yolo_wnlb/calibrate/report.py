@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.calibrate.noise import CODES, Fit, Noise, edges
+from yolo_wnlb.calibrate.sources import evenly
 from yolo_wnlb.imaging.camera import CAMERA_VERSION, PRESETS, Settings, as_changes, capture, picture_rng, settings
 
 SHOWN = 3  # day pictures and night pictures below the curves
@@ -115,8 +116,13 @@ def draw(calibration: Calibration, day: list[np.ndarray], night: list[np.ndarray
     axes.legend(fontsize=8, ncols=2)
     canvas.draw()
     chart = np.asarray(canvas.buffer_rgba())[..., 2::-1]
-    dark = [capture(picture, calibration.camera.draw(picture_rng(0, str(i)))) for i, picture in enumerate(day[:SHOWN])]
-    rows = [row for row in (strip(dark, chart.shape[1]), strip(night[:SHOWN], chart.shape[1])) if row is not None]
+    dark = [
+        capture(picture, calibration.camera.draw(picture_rng(0, str(i))))
+        for i, picture in enumerate(evenly(day, SHOWN))
+    ]
+    rows = [
+        row for row in (strip(dark, chart.shape[1]), strip(evenly(night, SHOWN), chart.shape[1])) if row is not None
+    ]
     return np.vstack([chart, *rows])
 
 
