@@ -634,3 +634,16 @@ def test_darkness_on_pictures_that_are_dark_already_is_noted(suite, code, wanted
     scene = SimpleNamespace(ids=[0, 1, 2], read=lambda i: np.full((4, 4, 3), code, np.uint8))
     lines = notes_on_light(read_suite([suite], None), scene)
     assert len(lines) == wanted and all(f"median brightness is {code} of 255" in line for line in lines)
+
+
+def test_stops_with_the_noise_of_a_camera_file_go_on_and_notice_another_content(home, oracles, tmp_path):
+    camera, out = tmp_path / "mycam.yaml", tmp_path / "out"
+    camera.write_text("settings: {ev: [-3, -1], sigma_s: [0.2, 0.3], sigma_c: 0.1}\n")
+    options = {"suite": ["stops"], "levels": None, "models": ("good:0.4",), "preset": str(camera)}
+    noisy = measure(home, out, **options)
+    calls = oracles["good"].measured
+    assert str(measure(home, out, **options)) == str(noisy) and oracles["good"].measured == calls == 9
+    assert noisy.cells != measure(home, tmp_path / "severe", **{**options, "preset": "severe"}).cells
+    camera.write_text("settings: {ev: [-3, -1], sigma_s: [0.2, 0.3], sigma_c: 0.2}\n")
+    with pytest.raises(ValueError, match="another request: camera"):
+        measure(home, out, **options)
