@@ -31,12 +31,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from yolo_wnlb.calibrate.noise import BLOCK, FLATTEST, cut, without_plane
 from yolo_wnlb.cli import COMMANDS
 from yolo_wnlb.imaging.camera import PRESETS, capture, clean, jpeg, picture_rng, settings
 from yolo_wnlb.terminal.arguments import parse
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-BLOCK, FLATTEST = 16, 0.1
 EDGES = (4, 8, 16, 32, 64, 128)  # of the bins of brightness: codes
 QUANTILES = (5, 25, 50, 75, 95)
 FEWEST = 50  # blocks of a bin, or it says nothing
@@ -87,27 +87,11 @@ def measure(name: str, pictures: Iterator[tuple[np.ndarray, np.ndarray | None]])
     )
 
 
-def cut(plane: np.ndarray) -> np.ndarray:
-    """Cut (H, W) into whole blocks (N, BLOCK, BLOCK)."""
-    rows, columns = plane.shape[0] // BLOCK, plane.shape[1] // BLOCK
-    whole = plane[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-    return whole.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
-
-
 def flattest(blocks: np.ndarray) -> np.ndarray:
     """Keep the blocks whose 4 x 4 means differ least: there, what varies is noise."""
     coarse = blocks.reshape(-1, BLOCK // 4, 4, BLOCK // 4, 4).mean((2, 4))
     contrast = coarse.std((1, 2))
     return blocks[np.argsort(contrast, kind="stable")[: round(FLATTEST * len(blocks))]]
-
-
-def without_plane(blocks: np.ndarray) -> np.ndarray:
-    """Subtract from each block the plane that fits it best."""
-    ramp = np.arange(BLOCK) - (BLOCK - 1) / 2
-    size = BLOCK * (ramp**2).sum()
-    down, along = ramp[None, :, None], ramp[None, None, :]
-    slopes = [(blocks * axis).sum((1, 2), keepdims=True) / size * axis for axis in (down, along)]
-    return blocks - blocks.mean((1, 2), keepdims=True) - slopes[0] - slopes[1]
 
 
 def correlation(residual: np.ndarray, lag: int) -> np.ndarray:
