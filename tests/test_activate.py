@@ -258,7 +258,7 @@ for name in yolo_wnlb.__all__:
     print(name, type(getattr(yolo_wnlb, name)).__name__)
 """
     kinds = dict(line.split() for line in said(code, tmp_path)[-len(yolo_wnlb.__all__) :])
-    classes = {"WNLB": "type", "Evaluation": "type", "Settings": "type", "LowLight": "CombinedMeta"}
+    classes = {"WNLB": "type", "Evaluation": "ABCMeta", "Settings": "type", "LowLight": "CombinedMeta"}
     assert kinds == {**dict.fromkeys(yolo_wnlb.__all__, "function"), **classes, "__version__": "str"}
 
 

@@ -594,6 +594,21 @@ def test_runs_that_begin_and_end_at_the_same_moment_complete_the_twin(rounds, tm
     assert all(f"{rounds} rounds: 0 refused, 0 incomplete, 0 not mended" in line for line in results), run.stdout
 
 
+def test_a_folder_that_another_process_removes_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    for name in ("kept.png", ".darken/lock.json", "half/made.png", "half/images/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    stock = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("half"):
+            shutil.rmtree(place, ignore_errors=True)
+        return stock(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert twin.foreign_files(tmp_path, set()) == ["kept.png"]
+
+
 def test_threads_of_one_process_keep_off_each_other_too(source, tmp_path):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -292,8 +292,15 @@ def has_content(file: Path, content: bytes) -> bool:
 
 def foreign_files(out: Path, names: set[str]) -> list[str]:
     """List the files in a twin, of the kinds that a data set has, that are none of `names`."""
-    present = {file.relative_to(out) for file in out.rglob("*") if file.suffix.lower() in KNOWN and file.is_file()}
-    return sorted({file.as_posix() for file in present if file.parts[0] != STATE} - names)
+    present = set()
+    for folder, below, files in os.walk(out):  # it passes over a folder that another process has just removed
+        if Path(folder) == out:
+            below[:] = [name for name in below if name != STATE]
+        found = (Path(folder, name) for name in files)
+        present |= {
+            file.relative_to(out).as_posix() for file in found if file.suffix.lower() in KNOWN and file.is_file()
+        }
+    return sorted(present - names)
 
 
 def foreign_notes(plan: Plan, lines: dict[str, Line]) -> list[str]:
