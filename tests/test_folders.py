@@ -407,6 +407,18 @@ def scenes(kind, count, split="train", box=SMALL_BOX):
     return [(split, f"{kind}{split}{number}", (kind, box)) for number in range(count)]
 
 
+def test_sort_by_scenes_never_puts_one_picture_into_train_and_test(tmp_path):
+    file = photos(tmp_path / "photos", *scenes("cat", 5), *scenes("dog", 4))
+    file.write_text(re.sub(r"(?m)^val:.*$", "val: images/train", file.read_text()))
+    found = sort(file, tmp_path / "out", by="scenes", least=2)
+    assert sum(count for split in found.counts.values() for count in split.values()) == 9
+    assert found.left_out["pictures that an earlier split has too"] == 9
+    names = [
+        {file.stem.split("-")[1] for file in (tmp_path / "out" / split).rglob("*.png")} for split in ("train", "test")
+    ]
+    assert names[0] and names[1] and not names[0] & names[1]
+
+
 def test_sort_by_scenes_keeps_pictures_with_few_objects_of_one_class_and_their_boxes(tmp_path):
     yaml = photos(
         tmp_path / "photos",

@@ -166,6 +166,20 @@ def test_where_the_crops_come_from_is_said(data, log):
     assert any("crops of 32 x 32 pixels, cut from the files of 8 training pictures and 3 unlabelled" in s for s in log)
 
 
+def test_a_picture_that_breaks_off_is_left_out_when_it_is_reached(tmp_path, log):
+    file = with_unlabelled(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (tmp_path / "more/9.png").write_bytes(cv2.imencode(".png", noise)[1].tobytes()[:3000])
+    crops = crops_of(file)
+    broken = [picture for picture in crops.files if picture.name == "9.png"]
+    crops.files = [*broken, crops.files[0]]
+    assert all(crops.cut().shape == (3, 32, 32) for _ in range(20)) and broken[0] not in crops.files
+    assert sum("9.png" in line and "gives no crops" in line for line in log) == 1
+    crops.files = broken
+    with pytest.raises(OSError, match=r"9\.png"):
+        crops.cut()
+
+
 def test_pictures_that_are_smaller_than_a_crop_are_left_out_with_a_warning(tmp_path, log):
     file = with_unlabelled(tmp_path, size=40)
     (tmp_path / "more/9.png").write_bytes(b"no picture")
@@ -180,11 +194,19 @@ def test_pictures_that_are_smaller_than_a_crop_are_left_out_with_a_warning(tmp_p
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"lowlight": "severe"}, "lowlight=severe demosaics them; n10, n20 or 'bayer': 'none' do not"),
+        ({}, {"lowlight": "severe"}, "lowlight=severe demosaics them; n10, n20 or bayer none do not"),
         ({}, {"lowlight": {"preset": "severe", "bayer": "none"}}, ""),
         ({}, {"lowlight": "n20"}, ""),
         ({"channels": 1}, {"lowlight": "severe"}, ""),
-        ({"lowlight": {"preset": "mild", "settings": {"bayer": "random"}}}, {}, "darkened with a mosaic"),
+        ({}, {"lowlight": {"preset": "severe", "bayer": "mono"}}, ""),
+        ({"channels": 1}, {"lowlight": {"preset": "n20", "sigma_row": 0.1}}, "has banding, which whole rows"),
+        ({}, {"lowlight": {"preset": "n20", "jpeg_quality": 30}}, "ends in a JPEG step; leave out jpeg_quality"),
+        (
+            {"lowlight": {"preset": "mild", "settings": {"bayer": "random"}}},
+            {},
+            "the darkness that they were written with demosaics them",
+        ),
+        ({"lowlight": {"preset": "severe", "settings": {"bayer": "mono"}}}, {}, ""),
         ({"lowlight": {"preset": "n20", "settings": {"bayer": None}}}, {}, ""),
         ({}, {"suffix": ".jpg"}, "1 of 12 are JPEG"),
         ({}, {}, ""),
@@ -549,6 +571,11 @@ def test_it_wants_no_lowlight():
         (7, ValueError, "unlabelled: is 7; wanted a folder, a list of pictures, or several"),
         (["more", 7], ValueError, r"unlabelled: is \['more', 7\]; wanted a folder"),
         ({"train": "more"}, ValueError, "unlabelled: is {'train': 'more'}; wanted a folder"),
+        (
+            "more/0.png",
+            ValueError,
+            r"'unlabelled' names the picture .*0\.png; wanted a folder, or a list, a \.txt file",
+        ),
         (
             "images/val",
             ValueError,

@@ -204,6 +204,31 @@ def test_the_scene_goes_where_the_pretrained_weights_go_by_the_names_of_the_clas
     assert any("2 of 4 classes have no match in the pretrained scene" in line for line in log)
 
 
+def test_another_scene_network_than_that_of_the_yaml_is_said(places, log, tmp_path):
+    other = tmp_path / "other.pth.tar"
+    content = torch.load(places, weights_only=True)
+    content["state_dict"]["module.conv1.weight"] += 1
+    torch.save(content, other)
+    new = build(definition("yolov8.yaml", "resnet18", other))
+    same = build(definition("yolov8.yaml", "resnet18", places))
+    old = build(definition("yolov8.yaml", "resnet18", places))
+    same.load(old)
+    assert not [line for line in log if "brings its own network" in line]
+    new.load(old)
+    assert [line for line in log if "brings its own network" in line and str(other) in line]
+
+
+def test_reset_weights_draws_the_detector_anew_and_leaves_the_scene_network(places, tmp_path):
+    model = YOLO("yolov8n.yaml")
+    model.model = speaking(build(definition("yolov8.yaml", "resnet18", places)))
+    frozen = [buffer.clone() for buffer in model.model.scene.net.buffers()]
+    before = model.model.model[0].conv.weight.clone()
+    assert model.reset_weights() is model
+    assert not torch.equal(before, model.model.model[0].conv.weight)
+    assert all(torch.equal(a, b) for a, b in zip(frozen, model.model.scene.net.buffers()))
+    assert not model.model.scene.fc.weight.any()
+
+
 @pytest.mark.parametrize(
     ("source_arch", "target_arch", "message"),
     [

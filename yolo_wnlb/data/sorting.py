@@ -187,6 +187,7 @@ def sort_scenes(source: str | Path, draft: Path, least: int, seed: int) -> dict[
     data, _ = read_data_yaml(source)
     left_out: Counter[str] = Counter()
     kept: dict[str, dict[str, tuple[Path, list[Any]]]] = {}  # class -> name of the copy -> file, boxes
+    seen: set[Path] = set()  # a picture of two splits would be in train/ and in test/
     for split in (name for name in SPLITS if data.get(name)):
         truth = coco.ground_truth(source, split)
         classes = {category["id"]: category["name"] for category in truth["categories"]}
@@ -195,11 +196,15 @@ def sort_scenes(source: str | Path, draft: Path, least: int, seed: int) -> dict[
         for annotation in truth["annotations"]:
             objects.setdefault(annotation["image_id"], []).append(annotation)
         for image in truth["images"]:
+            file = files[image["id"]]
+            if (original := file.resolve()) in seen:
+                left_out["pictures that an earlier split has too"] += 1
+                continue
+            seen.add(original)
             of_picture = objects.get(image["id"], [])
             if reason := why_no_scene(of_picture, image["width"] * image["height"]):
                 left_out[reason] += 1
                 continue
-            file = files[image["id"]]
             stem = re.sub(r"[^\w-]+", "-", str(Path(image["file_name"]).with_suffix("")))
             name = f"{split}-{stem}-{image['id']}{file.suffix.lower()}"
             kept.setdefault(classes[of_picture[0]["category_id"]], {})[name] = (file, [a["bbox"] for a in of_picture])

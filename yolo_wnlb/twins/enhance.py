@@ -588,5 +588,7 @@ def compared(found: Sequence[Picture], root: Path, out: Path, clean: dict[str, P
                 f"{clean[picture.image]} has {sides[0]} pixels, {picture} has {sides[1]}; are they a pair?"
             )
         values.append([psnr(reference, image) for image in pair])
+    if any(np.isinf(before) for before, _ in values):
+        return f"no PSNR: some pictures of {name} equal those that were enhanced; clean= wants the ones without noise"
     before, after = np.mean(values, 0)
     return f"PSNR against {name}: {before:.2f} dB before, {after:.2f} dB after (mean over {len(found)} pictures)"

@@ -228,10 +228,16 @@ def carry(source: Any, target: Any, names: tuple[Any, Any]) -> list[str]:
             f"scene: the pretrained model has the scene {old.arch} ({old.fc.in_features} features), this one "
             f"{new.arch} ({new.fc.in_features}), which starts at 0"
         ]
+    warnings: list[str] = []
     if new.net is not None:
         new.net = deepcopy(old.net).float().to(new.fc.weight.device)  # type: ignore[union-attr]
         new.lacks = old.lacks
-        recorded = source.yaml["scene"]
+        recorded, asked = source.yaml["scene"], target.yaml["scene"]
+        if asked.get("sha256") != recorded["sha256"]:
+            warnings.append(
+                f"scene: the pretrained model brings its own network, of {recorded['weights']}; that of the model "
+                f"YAML, {asked['weights']}, is not used. To use it, take a pretrained model without a scene"
+            )
         target.yaml["scene"] = {**target.yaml["scene"], **{key: recorded[key] for key in ("weights", "sha256")}}
     with torch.no_grad():
         rows = matching_rows(*names, old.fc.out_features, new.fc.out_features)
@@ -239,7 +245,9 @@ def carry(source: Any, target: Any, names: tuple[Any, Any]) -> list[str]:
         for row, origin in rows.items():
             new.fc.weight[row] = old.fc.weight[origin].to(new.fc.weight)
     left = new.fc.out_features - len(rows)
-    return [f"scene: {left} of {new.fc.out_features} classes have no match in the pretrained scene"] if left else []
+    if left:
+        warnings.append(f"scene: {left} of {new.fc.out_features} classes have no match in the pretrained scene")
+    return warnings
 
 
 def matching_rows(source: Any, target: Any, old: int, new: int) -> dict[int, int]:

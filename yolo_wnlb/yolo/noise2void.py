@@ -130,9 +130,20 @@ class Crops:
 
     def cut(self) -> np.ndarray:
         """Cut a crop out of a picture, turned and flipped: uint8 (C, side, side), RGB or grey."""
+        from ultralytics.utils import LOGGER
+
         from yolo_wnlb.yolo.models import read_picture
 
-        picture = read_picture(self.files[int(self.rng.integers(len(self.files)))], self.channels)
+        while True:
+            file = self.files[int(self.rng.integers(len(self.files)))]
+            try:
+                picture = read_picture(file, self.channels)
+                break
+            except OSError as error:  # only its header was read before
+                if len(self.files) == 1:
+                    raise
+                LOGGER.warning(f"denoise={TARGET}: {error}; it gives no crops")
+                self.files = [other for other in self.files if other != file]
         top, left = (self.rng.integers(length - self.side + 1) for length in picture.shape[:2])
         crop = np.ascontiguousarray(picture[top : top + self.side, left : left + self.side])
         if self.camera and self.rng.random() < self.camera.p:
@@ -190,7 +201,7 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         LOGGER.warning(f"denoise={TARGET}: {message} of {side} x {side} pixels, and give none {advice}")
     request = getattr(hyp, "lowlight", None)
     camera = darkness.read_request(request) if request else None
-    warn_of_correlated_noise(large, dataset, request if camera and camera.camera.bayer else None)
+    warn_of_correlated_noise(large, dataset, request, vars(camera.camera) if camera else {})
     dataset.build_transforms = CropTransforms(dataset, Crops(large, dataset.channels, side, asked, camera))
     dataset.transforms = dataset.build_transforms(hyp)
 
@@ -213,6 +224,10 @@ def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
     for place in unlabelled_places(data):
         if not place.exists():
             raise FileNotFoundError(f"{source}: there is no {place}, which '{UNLABELLED}' names")
+        if place.is_file() and place.suffix[1:].lower() in IMG_FORMATS:
+            raise ValueError(
+                f"{source}: '{UNLABELLED}' names the picture {place}; wanted a folder, or a list, a .txt file"
+            )
         found = [Path(file).resolve() for file in list_images(place, IMG_FORMATS)]
         if not found:
             raise FileNotFoundError(f"{source}: {place}, which '{UNLABELLED}' names, holds no pictures")
@@ -246,21 +261,28 @@ def large_enough(files: Sequence[Path], side: int) -> list[Path]:
         return [file for file, large in zip(files, pool.map(is_large, files)) if large]
 
 
-def warn_of_correlated_noise(files: Sequence[Path], dataset: Any, demosaiced: Any) -> None:
+def warn_of_correlated_noise(files: Sequence[Path], dataset: Any, request: Any, given: dict[str, Any]) -> None:
     """Warn where neighbouring pixels share noise: then it can be guessed, and is learnt as a part of the picture.
 
     Args:
         files: The pictures of which crops are cut.
         dataset: Their data set; cameras take grey pictures without a mosaic.
-        demosaiced: What stands behind lowlight=, if it has a mosaic.
+        request: What stands behind lowlight=.
+        given: The settings of its camera; {} without lowlight=.
     """
     from ultralytics.utils import LOGGER
 
     reasons, made_by = [], dataset.data.get("lowlight")
-    if demosaiced and dataset.channels == 3:
-        reasons.append(f"lowlight={demosaiced} demosaics them; n10, n20 or 'bayer': 'none' do not")
-    if isinstance(made_by, dict) and (made_by.get("settings") or {}).get("bayer") and dataset.channels == 3:
-        reasons.append("they were darkened with a mosaic; darken with bayer=none")
+    stored = (made_by.get("settings") or {}) if isinstance(made_by, dict) else {}
+    for how, camera in ((f"lowlight={request}", given), ("the darkness that they were written with", stored)):
+        if camera.get("bayer") not in (None, "none", "mono") and dataset.channels == 3:
+            reasons.append(f"{how} demosaics them; n10, n20 or bayer none do not")
+        if np.any(camera.get("sigma_row") or 0) or np.any(camera.get("sigma_column") or 0):
+            reasons.append(
+                f"{how} has banding, which whole rows or columns share; leave out sigma_row and sigma_column"
+            )
+        if camera.get("jpeg_quality"):
+            reasons.append(f"{how} ends in a JPEG step; leave out jpeg_quality")
     if jpegs := sum(file.suffix.lower() in (".jpg", ".jpeg") for file in files):
         reasons.append(f"{jpegs} of {len(files)} are JPEG, which mixes the pixels of 8 x 8")
     if reasons:

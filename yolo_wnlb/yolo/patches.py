@@ -96,6 +96,10 @@ def patch_tasks(tasks: ModuleType) -> None:
         setattr(tasks, name, WNLB)
     if hasattr(torch.serialization, "add_safe_globals"):  # ULTRALYTICS_SAFE_LOAD=1
         torch.serialization.add_safe_globals([WNLB, Scene])
+        if getattr(tasks, "SAFE_LOAD", False):  # what the frozen network of a scene is made of
+            from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+            torch.serialization.add_safe_globals([BasicBlock, Bottleneck, ResNet])
     wrap(tasks, "parse_model", parse_model)
     wrap(tasks.BaseModel, "load", load)
     wrap(tasks.BaseModel, "fuse", fuse)
@@ -684,6 +688,23 @@ def patch_model(model: ModuleType) -> None:
 
     model.Model.night = property(night.is_night, night.set_night)  # type: ignore[attr-defined]
     wrap(model.Model, "benchmark", benchmark)
+    wrap(model.Model, "reset_weights", reset_weights)
+
+
+def reset_weights(stock: Callable[..., Any], owner: Any) -> Any:
+    """Draw all weights anew, but for a scene: its frozen network stays, and its layer starts at 0."""
+    import torch
+
+    from yolo_wnlb.yolo.weights import has_scene
+
+    if not has_scene(owner.model):
+        return stock(owner)
+    from yolo_wnlb.yolo import context
+
+    with context.without(owner.model) as scene:
+        found = stock(owner)
+    torch.nn.init.zeros_(scene.fc.weight)
+    return found
 
 
 def patch_benchmarks(benchmarks: ModuleType) -> None:
