@@ -29,10 +29,17 @@ TUNE = 50  # pictures of the new val
 
 def main(source: str, out: Path) -> None:
     """Write images/SPLIT, labels/SPLIT, annotations/instances_SPLIT.json and data.yaml into a new folder."""
+    if out.exists():
+        sys.exit(f"{out} is there already; delete it, or name another folder")
     data, _ = read_data_yaml(source)
     learnt, judged = (
         [file for file in split_files(data, source, split) if is_fluorescence(file)] for split in ("train", "val")
     )
+    if len(learnt) <= TUNE or not judged:
+        sys.exit(
+            f"{source} has {len(learnt)} grey, dark pictures in train and {len(judged)} in val; wanted more than "
+            f"{TUNE}, and some"
+        )
     tune = spread(learnt, TUNE)
     splits = {"train": sorted({*learnt} - {*tune}), "val": tune, "test": judged}
     for split, files in splits.items():

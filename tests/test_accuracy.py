@@ -83,7 +83,7 @@ def test_the_most_probable_of_all_classes_of_the_model_counts():
 
 
 def test_what_is_written_is_read_back_and_damage_is_named(tmp_path):
-    found = hand_made(protocol={"data": "d"}, notes=["n"])
+    found = hand_made(protocol={"data": "d", "truth": "t"}, notes=["n"])
     found.to_json(tmp_path / "a.json")
     assert Accuracy.from_json(tmp_path / "a.json") == found
     content = json.loads((tmp_path / "a.json").read_text())
@@ -93,6 +93,7 @@ def test_what_is_written_is_read_back_and_damage_is_named(tmp_path):
         ("labels", [0, 0, 1, 1, 3], "labels are not all among the 3 classes"),
         ("predicted", [0, 0, 1, 1, True], "predicted is no list of whole numbers"),
         ("groups", None, "groups is no list of texts"),
+        ("protocol", {"data": "d"}, "its protocol lacks truth"),
     ):
         (tmp_path / "b.json").write_text(json.dumps({**content, key: value}))
         with pytest.raises(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from yolo_wnlb.data import coco
-from yolo_wnlb.metrics.bootstrap import draws
+from yolo_wnlb.metrics.bootstrap import draws, paired_bootstrap
 from yolo_wnlb.metrics.instances import (
     THRESHOLDS,
     Instances,
@@ -88,13 +88,27 @@ def test_a_prediction_that_lies_mostly_in_a_crowd_is_no_false_alarm():
     assert count(truth, prediction, crowd)[:3] == (1, 1, 0), "half of it or less"
 
 
-def test_hits_are_those_of_stardist():
-    matching = pytest.importorskip("stardist.matching", reason="stardist is not installed")
+def test_hits_are_those_of_a_loop_over_all_pairs():
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        truth, prediction = (components(rng.random((40, 40)), 0.6) for _ in range(2))
-        wanted = matching.matching(truth, prediction, thresh=0.5 + 1e-9)
-        assert count(truth, prediction)[:3] == (wanted.tp, wanted.fp, wanted.fn)
+    for _ in range(20):
+        truth = components(rng.random((40, 40)), 0.6)
+        prediction = np.where(rng.random(truth.shape) < 0.8, truth, 0)
+        prediction[rng.integers(0, 40, 9), rng.integers(0, 40, 9)] = truth.max() + 1
+        ious = np.array(
+            [
+                [np.sum((truth == t) & (prediction == p)) / np.sum((truth == t) | (prediction == p)) for p in labels]
+                for labels in [np.unique(prediction[prediction > 0])]
+                for t in range(1, truth.max() + 1)
+            ]
+        )
+        hits = int((ious > 0.5).sum())
+        assert hits > 9 and count(truth, prediction)[:3] == (hits, ious.shape[1] - hits, ious.shape[0] - hits)
+
+
+def test_scores_of_pictures_without_an_object_are_not_compared():
+    empty = hand_made(tp=[0, 0, 0], fn=[0, 0, 0], seg=[0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"there is nothing to measure AP@0\.5 by: the truth has no such object"):
+        paired_bootstrap(empty, empty)
 
 
 def hand_made(**changes):

@@ -71,6 +71,13 @@ def nuclei(root, names=NAMES, **splits):
     return root / "data.yaml"
 
 
+def shrink(root, split, number, side=24):
+    """Leave the upper left corner of a picture, and of its masks; its outlines stay as they are."""
+    picture = root / "images" / split / f"{split}_{number}.png"
+    cv2.imwrite(str(picture), cv2.imread(str(picture))[:side, :side])
+    (root / "annotations" / f"instances_{split}.json").unlink()
+
+
 def unet(**row):
     return {"detector": "unet", "labels": 3, **row}
 
@@ -162,18 +169,38 @@ def test_the_data_yaml_of_a_run_names_both_lists(home, tmp_path):
 def test_pictures_that_a_data_set_has_without_labels_stay_there(home, tmp_path):
     nuclei(tmp_path / "more", train=2, val=1, test=1)
     data = yaml.safe_load((tmp_path / "more/data.yaml").read_text())
-    (tmp_path / "more/data.yaml").write_text(yaml.safe_dump({**data, "unlabelled": "images/test"}))
-    more = [tmp_path / "more/images/test/test_0.png"]
-    assert labels.unlabelled(tmp_path / "more/data.yaml") == more and labels.unlabelled(home / "nuclei/data.yaml") == []
+
+    def named(*places, key="unlabelled"):
+        (tmp_path / "more/data.yaml").write_text(yaml.safe_dump({**data, key: list(places)}))
+        return tmp_path / "more/data.yaml"
+
+    (tmp_path / "more/rest").mkdir()
+    more = [tmp_path / "more/rest/0.png"]
+    cv2.imwrite(str(more[0]), np.zeros((64, 64, 3), np.uint8))
+    assert labels.unlabelled(named("rest")) == more and labels.unlabelled(home / "nuclei/data.yaml") == []
     assert labels.digest(home / "nuclei/data.yaml") == "" != labels.digest(tmp_path / "more/data.yaml")
     written = yaml.safe_load(labels.as_data(tmp_path / "more/data.yaml", 1, 0, tmp_path).read_text())
-    assert written["unlabelled"] == [str(tmp_path / "more/images/test"), str(tmp_path / "unlabelled.txt")]
+    assert written["unlabelled"] == [str(tmp_path / "more/rest"), str(tmp_path / "unlabelled.txt")]
     assert labels.unlabelled(tmp_path / "data.yaml") == sorted(
         [*labels.drawn(tmp_path / "more/data.yaml", 1, 0)[1], *more]
     )
-    (tmp_path / "more/data.yaml").write_text(yaml.safe_dump({**data, "unlabelled": "images/nowhere"}))
-    with pytest.raises(FileNotFoundError, match=r"there is no .*nowhere, which 'unlabelled' names"):
-        labels.unlabelled(tmp_path / "more/data.yaml")
+    for places, key, kind, message in (
+        (["images/nowhere"], "unlabelled", FileNotFoundError, r"there is no .*nowhere, which 'unlabelled' names"),
+        (["images/test"], "unlabelled", ValueError, "1 of the pictures that 'unlabelled' names are in 'test'"),
+        (["rest"], "unlabeled", ValueError, "has 'unlabeled:'; the pictures without labels are named by 'unlabelled:'"),
+    ):
+        with pytest.raises(kind, match=message):
+            labels.unlabelled(named(*places, key=key))
+
+
+def test_the_parts_that_are_enhanced_for_a_training_hold_the_unlabelled_pictures(home, tmp_path):
+    nuclei(tmp_path / "more", train=2, val=1, test=1)
+    (tmp_path / "more/rest").mkdir()
+    cv2.imwrite(str(tmp_path / "more/rest/0.png"), np.zeros((64, 64, 3), np.uint8))
+    file = tmp_path / "more/data.yaml"
+    assert compare_module.learnt_splits(file) == ["train"]
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "unlabelled": "rest"}))
+    assert compare_module.learnt_splits(file) == ["train", "unlabelled"]
 
 
 # ---- a study from beginning to end ---------------------------------------------------------------
@@ -298,6 +325,7 @@ def test_evaluate_finds_what_the_study_found(done, home, monkeypatch, capsys, tm
         ("YOLO-3-0/last.pt", ["threshold=0.5"], "threshold= is for measure=instances; add that"),
         ("YOLO-3-0/last.pt", ["measure=instances", "threshold=1.5"], "threshold=1.5"),
         ("YOLO-3-0/last.pt", ["measure=instances", "tune=test"], "tune=test is the split to be measured"),
+        ("YOLO-3-0/last.pt", ["measure=instances", "tune=train"], "tune=train is what models learn from"),
         (
             "YOLO-3-0/last.pt",
             ["measure=instances", "tune=dev"],
@@ -419,6 +447,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
             with_row(**unet(start="Baseline 3", options={"sequential": True, "alpha": 0})),
             "more, seed 0: sequential: row 'Baseline 3' was trained with alpha: 0, and has not learnt to denoise",
         ),
+        (with_row(**unet(start="N2V", options={"sequential": 1, "alpha": 0})), "sequential is 1; wanted true or false"),
         (with_row(**unet(start="N2V", options={"first": 8})), "first is 8, and that of row 'N2V' 4; give both one"),
         (with_row(**unet(start="Sequential 3")), "row 'Sequential 3' is sequential, and cannot be gone on from"),
         (with_row(**unet(start="nowhere.pt")), "there are no weights nowhere.pt"),
@@ -433,6 +462,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
             r"two/data.yaml has 2 classes \(nucleus, cell\), and unet tells objects of one apart",
         ),
         (study(data="boxes/data.yaml"), r"boxes/data.yaml, test: \d+ of \d+ objects have no mask"),
+        (study(data="small/data.yaml"), r"val_1\.png is smaller than a crop of 32 x 32 \(1 pictures of tune:"),
         (
             study(data="void/data.yaml"),
             r"void/data.yaml, val: 1 pictures without an object; no threshold can be chosen",
@@ -442,9 +472,11 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
 def test_what_would_fail_in_a_run_is_refused_before_the_first_one(content, message, home, tmp_path, monkeypatch):
     monkeypatch.chdir(home)
     monkeypatch.setattr(compare_module, "start", lambda run, device: pytest.fail(f"{run.name} was started"))
-    for name, how in (("two", {"names": ["nucleus", "cell"]}), ("void", {"val": 1}), ("boxes", {})):
+    for name, how in (("two", {"names": ["nucleus", "cell"]}), ("void", {"val": 1}), ("boxes", {}), ("small", {})):
         if f"{name}/data.yaml" == content["data"] and not Path(name).exists():
             nuclei(home / name, **how)
+            if name == "small":
+                shrink(home / "small", "val", 1)
             for file in Path(name).glob("labels/*/*.txt") if name == "boxes" else ():
                 file.write_text("".join("0 0.5 0.5 0.2 0.2\n" for _ in file.read_text().splitlines()))
             for file in Path(name).glob("annotations/*.json") if name == "boxes" else ():
@@ -465,3 +497,15 @@ def test_a_row_may_be_added_to_a_study_whose_sources_are_finished(done, home, mo
     with pytest.raises(ValueError, match=r"more, seed 0: .*has not learnt to denoise"):
         wrong = runs_of(read_study(with_row(**{**more, "start": "Baseline 3"})), done)
         check_models([run for run in wrong if not run.recorded], "cpu")
+
+
+def test_rows_that_are_numbers_are_compared_by_their_numbers():
+    rows = {10: unet(options={"alpha": 0}), 38: unet(labels=4, options={"alpha": 0}, against=10)}
+    assert read_study(study(rows=rows, baseline=None))["rows"]["38"]["against"] == "10"
+
+
+def test_a_given_network_that_only_denoises_has_no_place_in_a_table(done, home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    rows = {"given": {"detector": "unet", "weights": str(done / "N2V-0/last.pt")}}
+    with pytest.raises(ValueError, match="was trained with alpha: 1, and has not learnt to segment: it has no score"):
+        compare(study(rows=rows, baseline=None), tmp_path / "out", device="cpu")

@@ -520,8 +520,8 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
         )
     file, made = files[0], Path(files[0]).suffix.lower() in (".json", ".jsonl")  # predictions, and no model
     known = {"data": None, "split": "val", "out": None, "exist_ok": False}
-    of_scores = ("images", "max_detections", "measure", "threshold", "tune")
-    of_models = () if made else ("imgsz", "conf", "iou", "device", "allow_missing", "night")
+    of_scores = ("max_detections", "measure", "threshold", "tune")
+    of_models = () if made else ("images", "imgsz", "conf", "iou", "device", "allow_missing", "night")
     take(options, {**known, **dict.fromkeys((*of_scores, *of_models))})
     data, split, out, exist_ok = take({key: options.pop(key) for key in known if key in options}, known)
     if out and Path(out).is_file():
@@ -592,6 +592,8 @@ def measures_instances(file: str, made: bool, data: str, split: str, options: di
             raise ValueError(f"tune= wants a model, and {file} has predictions of one split; give threshold=")
         if options["tune"] == split:
             raise ValueError(f"tune={split} is the split to be measured, and would look too good; give another one")
+        if options["tune"] == "train":
+            raise ValueError("tune=train is what models learn from, and its thresholds fit no other pictures; give val")
         if Path(data).suffix.lower() == ".json":
             raise ValueError(f"tune= wants a data YAML, and {data} names the pictures of one split; give threshold=")
     return True

@@ -115,6 +115,8 @@ def paired_bootstrap(
                 "pairs need the same images and objects, measured alike"
             )
     one, other = first.of_kind(kind), second.of_kind(kind)
+    if min(one.numbers()[metric], other.numbers()[metric]) < 0:
+        raise ValueError(f"there is nothing to measure {metric} by: the truth has no such object")
     delta = other.numbers()[metric] - one.numbers()[metric]
     images = one.images
     labels = None if groups is None else group_labels(groups, first.file_names)

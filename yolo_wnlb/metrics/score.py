@@ -149,6 +149,8 @@ class Score(ABC):
                 raise ValueError(f"unknown or missing: {', '.join(sorted(differing))}")
             result = cls.from_content(content)
             result.check()
+            if lacking := [key for key in cls.comparable if key not in result.protocol]:
+                raise ValueError(f"its protocol lacks {', '.join(lacking)}")
         except ValueError as error:
             raise ValueError(f"{path} is no {cls.noun} that yolo_wnlb wrote: {error}; evaluate again") from None
         return result

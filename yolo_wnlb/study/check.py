@@ -325,6 +325,8 @@ def check_unet(run: Run, source: Mapping[str, Any] | None) -> str:
             "start": run.source_row,
             "front": {"noise": noise_level(theirs["noise"])},
         }
+        if not isinstance(arguments["sequential"], bool):
+            raise ValueError(f"sequential is {arguments['sequential']!r}; wanted true or false")
         alike = ("channels",) if arguments["sequential"] else ("channels", "first", "depth")
         if different := [name for name in alike if theirs[name] != arguments[name]]:
             name = different[0]
@@ -386,6 +388,11 @@ def check_given(run: Run, device: str | None) -> str:
     check_there(run)
     detector, model = given_model(run, device)
     if run.spec["detector"] == UNET:
+        if not model.segments:
+            raise ValueError(
+                f"{run.weights} was trained with alpha: 1, and has not learnt to segment: it has no score; leave the "
+                "row out"
+            )
         return pictures_with(model.noise)
     if "tune" in run.spec and task_of(model) == "detect":
         raise ValueError(f"{run.weights} finds boxes only, and measure: instances scores masks; leave the row out")
@@ -420,8 +427,7 @@ def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> No
     if len(truth["images"]) < 2:
         raise ValueError(f"{data}, {split}: one picture; the intervals of a table need two or more")
     coco.image_files(truth, data, split)  # which checks them
-    if tune := runs[0].spec.get("tune"):
-        check_tuning(truth, data, split, tune)
+    tuning = check_tuning(truth, data, split, tune) if (tune := runs[0].spec.get("tune")) else truth
     readers = {YOLO: labels_of, UNET: outlines_of}
     learnt: dict[tuple[str, Any], coco.Truth] = {}  # what is trained on: data, and how it is read
     for run in runs:
@@ -440,13 +446,16 @@ def check_data(runs: Sequence[Run], truth: coco.Truth, device: str | None) -> No
                 check_yolo_data(run, learnt[source, reader])
             if detector == UNET:
                 check_unet_data(run, learnt[source, reader])
+                check_crops(run, tuning)
             if "labels" in run.spec:
                 labels.drawn(source, run.spec["labels"], run.spec["seed"])
     check_room(runs, truth)
 
 
-def check_tuning(truth: coco.Truth, data: str, split: str, tune: str) -> None:
+def check_tuning(truth: coco.Truth, data: str, split: str, tune: str) -> coco.Truth:
     """Check the pictures that thresholds are chosen on, and that all objects have the masks that are scored.
+
+    Returns: The truth of these pictures.
 
     Raises: ValueError, OSError: see `check_data`.
     """
@@ -459,6 +468,7 @@ def check_tuning(truth: coco.Truth, data: str, split: str, tune: str) -> None:
     check_masks(truth, f"{data}, {split}")
     check_masks(tuning, f"{data}, {tune}")
     coco.class_map([category["name"] for category in tuning["categories"]], truth)
+    return tuning
 
 
 def check_classes(
@@ -586,6 +596,23 @@ def check_unet_data(run: Run, truth: coco.Truth) -> None:
         raise ValueError(
             f"{small[0]['file_name']} of {source} has {small[0]['width']} x {small[0]['height']} pixels, less than a "
             f"crop of {crop} x {crop} ({len(small)} pictures have); leave them out, or give a smaller crop:"
+        )
+
+
+def check_crops(run: Run, tuning: coco.Truth) -> None:
+    """Check that the pictures of tune: and the unlabelled ones are no smaller than a crop either."""
+    from yolo_wnlb.denoiseg.fit import fit
+    from yolo_wnlb.yolo.noise2void import large_enough
+
+    crop = arguments_of(run).get("crop", inspect.signature(fit).parameters["crop"].default)
+    small = [image["file_name"] for image in tuning["images"] if min(image["width"], image["height"]) < crop]
+    others = labels.unlabelled(run.spec["train_data"])
+    large = {*large_enough(others, crop)}
+    small += [str(file) for file in others if file not in large]
+    if small:
+        raise ValueError(
+            f"{small[0]} is smaller than a crop of {crop} x {crop} ({len(small)} pictures of tune: and unlabelled: "
+            "are); leave them out, or give a smaller crop:"
         )
 
 

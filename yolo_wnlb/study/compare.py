@@ -26,6 +26,7 @@ import numpy as np
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
 from yolo_wnlb.reading import read_json
+from yolo_wnlb.study import labels
 from yolo_wnlb.study.check import check_classes, check_data, check_models
 from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
@@ -113,7 +114,7 @@ def compare(
                 splits = [
                     plan["split"],
                     *filter(None, [plan["tune"]]),
-                    *(["train"] if "train" in spec and train_data(spec, home)[1] else []),
+                    *(learnt_splits(plan["data"]) if "train" in spec and train_data(spec, home)[1] else []),
                 ]
                 print(enhance_dataset(plan["data"], spec["enhance"], enhanced, split=splits), flush=True)
         run_all(todo, jobs, device)
@@ -122,6 +123,11 @@ def compare(
         table.save(home)
     print(f"\nwritten to {out}:\n", flush=True)
     return table
+
+
+def learnt_splits(data: str) -> list[str]:
+    """Name the parts of a data YAML that a training reads: train, and unlabelled where it has one."""
+    return ["train", *(["unlabelled"] if labels.unlabelled(data) else [])]
 
 
 def result_of(run: Run, measure: Measure) -> Result:

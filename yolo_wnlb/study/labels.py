@@ -13,7 +13,7 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import list_images, listed
+from yolo_wnlb.data.sources import listed
 
 
 def how_many(labels: int | float, pictures: int, source: str | Path) -> int:
@@ -44,17 +44,12 @@ def drawn(source: str | Path, labels: int | float, seed: int) -> tuple[list[Path
 def unlabelled(source: str | Path) -> list[Path]:
     """List the pictures that a data YAML names as `unlabelled:`, in file order.
 
-    Raises: FileNotFoundError: a folder or list is not there.
+    Raises: FileNotFoundError: a folder or list is not there, or empty. ValueError: the entry is misspelt, or names
+        pictures of val or test.
     """
-    from ultralytics.data.utils import IMG_FORMATS
+    from yolo_wnlb.yolo.noise2void import unlabelled_pictures
 
-    data = coco.data_set(source, "train")
-    places = [Path(data["path"], place) for place in listed(data.get("unlabelled"))]
-    if missing := [place for place in places if not place.exists()]:
-        raise FileNotFoundError(f"{source}: there is no {missing[0]}, which 'unlabelled' names")
-    return [
-        Path(name).absolute() for name in sorted(name for place in places for name in list_images(place, IMG_FORMATS))
-    ]
+    return sorted(unlabelled_pictures(coco.data_set(source, "train")))
 
 
 def digest(source: str | Path) -> str:

@@ -237,6 +237,8 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{file}: two rows have one name, as a text and as a number; rename one of them")
     for name, row in rows.items():
         check_types(f"{file}, row '{name}'", row)
+        if "against" in row:
+            row["against"] = str(row["against"])  # names of rows are texts, also where the YAML has numbers
     for name in rows:
         check_sources(f"{file}, row '{name}'", name, rows)
     for detector, arguments in content["train"].items():

@@ -249,7 +249,10 @@ def train_unet(spec: Mapping[str, Any], folder: Path, device: str | None) -> Non
     torch.manual_seed(spec["seed"])
     model = build(category["name"], start=start, **of_build)
     learnt, tuned = with_label_images(truth, files, kept), with_label_images(tuning, to_tune, {*to_tune})
-    learnt += [(file, None) for file in labels.unlabelled(spec["train_data"])]
+    data, enhanced = train_data(spec, folder.parent)
+    own = {Path(file).resolve() for file, _ in learnt}
+    others = labels.unlabelled(enhanced / "data.yaml" if enhanced else data)
+    learnt += [(file, None) for file in others if file.resolve() not in own]
     best = fit(model, learnt, folder, tune=tuned, **of_fit, seed=spec["seed"], device=device, progress=False)
     best.replace(folder / "last.pt")
 
