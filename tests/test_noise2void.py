@@ -445,6 +445,8 @@ def test_the_psnr_is_said_where_the_clean_pictures_are_known(noisy, run, tmp_pat
     assert f"PSNR against {clean}: {before:.2f} dB before, {after:.2f} dB after (mean over 4 pictures)" in str(report)
     again = enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=clean)
     assert f"{after:.2f} dB after" in str(again), "nothing to do, and still reported"
+    same = enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=file)
+    assert "no PSNR: some pictures of" in str(same)
     with pytest.raises(FileNotFoundError, match=r"clean=.* has no picture for 4 of 4 \(first: images/val/0.png\)"):
         enhance_dataset(file, "gamma", tmp_path / "other", split="val", clean=clean.parent / "more")
 
