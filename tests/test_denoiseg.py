@@ -749,3 +749,19 @@ def test_the_documentation_names_every_option():
     options = inspect.signature(build).parameters.keys() | inspect.signature(fit).parameters.keys()
     assert {name for name in options - elsewhere if f"`{name}`" not in table} == set()
     assert "5,498,084" in table and "85,948" in table
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs/denoiseg.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    for written, small in (("first=16, depth=3", "first=2, depth=1"), ("epochs=30, steps=100", "epochs=1, steps=1")):
+        assert written in example
+        example = example.replace(written, small)
+    monkeypatch.chdir(tmp_path)
+    names = dict.fromkeys(("label_image", "other_labels"))
+    for number, letter in enumerate("abcde"):
+        picture, labels = discs(number, (96, 96))
+        cv2.imwrite(f"{letter}.png", picture)
+        names |= {"label_image": labels} if letter == "a" else {"other_labels": labels} if letter == "c" else {}
+    exec(example.replace("batch=12", "batch=2, crop=32, patch=64, workers=0, device='cpu'"), names)
+    assert "(96, 96)" in capsys.readouterr().out and names["clean"].shape[:2] == (96, 96)
