@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from test_study import start_here
+from test_study import compared_here
 
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.folders import read
@@ -147,13 +147,7 @@ def with_row(**row):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The study, run in this process."""
-    home = tmp_path_factory.mktemp("strategies")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setattr(compare_module, "start", start_here)
-        patch.setattr(compare_module, "TIMED", 1)
-        compare(STUDY, "out", device="cpu")
-    return home / "out"
+    return compared_here(STUDY, tmp_path_factory.mktemp("strategies"))
 
 
 def test_what_is_no_classifier_is_named_beside_class_folders(tmp_path, monkeypatch, capsys):

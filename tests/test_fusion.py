@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from test_classifiers import FORMS
-from test_study import start_here
+from test_study import compared_here
 
 from yolo_wnlb.classifiers import detector, fusion, nets
 from yolo_wnlb.classifiers.fit import cross_entropy
@@ -324,6 +324,18 @@ def test_a_layer_is_not_trained_over_another_one(home, tmp_path):
         train(home, tmp_path, epochs=1)
 
 
+def test_numbers_of_numpy_are_numbers_and_the_checkpoint_is_read_without_it(home, tmp_path):
+    numbers = {
+        "epochs": np.int64(1),
+        "batch": np.int8(4),
+        "lr": np.float64(0.01),
+        "imgsz": np.int64(32),
+        "seed": np.uint8(3),
+    }
+    _, file = train(home, tmp_path, **numbers, adversarial={**ASKED, "eps": np.float64(ASKED["eps"])})
+    assert detector.load(file, "cpu")
+
+
 @pytest.mark.parametrize("damage", ["classes", "foreground", "l2", "imgsz", "layer"])
 def test_a_damaged_file_is_named(damage, home, tmp_path):
     _, file = train(home, tmp_path, epochs=1)
@@ -376,13 +388,7 @@ def with_row(**row):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The study, run in this process."""
-    folder = tmp_path_factory.mktemp("contexts")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(compare_module, "start", start_here)
-        patch.setattr(compare_module, "TIMED", 1)
-        compare(STUDY, "out", device="cpu")
-    return folder / "out"
+    return compared_here(STUDY, tmp_path_factory.mktemp("contexts"))
 
 
 def test_fused_rows_start_from_two_rows_of_their_seed_and_are_compared_with_the_classifier(done):

@@ -80,6 +80,16 @@ def start_here(run, device):
     return SimpleNamespace(poll=lambda: 0, returncode=0, communicate=lambda: (None, None))
 
 
+def compared_here(study, folder, out="out", timed=1):
+    """Run a study in a folder and in this process, with few latencies; returns the folder of its table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(compare_module, "start", start_here)
+        patch.setattr(compare_module, "TIMED", timed)
+        compare(study, out, device="cpu")
+    return folder / out
+
+
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Let runs happen without processes of their own, and measure few latencies."""
@@ -104,12 +114,7 @@ def command(study, out, **options):
 @pytest.fixture(scope="module")
 def done(folder):
     """The study, run without any incident."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(compare_module, "start", start_here)
-        patch.setattr(compare_module, "TIMED", 2)
-        compare("study.yaml", "plain", device="cpu")
-    return folder / "plain"
+    return compared_here("study.yaml", folder, "plain", timed=2)
 
 
 def rows_of(out):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from test_study import SMALL_SOLO, start_here
+from test_study import SMALL_SOLO, compared_here, start_here
 
 from yolo_wnlb.cli import main
 from yolo_wnlb.data import coco
@@ -122,12 +122,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(home):
     """The study, run in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setattr(compare_module, "start", start_here)
-        patch.setattr(compare_module, "TIMED", 1)
-        compare(STUDY, "out", device="cpu")
-    return home / "out"
+    return compared_here(STUDY, home)
 
 
 # ---- which pictures keep their labels ------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch.nn import functional
 from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
+from yolo_wnlb.checkpoints import plain
 from yolo_wnlb.classifiers import nets
 from yolo_wnlb.classifiers.fit import cross_entropy
 from yolo_wnlb.classifiers.fusion import FORMAT, UNKNOWN, Fusion, mean_theta, penalty
@@ -68,9 +69,10 @@ def fit(
         FloatingPointError: a loss is not finite.
         OSError: a picture cannot be read, or the checkpoint cannot be written.
     """
-    asked = check_settings(
-        {"epochs": epochs, "batch": batch, "lr": lr, "adversarial": adversarial, "imgsz": imgsz, "seed": seed}
-    )
+    settings: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "imgsz": imgsz, "seed": seed}
+    settings |= {"adversarial": check_settings({**settings, "adversarial": adversarial})}
+    settings = plain(settings)
+    epochs, batch, lr, imgsz, seed, asked = settings.values()
     if tuple(model.recipe["classes"]) != data.classes:
         raise ValueError(
             f"the model was built for the classes {first(model.recipe['classes'])}, and {data.source} has "
@@ -107,8 +109,8 @@ def fit(
         means = mean_theta(model)
         log.append({"epoch": epoch + 1, "loss": total / len(labels), "accuracy": correct / len(labels), **means})
     Path(out).mkdir(parents=True, exist_ok=True)
-    settings = {"epochs": epochs, "batch": batch, "lr": lr, "adversarial": asked, "seed": seed, "data": data.digest}
-    nets.save(model, last, {"settings": settings, "log": log}, FORMAT)
+    del settings["imgsz"]  # it is a part of the recipe
+    nets.save(model, last, {"settings": {**settings, "data": data.digest}, "log": log}, FORMAT)
     write_log(Path(out) / "log.csv", log)
     return last
 
