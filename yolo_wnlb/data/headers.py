@@ -1,8 +1,11 @@
-"""Width and height of a picture from the header of its file, without decoding it."""
+"""Width and height of pictures from the headers of their files, without decoding them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
@@ -21,3 +24,17 @@ def size_in_header(stored: BinaryIO) -> tuple[int, int]:
                 stored.seek(0)
                 return factory(stored, "").size
     return 0, 0
+
+
+def large_enough(files: Sequence[Path], side: int) -> list[Path]:
+    """Return the pictures whose header can be read, and whose shorter side is `side` pixels or more."""
+
+    def is_large(file: Path) -> bool:
+        try:
+            with file.open("rb") as stored:
+                return min(size_in_header(stored)) >= side
+        except OSError:  # it is counted among those that cannot be read
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        return [file for file, large in zip(files, pool.map(is_large, files)) if large]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from yolo_wnlb.data.data_yaml import SPLITS, UNLABELLED, read_data_yaml
+from yolo_wnlb.data.data_yaml import SPLITS, UNLABELLED, read_data_yaml, unlabelled_places
 from yolo_wnlb.data.journal import RESERVED
 from yolo_wnlb.reading import read_json, read_text
 
@@ -396,6 +396,47 @@ def list_images(place: Path, formats: set[str]) -> list[str]:
         lines = text.strip().splitlines()
         names = [line.replace("./", f"{place.parent}{os.sep}", 1) if line.startswith("./") else line for line in lines]
     return [name for name in names if name.rpartition(".")[2].lower() in formats]
+
+
+def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
+    """Return the pictures that `unlabelled:` of a data YAML names, each once; none without that entry.
+
+    Args:
+        data: What Ultralytics makes of the data YAML.
+    Raises:
+        FileNotFoundError: a folder or a list is not there, or holds no pictures.
+        ValueError: the entry is misspelt, no path, or names a picture of 'val' or 'test'.
+    """
+    from ultralytics.data.utils import IMG_FORMATS
+
+    source = data.get("yaml_file", "the data YAML")
+    if misspelt := [name for name in ("unlabeled", "unlabelled_images", "unlabeled_images") if name in data]:
+        raise ValueError(f"{source} has '{misspelt[0]}:'; the pictures without labels are named by '{UNLABELLED}:'")
+    pictures: list[Path] = []
+    for place in unlabelled_places(data):
+        if not place.exists():
+            raise FileNotFoundError(f"{source}: there is no {place}, which '{UNLABELLED}' names")
+        if place.is_file() and place.suffix[1:].lower() in IMG_FORMATS:
+            raise ValueError(
+                f"{source}: '{UNLABELLED}' names the picture {place}; wanted a folder, or a list, a .txt file"
+            )
+        found = [Path(file).resolve() for file in list_images(place, IMG_FORMATS)]
+        if not found:
+            raise FileNotFoundError(f"{source}: {place}, which '{UNLABELLED}' names, holds no pictures")
+        if missing := next((file for file in found if not file.is_file()), None):
+            raise FileNotFoundError(f"{source}: there is no {missing}, which {place} of '{UNLABELLED}' names")
+        pictures += found
+    for split in SPLITS[1:] if pictures else ():
+        places = [Path(place) for place in listed(data.get(split))]
+        files = [file for place in places if place.exists() for file in list_images(place, IMG_FORMATS)]
+        measured = {Path(file).resolve() for file in files}
+        if common := sorted(measured & {*pictures}):
+            raise ValueError(
+                f"{source}: {len(common)} of the pictures that '{UNLABELLED}' names are in '{split}' (first: "
+                f"{common[0]}), and the model would learn from what it is measured on; leave the pictures of '{split}' "
+                f"out of '{UNLABELLED}'"
+            )
+    return [*dict.fromkeys(pictures)]
 
 
 def strays(place: Path, pictures: Sequence[str]) -> list[str]:

@@ -24,7 +24,6 @@ import numpy as np
 
 from yolo_wnlb.data.shapes import NAMES, noise, paint, texture, unit_shape
 
-WORLDS_VERSION = 1  # rises when the same seed gives other pictures
 LEVELS = ("0 %", "50 %", "90 %", "unknown")  # "unknown": the wall is opaque, so that nobody can see the level
 FILLED = (0.0, 0.5, 0.9)  # share of the volume of the first three
 CONTENTS = ("water", "pasta", "rice")

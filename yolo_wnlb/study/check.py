@@ -24,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from yolo_wnlb.data import coco, folders
+from yolo_wnlb.data.headers import large_enough
 from yolo_wnlb.metrics.instances import check_masks
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.models import load_model, model_yaml, split_arguments, task_of
@@ -602,7 +603,6 @@ def check_unet_data(run: Run, truth: coco.Truth) -> None:
 def check_crops(run: Run, tuning: coco.Truth) -> None:
     """Check that the pictures of tune: and the unlabelled ones are no smaller than a crop either."""
     from yolo_wnlb.denoiseg.fit import fit
-    from yolo_wnlb.yolo.noise2void import large_enough
 
     crop = arguments_of(run).get("crop", inspect.signature(fit).parameters["crop"].default)
     small = [image["file_name"] for image in tuning["images"] if min(image["width"], image["height"]) < crop]

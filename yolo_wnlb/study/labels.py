@@ -13,7 +13,7 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import listed
+from yolo_wnlb.data.sources import listed, unlabelled_pictures
 
 
 def how_many(labels: int | float, pictures: int, source: str | Path) -> int:
@@ -47,8 +47,6 @@ def unlabelled(source: str | Path) -> list[Path]:
     Raises: FileNotFoundError: a folder or list is not there, or empty. ValueError: the entry is misspelt, or names
         pictures of val or test.
     """
-    from yolo_wnlb.yolo.noise2void import unlabelled_pictures
-
     return sorted(unlabelled_pictures(coco.data_set(source, "train")))
 
 

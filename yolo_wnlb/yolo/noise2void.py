@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_wnlb.data.data_yaml import SPLITS, UNLABELLED, unlabelled_places
-from yolo_wnlb.data.headers import size_in_header
-from yolo_wnlb.data.sources import list_images, listed
+from yolo_wnlb.data.data_yaml import UNLABELLED
+from yolo_wnlb.data.headers import large_enough
+from yolo_wnlb.data.sources import unlabelled_pictures
 from yolo_wnlb.denoiseg import blindspots
 from yolo_wnlb.imaging.camera import capture
 from yolo_wnlb.yolo import darkness, decoder
@@ -204,61 +203,6 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
     warn_of_correlated_noise(large, dataset, request, vars(camera.camera) if camera else {})
     dataset.build_transforms = CropTransforms(dataset, Crops(large, dataset.channels, side, asked, camera))
     dataset.transforms = dataset.build_transforms(hyp)
-
-
-def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
-    """Return the pictures that `unlabelled:` of a data YAML names, each once; none without that entry.
-
-    Args:
-        data: What Ultralytics makes of the data YAML.
-    Raises:
-        FileNotFoundError: a folder or a list is not there, or holds no pictures.
-        ValueError: the entry is misspelt, no path, or names a picture of 'val' or 'test'.
-    """
-    from ultralytics.data.utils import IMG_FORMATS
-
-    source = data.get("yaml_file", "the data YAML")
-    if misspelt := [name for name in ("unlabeled", "unlabelled_images", "unlabeled_images") if name in data]:
-        raise ValueError(f"{source} has '{misspelt[0]}:'; the pictures without labels are named by '{UNLABELLED}:'")
-    pictures: list[Path] = []
-    for place in unlabelled_places(data):
-        if not place.exists():
-            raise FileNotFoundError(f"{source}: there is no {place}, which '{UNLABELLED}' names")
-        if place.is_file() and place.suffix[1:].lower() in IMG_FORMATS:
-            raise ValueError(
-                f"{source}: '{UNLABELLED}' names the picture {place}; wanted a folder, or a list, a .txt file"
-            )
-        found = [Path(file).resolve() for file in list_images(place, IMG_FORMATS)]
-        if not found:
-            raise FileNotFoundError(f"{source}: {place}, which '{UNLABELLED}' names, holds no pictures")
-        if missing := next((file for file in found if not file.is_file()), None):
-            raise FileNotFoundError(f"{source}: there is no {missing}, which {place} of '{UNLABELLED}' names")
-        pictures += found
-    for split in SPLITS[1:] if pictures else ():
-        places = [Path(place) for place in listed(data.get(split))]
-        files = [file for place in places if place.exists() for file in list_images(place, IMG_FORMATS)]
-        measured = {Path(file).resolve() for file in files}
-        if common := sorted(measured & {*pictures}):
-            raise ValueError(
-                f"{source}: {len(common)} of the pictures that '{UNLABELLED}' names are in '{split}' (first: "
-                f"{common[0]}), and the model would learn from what it is measured on; leave the pictures of '{split}' "
-                f"out of '{UNLABELLED}'"
-            )
-    return [*dict.fromkeys(pictures)]
-
-
-def large_enough(files: Sequence[Path], side: int) -> list[Path]:
-    """Return the pictures whose header can be read, and whose shorter side is `side` pixels or more."""
-
-    def is_large(file: Path) -> bool:
-        try:
-            with file.open("rb") as stored:
-                return min(size_in_header(stored)) >= side
-        except OSError:  # it is counted among those that cannot be read
-            return False
-
-    with ThreadPoolExecutor(8) as pool:
-        return [file for file, large in zip(files, pool.map(is_large, files)) if large]
 
 
 def warn_of_correlated_noise(files: Sequence[Path], dataset: Any, request: Any, given: dict[str, Any]) -> None:
