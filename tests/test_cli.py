@@ -16,6 +16,8 @@ from conftest import run_python
 import yolo_wnlb
 import yolo_wnlb.calibrate.calibrate
 from yolo_wnlb import cli
+from yolo_wnlb.commands import models, register
+from yolo_wnlb.commands import options as shared
 from yolo_wnlb.imaging import camera
 from yolo_wnlb.terminal import arguments, completion, mistakes
 
@@ -28,15 +30,15 @@ on_unix = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
 RENAMED = {"with": "other"}  # option -> argument
 TABLES = {  # command -> the function that it calls, and options that are the command's own
     "export-check": (yolo_wnlb.check_export, set()),
-    "darken": (yolo_wnlb.darken_dataset, {"out", "verify", *(option.name for option in cli.CAMERA)}),
-    "preview": (yolo_wnlb.preview, {"preset", "presets", *(option.name for option in cli.CAMERA)}),
+    "darken": (yolo_wnlb.darken_dataset, {"out", "verify", *(option.name for option in shared.CAMERA)}),
+    "preview": (yolo_wnlb.preview, {"preset", "presets", *(option.name for option in shared.CAMERA)}),
     "enhance": (yolo_wnlb.enhance_dataset, {"out", "with"}),
     "inspect": (yolo_wnlb.inspect_model, set()),
     "compare": (yolo_wnlb.compare, {"out"}),
     "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with", "clean"}),
     "robustness": (yolo_wnlb.robustness, {"data"}),
     "calibrate": (yolo_wnlb.calibrate.calibrate.calibrate, set()),
-    "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok", *cli.SCENE_WORDS}),
+    "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok", *models.SCENE_WORDS}),
 }
 
 
@@ -50,34 +52,34 @@ def test_the_table_of_a_command_has_the_options_and_defaults_of_its_function(nam
         if p.kind in keywords and p.default is not inspect.Parameter.empty
     }
     takes = {key: default for key, default in takes.items() if key not in ("sources", "presets")}
-    table = {RENAMED.get(option.name, option.name): option for option in cli.COMMANDS[name].options.values()}
+    table = {RENAMED.get(option.name, option.name): option for option in register.COMMANDS[name].options.values()}
     assert table.keys() - {RENAMED.get(key, key) for key in own} == takes.keys() - own
     assert {key: table[key].default for key in takes if key in table} == {k: v for k, v in takes.items() if k in table}
 
 
 def test_the_settings_of_the_camera_are_those_that_there_are():
-    options = {option.name: option.kind.values for option in cli.CAMERA}
+    options = {option.name: option.kind.values for option in shared.CAMERA}
     assert options.keys() == {field.name for field in dataclasses.fields(camera.Settings)}
     assert {name: options[name] for name in camera.CHOICES} == camera.CHOICES
     assert options["bayer"] == ("random", *camera.BAYER, "mono", "none")
-    assert set(cli.PRESETS) == set(camera.PRESETS)
+    assert set(shared.PRESETS) == set(camera.PRESETS)
 
 
 def test_the_corruptions_and_families_proposed_are_those_that_there_are():
     from yolo_wnlb.imaging import corruptions
     from yolo_wnlb.study import suite
 
-    assert {*cli.CORRUPTIONS, "boxblur"} == {*corruptions.CORRUPTIONS}
-    assert tuple(suite.FAMILIES) == cli.FAMILIES
-    assert {*cli.COMMANDS["robustness"].options["suite"].kind.values} >= {*suite.FAMILIES}
-    assert cli.COMMANDS["robustness"].options["preset"].kind.values == suite.DARKNESS
+    assert {*shared.CORRUPTIONS, "boxblur"} == {*corruptions.CORRUPTIONS}
+    assert tuple(suite.FAMILIES) == shared.FAMILIES
+    assert {*register.COMMANDS["robustness"].options["suite"].kind.values} >= {*suite.FAMILIES}
+    assert register.COMMANDS["robustness"].options["preset"].kind.values == suite.DARKNESS
     assert set(suite.DARKNESS) <= set(camera.PRESETS)
 
 
 def test_the_pairwise_functions_and_starts_proposed_are_those_that_there_are():
     from yolo_wnlb.wnlb import INITS, OPERATIONS
 
-    options = cli.COMMANDS["graft"].options
+    options = register.COMMANDS["graft"].options
     assert (options["operation"].kind.values, options["init"].kind.values) == (tuple(OPERATIONS), tuple(INITS))
 
 
@@ -129,14 +131,14 @@ def test_words_are_read_or_refused_with_what_was_wanted(words, files, options, t
     (tmp_path / "there=1/a.yaml").touch()
     if files is None:
         with pytest.raises(ValueError) as caught:
-            arguments.parse(shlex.split(words), cli.COMMANDS["darken"])
+            arguments.parse(shlex.split(words), register.COMMANDS["darken"])
         assert options in str(caught.value)
         return
     options = {
         "own": {"gamma": [2, 3], "ev": None, "crf": [0.9, 0.4], "sigma_s": 0.01, "bayer": None},
         "spelt": {"dry_run": True, "gamma": [2, 3], "crf": "gamma:2.2", "shard": "1/3"},
     }.get(str(options), options)
-    assert arguments.parse(shlex.split(words), cli.COMMANDS["darken"]) == (files, options)
+    assert arguments.parse(shlex.split(words), register.COMMANDS["darken"]) == (files, options)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_words_are_read_or_refused_with_what_was_wanted(words, files, options, t
     ],
 )
 def test_options_of_blocks_keep_their_types(words, options):
-    files, read = arguments.parse(shlex.split(words), cli.COMMANDS["graft"])
+    files, read = arguments.parse(shlex.split(words), register.COMMANDS["graft"])
     assert (files, read) == (["x.yaml"], options)
     assert [type(value) for value in read.values()] == [type(value) for value in options.values()]
 
@@ -163,7 +165,7 @@ def test_options_of_blocks_keep_their_types(words, options):
         ("inspect best.pt at=3", "at=3: wanted two numbers: x,y"),
         ("doctor here", "doctor: wants no file, found ['here']"),
         ("doctor verbose=1", "no option verbose; doctor takes none"),
-        ("trian", "no command 'trian'; choose from graft, export-check"),
+        ("trian", "no command 'trian'; choose from darken, preview"),
         ("prevew", "no command 'prevew' (did you mean 'preview'?)"),
         ("help prevew", "no command 'prevew' (did you mean 'preview'?)"),
         ("completion tcsh", "wants a shell, found ['tcsh']; choose from bash, zsh, fish"),
@@ -176,31 +178,33 @@ def test_a_mistake_in_the_words_is_one_line_and_status_2(words, message, capsys)
 
 
 def test_a_command_is_added_with_its_table_and_a_function(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "COMMANDS", dict(cli.COMMANDS))
+    commands = dict(register.COMMANDS)
+    monkeypatch.setattr(cli, "COMMANDS", commands)
+    monkeypatch.setattr(register, "COMMANDS", commands)
 
-    @cli.command(
+    @register.command(
         "blink",
         "Count pictures.",
         files="FOLDER",
         count=(1, 1),
         example="yolo-wnlb blink night/ times=3",
-        options=[cli.Option("times", arguments.whole(1), "how often", 2)],
+        options=[arguments.Option("times", arguments.whole(1), "how often", 2)],
     )
     def run_blink(files, options):
-        return cli.show((files, options.get("times", 2)))
+        return register.show((files, options.get("times", 2)))
 
     assert cli.main(["blink", "night", "times=3"]) == 0 and "(['night'], 3)" in capsys.readouterr().out
     assert cli.main(["blink", "--help"]) == 0 and "how often (default: 2)" in capsys.readouterr().out
     assert cli.main(["--help"]) == 0 and "Count pictures." in capsys.readouterr().out
-    assert ("times=", "how often") in completion.candidates("yolo-wnlb blink t", cli.COMMANDS)
+    assert ("times=", "how often") in completion.candidates("yolo-wnlb blink t", register.COMMANDS)
 
 
 # ---- help --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", register.COMMANDS)
 def test_the_help_of_a_command_names_each_option_with_its_default_and_an_example(name, capsys):
-    command = cli.COMMANDS[name]
+    command = register.COMMANDS[name]
     for words in ([name, "--help"], [name, "-h"], ["help", name], [name, "x.pt", "imgsz=3", "--help"]):
         assert cli.main(words) == 0
         text, err = capsys.readouterr()
@@ -214,19 +218,19 @@ def test_the_help_of_a_command_names_each_option_with_its_default_and_an_example
     assert max(map(len, text.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "completion"])
+@pytest.mark.parametrize("name", [name for name in register.COMMANDS if name != "completion"])
 def test_the_example_of_a_command_can_be_read(name):
-    program, command, *words = shlex.split(cli.COMMANDS[name].example)
+    program, command, *words = shlex.split(register.COMMANDS[name].example)
     assert (program, command) == ("yolo-wnlb", name)
-    arguments.parse(words, cli.COMMANDS[name])
+    arguments.parse(words, register.COMMANDS[name])
 
 
 def test_the_overview_is_short_and_lists_every_command(capsys):
     for words in ([], ["help"], ["--help"], ["-h"]):
         assert cli.main(words) == 0
         text = capsys.readouterr().out
-        assert text == arguments.overview(cli.COMMANDS) + "\n" and len(text.splitlines()) < 40
-    assert all(f"  {name}" in text for name in cli.COMMANDS)
+        assert text == arguments.overview(register.COMMANDS) + "\n" and len(text.splitlines()) < 40
+    assert all(f"  {name}" in text for name in register.COMMANDS)
     assert cli.main(["--version"]) == 0 and capsys.readouterr().out == f"yolo-wnlb {yolo_wnlb.__version__}\n"
 
 
@@ -268,7 +272,7 @@ print("heavy", sorted({"torch", "ultralytics", "numpy", "cv2", "yaml", "PIL"} & 
     ],
 )
 def test_the_last_word_is_completed(line, candidates):
-    assert [word for word, _ in completion.candidates(line, cli.COMMANDS)] == candidates
+    assert [word for word, _ in completion.candidates(line, register.COMMANDS)] == candidates
 
 
 @on_unix
@@ -388,7 +392,7 @@ def test_what_our_checks_raise_is_a_mistake_and_what_fails_by_itself_is_a_bug(
     monkeypatch.chdir(tmp_path)
     names = dict(OURS)
     exec("def run(files, options):\n " + code, names)
-    monkeypatch.setitem(cli.COMMANDS, "doctor", dataclasses.replace(cli.COMMANDS["doctor"], run=names["run"]))
+    monkeypatch.setitem(register.COMMANDS, "doctor", dataclasses.replace(register.COMMANDS["doctor"], run=names["run"]))
     assert cli.main(["doctor"]) == status
     out, err = capsys.readouterr()
     assert said in err and not out
@@ -421,12 +425,13 @@ def test_warnings_of_libraries_do_not_bury_the_line_and_ours_are_shown(tmp_path)
     code = """
 import dataclasses, sys, warnings
 from yolo_wnlb import cli
+from yolo_wnlb.commands import register
 def run(files, options):
     warnings.warn_explicit("use new_function", FutureWarning, "lib.py", 1, module="somelib")
     warnings.warn("yolo_wnlb could not extend ultralytics.nn.tasks", RuntimeWarning)
     warnings.warn_explicit("unclosed file", ResourceWarning, "cli.py", 1, module="yolo_wnlb.cli")
-    return cli.take({"gama": 2}, {"gamma": 1})
-cli.COMMANDS["doctor"] = dataclasses.replace(cli.COMMANDS["doctor"], run=run)
+    return register.take({"gama": 2}, {"gamma": 1})
+register.COMMANDS["doctor"] = dataclasses.replace(register.COMMANDS["doctor"], run=run)
 sys.exit(cli.main(["doctor"]))
 """
     ours, answer = (
@@ -503,13 +508,13 @@ def test_a_file_is_not_given_the_descriptor_of_a_closed_output(tmp_path):
     assert run.returncode == 0 and (tmp_path / "out").read_text() == "intact"
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", register.COMMANDS)
 def test_every_command_ends_with_130_after_ctrl_c_and_says_whether_it_resumes(name, monkeypatch, capsys):
     def stopped(files, options):
         raise KeyboardInterrupt
 
-    command = dataclasses.replace(cli.COMMANDS[name], run=stopped, count=(0, 0), options={})
-    monkeypatch.setitem(cli.COMMANDS, name, command)
+    command = dataclasses.replace(register.COMMANDS[name], run=stopped, count=(0, 0), options={})
+    monkeypatch.setitem(register.COMMANDS, name, command)
     assert cli.main([name]) == 130
     resumes = (
         "; nothing is lost, the same command goes on from here"

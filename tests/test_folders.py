@@ -512,7 +512,7 @@ def test_a_damaged_file_of_boxes_is_named(content, message, tmp_path):
 
 
 def test_the_command_has_the_options_and_defaults_of_the_function():
-    from yolo_wnlb.cli import COMMANDS
+    from yolo_wnlb.commands.register import COMMANDS
 
     options = {name: option.default for name, option in COMMANDS["sort"].options.items() if name != "out"}
     assert options == {

@@ -35,6 +35,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "study": GROUND
     | {"attacks", "imaging", "data", "metrics", "yolo", "denoiseg", "detectors", "classifiers", "twins", "visualize"},
     "doctor": GROUND | {"activate"},
+    "commands": {"*"},
     "cli": {"*"},
     "__main__": {"*"},
     "__init__": {"*"},
@@ -79,7 +80,7 @@ def test_no_two_modules_import_each_other():
         assert free, f"these import each other in a circle: {sorted(waits)}"
         waits = {name: wanted for name, wanted in waits.items() if name not in free}
         floors += 1
-    assert floors <= 14
+    assert floors <= 15
 
 
 @pytest.mark.parametrize("folder", [file.parent.name for file in PACKAGE.glob("*/__init__.py")])

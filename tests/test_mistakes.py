@@ -354,7 +354,7 @@ MISTAKES = [  # what was done, how, and what the message must say
         ["3 values for 2 places"],
     ),
     ("wrong option of graft", lambda: command("graft", "yolov8.yaml", "mode=dot"), ["mode", "operation"]),
-    ("unknown command", lambda: command("train", "yolov8n.pt"), ["'train'", "graft, export-check, darken"]),
+    ("unknown command", lambda: command("train", "yolov8n.pt"), ["'train'", "darken, preview, enhance"]),
     ("command of yolo", lambda: command("val", "best.pt"), ["no command 'val'", "yolo val"]),
     ("command mistyped", lambda: command("prevew"), ["no command 'prevew' (did you mean 'preview'?)"]),
     ("option given twice", lambda: command("graft", "a.yaml", "out=a", "out=b"), ["out= is given twice"]),

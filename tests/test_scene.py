@@ -19,7 +19,8 @@ from ultralytics.nn import tasks
 from ultralytics.utils import torch_utils
 
 from yolo_wnlb import scene as scene_module
-from yolo_wnlb.cli import COMMANDS, SCENE_WORDS, main
+from yolo_wnlb.cli import COMMANDS, main
+from yolo_wnlb.commands.models import SCENE_WORDS
 from yolo_wnlb.scene import MEAN, STD, Scene
 from yolo_wnlb.yolo import context, weights
 from yolo_wnlb.yolo.grafting import graft, load_yaml
