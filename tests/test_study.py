@@ -426,6 +426,20 @@ def test_our_studies_know_the_weights_of_every_run(file, tmp_path, monkeypatch):
     assert runs and not [run.name for run in runs if "None" in json.dumps(run.spec)]
 
 
+@pytest.mark.parametrize("lowlight", ["mycam.yaml", {"preset": "mycam.yaml", "p": 0.5}])
+def test_a_run_in_the_darkness_of_a_camera_file_knows_what_the_file_holds(lowlight, tmp_path, monkeypatch):
+    """Another content of the same file is another run, which has to be trained again."""
+    monkeypatch.chdir(tmp_path)
+    study = {**STUDY, "rows": {"a": {"model": "yolov8n-seg.yaml", "options": {"lowlight": lowlight}}}, "baseline": None}
+    specs = []
+    for sigma in (0.01, 0.02):
+        Path("mycam.yaml").write_text(f"camera: 1\nsettings: {{ev: -3, sigma_s: {sigma}}}\n")
+        specs.append(runs_of(read_study(study), tmp_path)[0].spec)
+    assert [spec["camera"]["sigma_s"] for spec in specs] == [[0.01, 0.01], [0.02, 0.02]]
+    named = {**study, "rows": {"a": {"model": "yolov8n-seg.yaml", "options": {"lowlight": "severe"}}}}
+    assert "camera" not in runs_of(read_study(named), tmp_path)[0].spec
+
+
 @pytest.mark.parametrize("names", [("w NLB", "w-NLB"), ("wnlb", "wNLB"), ("enhanced",), ("...",), ("matches.npz",)])
 def test_rows_that_would_share_a_folder_are_refused(names, tmp_path):
     study = read_study({**STUDY, "rows": {name: {"weights": "b.pt"} for name in names}, "baseline": None})

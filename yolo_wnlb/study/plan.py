@@ -77,6 +77,7 @@ from yolo_wnlb.reading import read_json, read_yaml
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import enhancer, sha256_of
 from yolo_wnlb.words import suggestion
+from yolo_wnlb.yolo.darkness import with_content
 from yolo_wnlb.yolo.grafting import graft, load_yaml
 
 KEYS: dict[str, Any] = {  # of a study, with their defaults
@@ -579,6 +580,9 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
     if "weights" not in row:
         spec["train"] = {**arguments, **row.get("train", {})}
         spec["train_data"] = str(row.get("data", study["data"]))
+        lowlight = {**spec["train"], **row.get("options", {})}.get("lowlight")
+        if (content := with_content(lowlight)) != lowlight:
+            spec["camera"] = content
     made = [folder for folder in study["darken"] if Path(spec.get("train_data", study["data"])).is_relative_to(folder)]
     if made:
         spec["darken"] = study["darken"][made[0]]
