@@ -20,7 +20,8 @@ from yolo_wnlb.adapt.agreement import feature_distances
 from yolo_wnlb.adapt.pictures import size_within, write_picture
 from yolo_wnlb.data.coco import data_set, split_files
 from yolo_wnlb.reading import read_json
-from yolo_wnlb.study.plan import YOLO, runs_of
+from yolo_wnlb.study.plan import YOLO
+from yolo_wnlb.study.runs import runs_of
 from yolo_wnlb.yolo.models import load_checkpoint, read_picture
 
 

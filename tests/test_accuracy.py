@@ -18,7 +18,8 @@ from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.compare import compare
-from yolo_wnlb.study.plan import read_study, runs_of
+from yolo_wnlb.study.plan import read_study
+from yolo_wnlb.study.runs import runs_of
 from yolo_wnlb.study.table import kind_of, left_out_note, remake
 
 DATA = "containers:S3,train=8,test=6,size=32"

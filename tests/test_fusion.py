@@ -24,7 +24,8 @@ from yolo_wnlb.data.folders import read
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.compare import compare
-from yolo_wnlb.study.plan import read_study, runs_of
+from yolo_wnlb.study.plan import read_study
+from yolo_wnlb.study.runs import runs_of
 from yolo_wnlb.yolo.adversarial import read_request
 
 SOURCE = "contexts:dissimilar,train=48,test=12,size=32"

@@ -25,8 +25,9 @@ from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
 from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, run_all, unfinished
-from yolo_wnlb.study.plan import Run, differences, groups_of, read_study, runs_of
+from yolo_wnlb.study.plan import groups_of, read_study
 from yolo_wnlb.study.run import run as run_here
+from yolo_wnlb.study.runs import Run, differences, runs_of
 from yolo_wnlb.study.table import Result, difference, remake, seed_pairs, tabulate
 
 BUDGET = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0}

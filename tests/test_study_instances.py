@@ -17,7 +17,8 @@ from yolo_wnlb.metrics.instances import THRESHOLDS, Instances, by_probability, b
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.compare import compare
-from yolo_wnlb.study.plan import read_study, runs_of
+from yolo_wnlb.study.plan import read_study
+from yolo_wnlb.study.runs import runs_of
 from yolo_wnlb.study.table import remake
 
 NAMES = ["nucleus"]

@@ -27,23 +27,12 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import labels
-from yolo_wnlb.study.check import check_classes, check_data, check_models
+from yolo_wnlb.study.check import check_models
+from yolo_wnlb.study.check_data import check_classes, check_data
 from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
-from yolo_wnlb.study.plan import (
-    LOG,
-    MEASURED,
-    RECORD,
-    RESULT,
-    SPEC,
-    UNET,
-    Run,
-    groups_of,
-    naming,
-    read_study,
-    runs_of,
-    with_hashes,
-)
+from yolo_wnlb.study.plan import LOG, MEASURED, RECORD, RESULT, SPEC, UNET, groups_of, naming, read_study
+from yolo_wnlb.study.runs import Run, runs_of, with_hashes
 from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer

@@ -13,7 +13,8 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.sources import listed, renamed
 from yolo_wnlb.metrics.instances import label_image
 from yolo_wnlb.study import labels
-from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, FUSION, MEASURED, UNET, YOLO, safe_name, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, ENHANCED, FUSION, MEASURED, UNET, YOLO
+from yolo_wnlb.study.runs import safe_name, weights_path
 from yolo_wnlb.version import __version__
 from yolo_wnlb.yolo.grafting import graft, load_yaml, to_yaml
 

@@ -27,8 +27,9 @@ from yolo_wnlb.imaging.camera import as_changes, settings, whole_number
 from yolo_wnlb.imaging.camera_file import names_a_file
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import robustness_classifiers, robustness_detectors
-from yolo_wnlb.study.plan import check_groups, differences, groups_of, safe_name
+from yolo_wnlb.study.plan import check_groups, groups_of
 from yolo_wnlb.study.robustness_report import Report, tabulate
+from yolo_wnlb.study.runs import differences, safe_name
 from yolo_wnlb.study.subject import Scene, Subject, change_of, notes_on_light, perturbation_of
 from yolo_wnlb.study.suite import (
     CLEAN,

@@ -37,7 +37,8 @@ from yolo_wnlb.study.models import (
     why_boxes_only,
     with_label_images,
 )
-from yolo_wnlb.study.plan import CLASSIFIER, FUSION, METRICS, RECORD, RESULT, SPEC, UNET, YOLO, weights_path
+from yolo_wnlb.study.plan import CLASSIFIER, FUSION, METRICS, RECORD, RESULT, SPEC, UNET, YOLO
+from yolo_wnlb.study.runs import weights_path
 from yolo_wnlb.twins.enhance import sha256_of
 
 UNET_SIZE = "256x256"  # pixels that the operations of a U-Net are counted for; it takes pictures of any size

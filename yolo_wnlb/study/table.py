@@ -24,7 +24,8 @@ from yolo_wnlb.metrics.bootstrap import draws, widening
 from yolo_wnlb.metrics.score import Score
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.measures import BY_COCO, KINDS
-from yolo_wnlb.study.plan import METRICS, UNET, differences, folder_of
+from yolo_wnlb.study.plan import METRICS, UNET
+from yolo_wnlb.study.runs import differences, folder_of
 
 DRAWS = 1000  # of the pictures, or of their groups, for the intervals
 PROTOCOL = (  # in which all runs of a detector have to be alike
