@@ -1,6 +1,8 @@
 """The report on robustness of classifiers and fused networks: accuracy, attacks through one half, the white box."""
 
 import json
+import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from yolo_wnlb.study.robustness_report import interval
 from yolo_wnlb.study.suite import Cell, attack_named, control_of, white_boxes
 from yolo_wnlb.study.surrogate import ATTACKS, ClassSurrogate, Perturbation
 
+ROOT = Path(__file__).resolve().parents[1]
 TEST = read(SOURCE, "test")  # 12 pictures
 
 
@@ -311,3 +314,30 @@ def test_the_command_measures_a_fused_network(home, tmp_path, monkeypatch, capsy
     assert "| fgsm, white box | joint |" in text and "## By family, accuracy" in text
     assert "joint less foreground" in text and Path(tmp_path / "out/curves.png").is_file()
     assert "joint, fgsm, white box 8/255: accuracy " in capsys.readouterr().out
+
+
+# ---- several seeds -------------------------------------------------------------------------------
+
+
+def test_the_means_over_seeds_are_those_of_the_reports_and_a_surrogate_is_not_the_white_box(home, tmp_path, capsys):
+    """scripts/robustness_over_seeds.py, on two reports whose models are other ones."""
+    main_of = runpy.run_path(str(ROOT / "scripts/robustness_over_seeds.py"))["main"]
+    found = []
+    for seed, models in enumerate([("foreground", "joint"), ("background", "joint")]):
+        folder = tmp_path / str(seed)
+        for model, name in zip(models, (f"plain-{seed}", f"fused-{seed}")):
+            (folder / name).mkdir(parents=True)
+            shutil.copy(home / f"{model}.pt", folder / name / "last.pt")
+        options = {"suite": ["fgsm"], "levels": [3], "save": 0, "device": "cpu", "split": "test"}
+        paths = [folder / name / "last.pt" for name in (f"plain-{seed}", f"fused-{seed}")]
+        surrogate = home / "foreground.pt"
+        report = robustness(paths, SOURCE, surrogate=surrogate, out=folder / "out", **options)
+        found.append([score(report, f"fused-{seed}/last", family) for family in ("fgsm", "fgsm, white box")])
+    capsys.readouterr()
+    main_of([str(tmp_path / "0/out"), str(tmp_path / "1/out")])
+    text = capsys.readouterr().out
+    rows = [line for line in text.splitlines() if line.startswith("| fused |")]
+    means = [float(re.search(r"\| fused \| ([\d.]+) \(", row)[1]) for row in rows]
+    assert means[1:] == [round(100 * (a + b) / 2, 1) for a, b in zip(*found)] and len(means) == 3
+    with pytest.raises(SystemExit, match="first=nobody is no row; choose from plain, fused"):
+        main_of([str(tmp_path / "0/out"), str(tmp_path / "1/out"), "first=nobody"])
