@@ -8,11 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from test_study import SMALL_SOLO, compared_here, start_here
 
+from yolo_wnlb.checkpoints import read_checkpoint
 from yolo_wnlb.cli import main
 from yolo_wnlb.data import coco
+from yolo_wnlb.denoiseg import fit as denoiseg_fit
 from yolo_wnlb.metrics.instances import THRESHOLDS, Instances, by_probability, by_score, choose, instances
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import labels
@@ -264,6 +267,36 @@ def test_a_finished_study_is_not_run_again_and_other_labels_are_refused(done, ho
     rows = {**STUDY["rows"], "Baseline 3": unet(labels=4, options={"alpha": 0})}
     with pytest.raises(ValueError, match=r"Baseline-3-0 was run with another labels \(3, now 4\)"):
         compare(study(rows=rows), "out", device="cpu")
+
+
+def test_an_interrupted_training_goes_on_after_its_last_epoch_and_another_one_starts_again(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(compare_module, "start", start_here)
+    monkeypatch.setattr(compare_module, "TIMED", 1)
+    row = {"DenoiSeg 3": unet(options={"alpha": 0.5, "mixed": False})}
+    small = study(rows=row, baseline=None, seeds=[0])
+    compare(small, tmp_path / "whole", device="cpu")
+    epoch_of, epochs = denoiseg_fit.train_epoch, []
+
+    def interrupted(*arguments):
+        epochs.append(len(epochs))
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+        return epoch_of(*arguments)
+
+    monkeypatch.setattr(denoiseg_fit, "train_epoch", interrupted)
+    for out in ("same", "other"):
+        epochs.clear()
+        with pytest.raises(KeyboardInterrupt):
+            compare(small, tmp_path / out, device="cpu")
+        epochs[:] = range(2, 4)  # the next one is counted as the fifth, and none is interrupted
+        changed = {} if out == "same" else {"train": {**STUDY["train"], "unet": {**UNET, "lr": 1e-3}}}
+        compare({**small, **changed}, tmp_path / out, device="cpu")
+        assert len(epochs) - 2 == (1 if out == "same" else 2), out
+        record = json.loads((tmp_path / out / "DenoiSeg-3-0/run.json").read_text())
+        assert record["training"]["resumed"] == (out == "same")
+    whole, same = (read_checkpoint(tmp_path / out / "DenoiSeg-3-0/last.pt")[0] for out in ("whole", "same"))
+    assert all(torch.equal(whole[name], same[name]) for name in whole)
 
 
 def test_solov2_learns_from_few_labels_and_unet_from_enhanced_pictures(home, monkeypatch):

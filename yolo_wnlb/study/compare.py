@@ -31,7 +31,7 @@ from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.check_data import check_classes, check_data
 from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
-from yolo_wnlb.study.plan import LOG, MEASURED, RECORD, RESULT, SPEC, UNET, groups_of, naming, read_study
+from yolo_wnlb.study.plan import FUSION, LOG, MEASURED, RECORD, RESULT, SPEC, UNET, YOLO, groups_of, naming, read_study
 from yolo_wnlb.study.runs import Run, runs_of, with_hashes
 from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
@@ -208,11 +208,24 @@ def start(run: Run, device: str | None) -> subprocess.Popen[bytes]:
 
 
 def prepare(run: Run, device: str | None) -> None:
-    """Empty the folder of a run of what an interrupted one left, and write down what is to be run."""
-    if run.folder.exists():
+    """Write down what is to be run, and empty the folder of a run of what an interrupted one left.
+
+    What an interrupted training of the same kind left stays, and it goes on. One of YOLO starts again, for resumed it
+    would end with other weights, and one of fusion, which takes seconds.
+    """
+    spec = {**run.spec, "device": device}
+    if run.folder.exists() and (run.spec["detector"] in (YOLO, FUSION) or spec != left_spec(run.folder)):
         shutil.rmtree(run.folder)
-    run.folder.mkdir(parents=True)
-    write_json(run.folder / SPEC, {**run.spec, "device": device})
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / SPEC, spec)
+
+
+def left_spec(folder: Path) -> Any:
+    """Return what the run that left a folder was to do; None where it did not get to write that down."""
+    try:
+        return read_json(folder / SPEC)
+    except (OSError, ValueError):
+        return None
 
 
 def child_environment() -> dict[str, str]:

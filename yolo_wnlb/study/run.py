@@ -6,6 +6,7 @@ spec.json --run(FOLDER)--> last.pt, evaluation.json, run.json
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -57,12 +58,16 @@ def end_with_parent() -> None:
 
 
 def run(folder: Path) -> None:
-    """Train, predict and evaluate as spec.json in the folder says; the record is written last."""
+    """Train, predict and evaluate as spec.json in the folder says; the record is written last.
+
+    A training that was interrupted goes on; the record then has the time of this part alone.
+    """
     spec = read_json(folder / SPEC)
     device, out = spec.pop("device"), folder.parent
     begun, sources = time.time(), listed(spec.get("weights") or spec.get("start"))
     paths = {source: Path(weights_path(out, source)) for source in sources}
     files = {source: sha256_of(file) for source, file in paths.items() if file.is_file()}
+    resumed = any((folder / place).is_file() for place in ("last.pt", "train/last.pt"))
     if "weights" not in spec:
         trainers = {YOLO: train_yolo, CLASSIFIER: train_classifier, FUSION: train_fusion, UNET: train_unet}
         trainers.get(spec["detector"], train_other)(spec, folder, device)
@@ -70,7 +75,7 @@ def run(folder: Path) -> None:
     of_detectors = measure_masks if "tune" in spec else measure_precision
     measures = {CLASSIFIER: measure_accuracy, FUSION: measure_accuracy, UNET: measure_unet}
     measured = measures.get(spec["detector"], of_detectors)(spec, folder, device)
-    training = {"seconds": round(seconds, 1), "peak MB": memory} if "train" in spec else None
+    training = {"seconds": round(seconds, 1), "peak MB": memory, "resumed": resumed} if "train" in spec else None
     record = {"spec": spec, "files": files, **measured, "training": training, "environment": environment(device)}
     write_json(folder / RECORD, record)
 
@@ -231,7 +236,7 @@ def train_other(spec: Mapping[str, Any], folder: Path, device: str | None) -> No
     weights = weights_path(folder.parent, spec["start"]) if "start" in spec else None
     model: Any = torchvision.build(spec["detector"], names, weights=weights, **of_build)
     files = {image_id: file for image_id, file in files.items() if image_id in kept}
-    fit(model, truth, files, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
+    fit(model, truth, files, folder, **of_fit, seed=spec["seed"], device=device, resume=True, progress=False)
 
 
 def train_unet(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
@@ -254,8 +259,9 @@ def train_unet(spec: Mapping[str, Any], folder: Path, device: str | None) -> Non
     own = {Path(file).resolve() for file, _ in learnt}
     others = labels.unlabelled(enhanced / "data.yaml" if enhanced else data)
     learnt += [(file, None) for file in others if file.resolve() not in own]
-    best = fit(model, learnt, folder, tune=tuned, **of_fit, seed=spec["seed"], device=device, progress=False)
-    best.replace(folder / "last.pt")
+    given = {"seed": spec["seed"], "device": device, "resume": True, "progress": False}
+    best = fit(model, learnt, folder / "train", tune=tuned, **of_fit, **given)
+    shutil.copyfile(best, folder / "last.pt")
 
 
 def train_classifier(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
@@ -270,7 +276,7 @@ def train_classifier(spec: Mapping[str, Any], folder: Path, device: str | None) 
     weights = weights_path(folder.parent, spec["start"]) if "start" in spec else None
     torch.manual_seed(spec["seed"])
     model = build(of_build["arch"], data.classes, weights)
-    fit(model, data, folder, **of_fit, seed=spec["seed"], device=device, progress=False)
+    fit(model, data, folder, **of_fit, seed=spec["seed"], device=device, resume=True, progress=False)
 
 
 def train_fusion(spec: Mapping[str, Any], folder: Path, device: str | None) -> None:
