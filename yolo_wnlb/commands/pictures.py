@@ -9,6 +9,7 @@ from yolo_wnlb.commands.options import (
     ADDED_NOISE,
     CAMERA,
     CORRUPTIONS,
+    CURVE,
     EXIST_OK,
     IMAGES_OF_COCO,
     PRESETS,
@@ -33,7 +34,13 @@ from yolo_wnlb.terminal.arguments import Kind, Option, flag, listed, number, one
         Option("out", path("FOLDER"), "the twin; needed, except for --verify of a folder named first"),
         Option("preset", text("NAME", *PRESETS), f"how dark: {', '.join(PRESETS[:6])}; {ADDED_NOISE}", "agllnet"),
         Option("seed", whole(0), "each picture's darkness follows from it and from its path", 0),
-        Option("format", text("png|jpg", "png", "jpg"), "png is exact, jpg has quality 95", "png"),
+        Option(
+            "format",
+            text("png|png16|jpg", "png", "png16", "jpg"),
+            "png is exact, png16 keeps 16 bits, jpg has quality 95",
+            "png",
+        ),
+        CURVE,
         Option("workers", whole(1), "processes (default: one for each processor)"),
         Option("shard", text("I/N"), "1/3: this third of the pictures, others run elsewhere"),
         Option("limit", whole(1), "take the first so many pictures of each split"),
@@ -102,6 +109,7 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
         Option("with", text("ENHANCER", "clahe", "histeq", "msr", "gamma:2.2"), "what enhances", required=True),
         Option("split", listed(text("NAME", *SPLITS)), "splits to enhance (default: all)"),
         Option("clean", path("DATA.yaml|FOLDER"), "the same pictures without noise: print the PSNR before and after"),
+        CURVE,
         IMAGES_OF_COCO,
     ],
 )
@@ -129,6 +137,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
             "with", text("NAME,level=N", *(f"{name},level=3" for name in CORRUPTIONS)), "what corrupts", required=True
         ),
         Option("split", listed(text("NAME", *SPLITS)), "splits to corrupt (default: all)"),
+        CURVE,
         IMAGES_OF_COCO,
     ],
 )
