@@ -1,4 +1,4 @@
-"""The commands that make pictures: darken, preview, enhance, corrupt, sort, calibrate."""
+"""The commands that make pictures: darken, preview, enhance, corrupt, sort, calibrate, curve."""
 
 from __future__ import annotations
 
@@ -203,3 +203,33 @@ def run_calibrate(files: list[str], options: dict[str, Any]) -> int:
     from yolo_wnlb.calibrate.calibrate import calibrate
 
     return show(calibrate(files, options.pop("out", "mycam.yaml"), **options))
+
+
+@command(
+    "curve",
+    "Measure one tone curve for all pictures of a camera with more than 8 bits.",
+    files="DATA.yaml|FOLDER [...]",
+    count=(1, math.inf),
+    file_keys=("source", "data"),
+    example="yolo-wnlb curve night.yaml out=mycurve.yaml response=srgb",
+    about="It writes the codes that become black and white, the same for all pictures, as the file that stands behind "
+    "curve= of yolo train, val and predict, darken and enhance. Without it, curve=auto, they are measured in each "
+    "picture. docs/sixteen-bits.md says which of the two to choose.",
+    options=[
+        Option("out", path("FILE"), "the .yaml to write", "curve.yaml"),
+        Option("low", number(0, 100), "percentile of the codes that becomes black", 0.1),
+        Option("high", number(0, 100), "percentile that becomes white", 99.5),
+        Option(
+            "response",
+            Kind("RESPONSE", "a response or n,u", response, ("srgb", "gamma:2.2", "identity")),
+            "from light to codes: srgb, gamma:2.2, identity or n,u (default: srgb for RAW files, identity for others)",
+        ),
+        Option("n", whole(1), "pictures to look at, evenly spaced", 200),
+        EXIST_OK,
+    ],
+)
+def run_curve(files: list[str], options: dict[str, Any]) -> int:
+    """Measure a curve, write its file, and print what it does to the codes."""
+    from yolo_wnlb.data.exposure import measure_curve
+
+    return show(measure_curve(files, options.pop("out", "curve.yaml"), **options))

@@ -95,8 +95,9 @@ def read_curve(value: Any) -> Curve:
             f"{where} has no setting {unknown[0]!r}{suggestion(str(unknown[0]), FIELDS)}; choose from "
             f"{', '.join(FIELDS)}"
         )
-    given: dict[str, Any] = {key: found for key, found in value.items() if found is not None}
-    curve = Curve(**{key: CHECKS[key](f"{where}: {key}", found) for key, found in given.items()})
+    given = {key: found for key, found in value.items() if found is not None}
+    checked: dict[str, Any] = {key: CHECKS[key](f"{where}: {key}", found) for key, found in given.items()}
+    curve = Curve(**checked)
     if curve.black is not None and curve.white is not None and curve.black >= curve.white:
         raise ValueError(f"{where}: black is {curve.black} and white {curve.white}; white has to be the larger code")
     if curve.low >= curve.high:

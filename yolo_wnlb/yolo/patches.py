@@ -83,24 +83,17 @@ def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) 
 
 
 def patch_imread(patches: ModuleType) -> None:
-    """Let the functions that read a picture bring one of more than 8 bits through a tone curve."""
+    """Let the function that reads pictures bring one of more than 8 bits through a tone curve."""
     wrap(patches, "imread", imread)
-    if hasattr(patches, "imread_unicode"):  # of classification
-        wrap(patches, "imread_unicode", imread_unicode)
 
 
-def imread(stock: Callable[..., Any], filename: Any, flags: int = 1) -> Any:
+def imread(stock: Callable[..., Any], filename: Any, flags: int | None = None) -> Any:
     """Read a picture of more than 8 bits through the curve that its flags carry; any other as the stock function."""
     from yolo_wnlb.yolo import sixteen_bits
 
+    given, flags = ((), sixteen_bits.COLOUR) if flags is None else ((flags,), flags)
     picture = sixteen_bits.read(filename, flags)
-    return stock(filename, flags) if picture is None else picture
-
-
-def imread_unicode(stock: Callable[..., Any], filename: Any, flags: int = 1) -> Any:
-    """The same, without the third axis of a grey picture, as `cv2.imread`."""
-    picture = imread(stock, filename, flags)
-    return picture[..., 0] if picture is not None and picture.ndim == 3 and picture.shape[2] == 1 else picture
+    return stock(filename, *given) if picture is None else picture
 
 
 # ---- ultralytics.nn.tasks: the YAML word wNLB, pretrained weights, safe loading ------------------
@@ -393,11 +386,17 @@ def patch_dataset(dataset: ModuleType) -> None:
     """Balance the pictures of every data set for classification that is built with balanced=."""
     wrap(dataset.ClassificationDataset, "__init__", init_classification)
     wrap(dataset.ClassificationDataset, "__getitem__", classified_item)
+    if hasattr(dataset.ClassificationDataset, "imread"):  # older releases call cv2.imread
+        wrap(dataset.ClassificationDataset, "imread", imread)
+        dataset.ClassificationDataset.imread = staticmethod(dataset.ClassificationDataset.imread)
 
 
 def init_classification(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> None:
     """Build the data set, and give it its balance if it is for training and the arguments ask for it."""
+    from yolo_wnlb.yolo import sixteen_bits
+
     stock(dataset, *args, **kwargs)
+    sixteen_bits.name_caches_of_classes(dataset)
     given = inspect.signature(stock).bind(dataset, *args, **kwargs).arguments
     if given.get("augment") and getattr(given["args"], "balanced", None):
         from yolo_wnlb.yolo import balance
@@ -511,8 +510,10 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
             LOGGER.info("wNLB: all weights start at random; to keep trained ones, give pretrained=FILE.pt")
     for name in ("denoise", "adversarial"):  # of the training that the checkpoint comes from
         vars(model).pop(name, None)
-    if getattr(trainer.args, "curve", None) is None and (curve := vars(model).get("curve")):
-        trainer.args.curve = curve  # pictures are read as for the weights that this training starts from
+    if getattr(trainer.args, "curve", None) is None:
+        from yolo_wnlb.yolo import sixteen_bits
+
+        sixteen_bits.inherit(trainer.args, model)
     if getattr(trainer.args, "denoise", None):
         from yolo_wnlb.yolo import denoise
 
@@ -542,7 +543,7 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
     """Let the run start only if the darkness and the balance that were asked for are in what was built."""
     from yolo_wnlb.imaging.curve import as_settings
     from yolo_wnlb.yolo.darkness import check_pipeline
-    from yolo_wnlb.yolo.sixteen_bits import curve_of
+    from yolo_wnlb.yolo.sixteen_bits import curve_of_training
     from yolo_wnlb.yolo.weights import unwrap
 
     result = stock(trainer, *args, **kwargs)
@@ -555,7 +556,7 @@ def setup_train(stock: Callable[..., Any], trainer: Any, *args: Any, **kwargs: A
         balance.check_pipeline(trainer.train_loader.dataset)
     for model in (trainer.model, getattr(trainer.ema, "ema", None)):
         if model is not None:
-            unwrap(model).curve = as_settings(curve_of(trainer.args))  # for validation, prediction and deployment
+            unwrap(model).curve = as_settings(curve_of_training(trainer.args))  # val, predict and exports use it
             if request := getattr(trainer.args, "lowlight", None):
                 unwrap(model).lowlight = request  # so that a validation can tell
     return result

@@ -25,10 +25,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, develop, read_curve
+from yolo_wnlb.imaging.curve import CURVES, HIGH_BYTE, Curve, as_settings, develop, read_curve
 from yolo_wnlb.imaging.deep import RAW_SUFFIXES, first_deep, is_deep, read_deep, size_of_raw
 from yolo_wnlb.yolo.night import detector_in
 
+COLOUR = cv2.IMREAD_COLOR  # the flags of a call that gives none
 KEY = "curve"  # the argument, the attribute of a model, and the entry in the metadata of an export
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")  # of Pillow, for grey pictures of 16 bits
 
@@ -67,12 +68,19 @@ def read(file: Any, flags: int) -> np.ndarray | None:
 def check_request(cfg: dict[str, Any]) -> None:
     """Check curve= among the arguments of a run, in place; the content of a file takes the place of its name.
 
-    Raises: ValueError, FileNotFoundError: it is no curve.
+    Raises: ValueError, FileNotFoundError: it is no curve, or would have no effect.
     """
     if cfg.get(KEY) is None or cfg[KEY] is False:
         cfg.pop(KEY, None)
         return
     curve = read_curve(cfg[KEY])
+    if cfg.get("mode") in ("export", "benchmark"):
+        raise ValueError(f"curve= is for train, val, predict and track; {cfg['mode']} keeps the curve of the model")
+    if cfg.get("task") == "classify" and cfg.get("mode") in ("train", "val") and curve != CURVES["auto"]:
+        raise ValueError(
+            "the pictures of a classification are read with curve=auto in train and val; leave curve= out, or write "
+            "pictures of 8 bits with 'yolo-wnlb enhance SOURCE with=gamma:1 curve=...'"
+        )
     if not (isinstance(cfg[KEY], str) and cfg[KEY] in CURVES):
         cfg[KEY] = as_settings(curve)
 
@@ -101,6 +109,22 @@ def curve_of(args: Any, owner: Any = None) -> Curve:
     if asked is not None:
         return read_curve(asked)
     return recorded(owner) or CURVES["auto"]
+
+
+def inherit(args: Any, model: Any) -> None:
+    """Let a training without curve= read as the weights that it starts from were trained."""
+    curve = recorded(model)
+    if curve not in (None, CURVES["auto"]):
+        args.curve = as_settings(curve)
+
+
+def curve_of_training(args: Any) -> Curve:
+    """Return the curve that a training with these arguments reads with, for its checkpoint."""
+    from ultralytics.data.dataset import ClassificationDataset
+
+    if args.task == "classify" and not hasattr(ClassificationDataset, "imread"):
+        return CURVES[HIGH_BYTE]  # these releases read class folders by cv2.imread
+    return curve_of(args)
 
 
 # ---- data sets -----------------------------------------------------------------------------------
@@ -156,6 +180,13 @@ def announce(files: Sequence[Any], curve: Curve, prefix: str = "") -> None:
 
     if file := first_deep(files):
         LOGGER.info(f"{prefix}more than 8 bits ({Path(file).name}): {curve}; curve=high-byte reads as Ultralytics does")
+
+
+def name_caches_of_classes(dataset: Any) -> None:
+    """The same for a data set for classification: its samples are lists of file, class, decoded copy and picture."""
+    for sample in dataset.samples if dataset.cache_disk and hasattr(type(dataset), "imread") else ():
+        if is_deep(sample[0]):
+            sample[2] = cache_name(sample[0], CURVES["auto"])
 
 
 class RawHeader:
