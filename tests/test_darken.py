@@ -706,7 +706,7 @@ def test_pictures_that_would_get_one_name_or_none_are_refused(source, tmp_path):
         ({"workers": 0}, "workers is 0; wanted a whole number, 1 or more"),
         ({"limit": 1.5}, r"limit is 1\.5"),
         ({"seed": None}, "seed is None"),
-        ({"format": "webp"}, "format is 'webp'; choose from png, jpg"),
+        ({"format": "webp"}, "format is 'webp'; choose from png, png16, jpg"),
         ({"preset": "sever"}, "did you mean 'severe'"),
         ({"sigma": 1}, "no low-light setting 'sigma'"),
         ({"gamma": (3, 2)}, "upside down"),

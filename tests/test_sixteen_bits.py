@@ -36,8 +36,8 @@ def codes(seed, channels=3):
 
 
 def write_set(folder):
-    """Write four pictures of 16 bits and their labels; returns the data YAML."""
-    for split, numbers in (("train", (0, 1)), ("val", (2, 3))):
+    """Write six pictures of 16 bits and their labels; returns the data YAML. (8.4.0 fails at batches of two.)"""
+    for split, numbers in (("train", (0, 1, 4)), ("val", (2, 3, 7))):
         for kind in ("images", "labels"):
             (folder / f"set/{kind}/{split}").mkdir(parents=True)
         for i in numbers:
@@ -146,10 +146,10 @@ def test_a_disk_cache_is_read_again_and_made_anew_for_a_new_picture(data):
 
 
 def test_a_data_set_of_8_bits_keeps_its_caches(data):
-    for i in (2, 3):
+    for i in (2, 3, 7):
         cv2.imwrite(str(data.parent / f"images/val/{i}.png"), (codes(i) >> 4).astype(np.uint8))
     built = dataset(data, cache="disk")
-    assert sorted(f.name for f in (data.parent / "images/val").glob("*.npy")) == ["2.npy", "3.npy"]
+    assert sorted(f.name for f in (data.parent / "images/val").glob("*.npy")) == ["2.npy", "3.npy", "7.npy"]
     assert np.array_equal(built.load_image(0)[0], codes(2) >> 4)
 
 
@@ -189,11 +189,11 @@ def test_flags_survive_pickling_with_their_curve():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A checkpoint of a training with a curve, one epoch on four pictures."""
+    """A checkpoint of a training with a curve, one epoch on three pictures."""
     folder = tmp_path_factory.mktemp("trained")
     data = write_set(folder)
     model = YOLO("yolov8n-seg.yaml", verbose=False)
-    options = {"imgsz": 64, "epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "verbose": False}
+    options = {"imgsz": 64, "epochs": 1, "batch": 3, "workers": 0, "device": "cpu", "plots": False, "verbose": False}
     model.train(data=str(data), project=str(folder), name="run", curve=FIXED, **options)
     return folder / "run/weights/best.pt"
 
@@ -215,7 +215,7 @@ def test_the_curve_travels_in_the_checkpoint_and_into_the_next_training(trained,
     model = YOLO(trained)
     assert read_curve(model.model.curve) == read_curve(FIXED) == sixteen_bits.recorded(model)
     assert read_curve(yaml.safe_load((trained.parents[1] / "args.yaml").read_text())["curve"]) == read_curve(FIXED)
-    options = {"imgsz": 64, "epochs": 1, "batch": 2, "workers": 0, "device": "cpu", "plots": False, "val": False}
+    options = {"imgsz": 64, "epochs": 1, "batch": 3, "workers": 0, "device": "cpu", "plots": False, "val": False}
     model.train(data=str(data), project=str(tmp_path), name="more", **options)
     assert read_curve(model.trainer.args.curve) == read_curve(FIXED)
     assert model.trainer.train_loader.dataset.curve == read_curve(FIXED)
@@ -263,9 +263,9 @@ def test_two_models_with_two_curves_do_not_mix(trained, data):
     one, other = YOLO(trained), YOLO(trained)
     other.model.curve = "auto"
     streams = [model.predict(str(data.parent / "images/val"), stream=True, verbose=False) for model in (one, other)]
-    for i, pair in enumerate(zip(*streams)):
+    for i, pair in zip((2, 3, 7), zip(*streams)):
         for found, curve in zip(pair, (FIXED, "auto")):
-            assert np.array_equal(found.orig_img, developed(2 + i, curve))
+            assert np.array_equal(found.orig_img, developed(i, curve))
 
 
 def test_a_checkpoint_without_a_curve_reads_with_the_default(source, data):
@@ -341,7 +341,7 @@ def test_raw_files_are_pictures_of_a_data_set(data, log):
     write_dng(folder / "2.nef", mosaic_of())
     (data.parent / "labels/val/4.txt").write_text("0 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
     built = dataset(data)
-    assert [Path(file).name for file in built.im_files] == ["2.png", "3.png", "4.nef"]
+    assert [Path(file).name for file in built.im_files] == ["2.png", "3.png", "4.nef", "7.png"]
     assert built.labels[2]["shape"] == (48, 64)
     picture = built.load_image(2)[0]
     assert picture.shape == (48, 64, 3) and np.ptp(picture) > 200
