@@ -10,7 +10,6 @@ equal seeds and steps, and validated in the same way. docs/sixteen-bits.md shows
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,23 @@ import yaml
 from ultralytics import YOLO
 
 from yolo_wnlb.data.exposure import measure_curve
-from yolo_wnlb.data.shapes import NAMES, generate
+from yolo_wnlb.data.shapes import NAMES, dark_scene, generate
 from yolo_wnlb.imaging.curve import Curve, read_curve
 from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.twins.darken import darken_dataset
 
+TRAINING: dict[str, Any] = {  # as in demo.py, from weights that are trained
+    **{"batch": 8, "nbs": 8, "optimizer": "AdamW", "lr0": 0.003, "warmup_epochs": 1, "warmup_bias_lr": 0},
+    **{"workers": 0, "plots": False, "val": False},
+}
+
 
 def write_scenes(root: Path, train: int, val: int, size: int, stops: float) -> Path:
     """Draw scenes and store them dark, with 12 bits in PNGs of 16; returns their data YAML."""
-    bright = generate(root / "bright", train=train, val=val, size=size)
+    bright = generate(root / "bright", train=train, val=val, size=size)  # labels, and pictures that are dark already
+    for split in ("train", "val"):
+        for index, file in enumerate(sorted((bright / "images" / split).glob("*.png"))):
+            cv2.imwrite(str(file), dark_scene(0, split, index, size)[1].image)
     described = {"path": str(bright), "train": "images/train", "val": "images/val", "names": list(NAMES)}
     (bright / "data.yaml").write_text(yaml.safe_dump(described))
     sensor: dict[str, Any] = {"bits": 12, "sigma_s": 0.004, "sigma_c": 0.0005}  # 60,000 electrons a pixel
@@ -55,26 +62,28 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=100)
     parser.add_argument("--imgsz", type=int, default=160)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/sixteen-bits"), help="folder to write; emptied first")
+    parser.add_argument("--out", type=Path, default=Path("runs/sixteen-bits"), help="folder to make")
     args = parser.parse_args()
-    shutil.rmtree(args.out, ignore_errors=True)
+    if args.out.exists():
+        parser.error(f"{args.out} is there already; give another --out")
     data = write_scenes(args.out.resolve(), args.train, args.val, args.imgsz, args.stops)
     measure_curve(data, args.out / "fixed.yaml")
-    rows = []
     readings = {"high byte": "high-byte", "auto": "auto", "one curve for all": str(args.out / "fixed.yaml")}
+    rows = ["| read by | codes of a picture | mask AP | mask AP50 |", "|---|---|---|---|"]
     for name, curve in readings.items():
         scores = []
         for seed in range(args.seeds):
             model = YOLO(args.weights)
             run = {"project": str(args.out.resolve()), "name": f"{name.replace(' ', '-')}-{seed}"}
-            options = {"imgsz": args.imgsz, "batch": 16, "workers": 0, "plots": False, "device": "cpu"}
-            model.train(data=str(data), epochs=args.epochs, curve=curve, seed=seed, val=False, **options, **run)
-            found = model.val(data=str(data), **options, project=run["project"], name="val", exist_ok=True)
+            model.train(data=str(data), imgsz=args.imgsz, epochs=args.epochs, curve=curve, seed=seed, **TRAINING, **run)
+            options: dict[str, Any] = {"imgsz": args.imgsz, "workers": 0, "plots": False, "exist_ok": True}
+            found = model.val(data=str(data), project=run["project"], name="val", **options)
             scores.append((100 * found.seg.map, 100 * found.seg.map50))
         kept = codes(data.parent / "images/val", read_curve(curve))
         rows.append(f"| {name} | {kept:.0f} | " + " | ".join(f"{mean:.1f}" for mean in np.mean(scores, 0)) + " |")
+        print(rows[-1], flush=True)
     print(f"\n{args.val} scenes of {args.imgsz} pixels, 12 bits, {args.stops:g} stops, {args.seeds} seeds\n")
-    print("\n".join(["| read by | codes | mask AP | mask AP50 |", "|---|---|---|---|", *rows]))
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":
