@@ -4,7 +4,8 @@
 
 Detection and segmentation models, static or dynamic, with a classical head (boxes that still need
 NMS) or an end-to-end one (YOLO26 exported with nms=False), for colour, grey or other pictures: the
-model says how many channels it takes. For float32 and fp16 ONNX files written by
+model says how many channels it takes, and which tone curve pictures of more than 8 bits were trained
+with (PNG and TIFF; RAW files if rawpy is installed). For float32 and fp16 ONNX files written by
 `yolo export format=onnx`, whose metadata hold the class names and the input size.
 
 Results are PNG files below --out, in the folders that the pictures lie in, each with the whole name of
@@ -19,16 +20,31 @@ import ast
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import onnxruntime
 
 MAX_DET = 300
-PICTURES = ("bmp", "jpeg", "jpg", "png", "tif", "tiff", "webp")  # what is taken from a folder
+RAW = (".arw", ".cr2", ".dng", ".nef")
+PNG_OR_TIFF = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PICTURES = (
+    "bmp",
+    "jpeg",
+    "jpg",
+    "png",
+    "tif",
+    "tiff",
+    "webp",
+    "arw",
+    "cr2",
+    "dng",
+    "nef",
+)  # what is taken from a folder
 
 
 @dataclass
@@ -65,6 +81,7 @@ class Model:
         names: {class: name}.
         size: (height, width) of the input that pictures are fitted into.
         channels: Of the pictures: 1 for grey, 3 for colour (BGR), others for special cameras.
+        curve: That pictures of more than 8 bits were trained with, see `to_8_bits`.
 
     Raises:
         ValueError: the file holds no detection or segmentation model of Ultralytics.
@@ -89,6 +106,7 @@ class Model:
             if min(height, width) < 1:
                 raise ValueError(f"imgsz is {height}, {width}")
             args = dict(ast.literal_eval(metadata.get("args", "{}")))
+            self.curve: dict[str, Any] = dict(ast.literal_eval(metadata.get("curve", "{}")))
         except (KeyError, SyntaxError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has damaged metadata ({error}); export it again") from error
         self.size = height, width
@@ -193,16 +211,23 @@ def draw(picture: np.ndarray, found: Detections, names: dict[int, str]) -> np.nd
     return picture
 
 
-def read_picture(path: Path, channels: int) -> np.ndarray:
-    """Read a picture as Ultralytics does: uint8 (H, W, channels), BGR if there are three.
+def read_picture(path: Path, channels: int, curve: Mapping[str, Any] | None = None) -> np.ndarray:
+    """Read a picture as Ultralytics does with yolo_wnlb: uint8 (H, W, channels), BGR if there are three.
 
     Raises: ValueError: it is no picture, or its channels (or pages) are others than those of a model that is
-        neither for grey nor for colour.
+        neither for grey nor for colour. ImportError: it is RAW, and rawpy is not installed.
     """
     data = np.fromfile(path, np.uint8)  # not cv2.imread, which reads no Unicode paths on Windows
     flag = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
+    balance = (curve or {}).get("balance")
+    if path.suffix.lower() in RAW:
+        return to_8_bits(read_raw(data, balance), curve or {}, is_light=True, grey=channels == 1)
     picture = None
     try:
+        if data[:4].tobytes() in PNG_OR_TIFF and channels in (1, 3):
+            deep = cv2.imdecode(data, (cv2.IMREAD_COLOR if balance else flag) | cv2.IMREAD_ANYDEPTH)
+            if deep is not None and deep.dtype == np.uint16:
+                return to_8_bits(deep, curve or {}, grey=channels == 1)
         if len(data) and channels not in (1, 3) and path.suffix.lower() in (".tif", ".tiff"):
             _, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
             if len(pages) > 1 and len({page.shape for page in pages}) == 1 and pages[0].ndim == 2:
@@ -213,12 +238,79 @@ def read_picture(path: Path, channels: int) -> np.ndarray:
         raise ValueError(f"not a readable picture: {error.err}") from error
     if picture is None:
         raise ValueError("not a readable picture")
-    picture = (picture >> 8).astype(np.uint8) if picture.dtype == np.uint16 else picture
+    picture = to_8_bits(picture, curve or {}) if picture.dtype == np.uint16 else picture
     picture = picture.reshape(*picture.shape[:2], -1)
     if picture.shape[2] != channels or picture.dtype != np.uint8:
         kind = f"{picture.shape[2]} channels of {picture.dtype}"
         raise ValueError(f"it has {kind}, and the model takes {channels} of uint8")
     return picture
+
+
+def to_8_bits(picture: np.ndarray, curve: Mapping[str, Any], is_light: bool = False, grey: bool = False) -> np.ndarray:
+    """Bring a picture of 16 bits through a tone curve, as `develop` of yolo_wnlb/imaging/curve.py does.
+
+    Args:
+        picture: uint16 (H, W) or (H, W, C), BGR if C is 3.
+        curve: black and white (codes; or else the percentiles low and high of the picture), balance (factors of red,
+            green and blue), response ("srgb", "identity", "gamma:2.2", "high-byte", or n, u).
+        is_light: The codes are light, and balanced already.
+        grey: Make grey of colours.
+    Returns: uint8 (H, W, C).
+    """
+    low, high = (curve.get(name) or default for name, default in (("low", 0.1), ("high", 99.5)))
+    codes = np.arange(65536)
+
+    def end_points(picture: np.ndarray) -> tuple[int, int]:
+        black, white = curve.get("black"), curve.get("white")
+        if black is None or white is None:
+            count = np.cumsum(np.bincount(picture.ravel(), minlength=65536))
+            ranks = np.array([low, high]) / 100 * (picture.size - 1)
+            measured = np.searchsorted(count, ranks, "right")
+            black, white = (int(m) if given is None else given for given, m in zip((black, white), measured))
+        if black < white:
+            return black, white
+        return min(curve.get("black") or 0, 65534), curve.get("white") or 65535
+
+    if curve.get("balance") and not is_light and picture.ndim == 3 and picture.shape[2] == 3:
+        black = end_points(picture)[0]
+        tables = [np.clip(np.rint(black + (codes - float(black)) * f), 0, 65535) for f in curve["balance"][::-1]]
+        picture = np.stack([t.astype(np.uint16)[picture[..., c]] for c, t in enumerate(tables)], axis=2)
+    if grey and picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+    response = curve.get("response") or ("srgb" if is_light else "identity")
+    if response == "high-byte":
+        table: np.ndarray = codes >> 8
+    else:
+        black, white = end_points(picture)
+        level = np.clip((codes - black) / (white - black), 0, 1)
+        if response == "srgb":
+            level = np.where(level <= 0.0031308, 12.92 * level, 1.055 * np.power(level, 1 / 2.4) - 0.055)
+        elif response != "identity":
+            n, u = (1 / float(response[6:]), 0.0) if isinstance(response, str) else response
+            level = np.power(level, n) / ((1 - u) + u * np.power(level, n))
+        table = np.rint(255 * level)
+    return table.astype(np.uint8)[picture].reshape(*picture.shape[:2], -1)
+
+
+def read_raw(data: np.ndarray, balance: Sequence[float] | None) -> np.ndarray:
+    """Develop the content of a RAW file to light, as yolo_wnlb/imaging/deep.py does: uint16 (H, W, 3), BGR.
+
+    Raises: ValueError: it is no RAW file. ImportError: rawpy is not installed.
+    """
+    try:
+        import rawpy
+    except ImportError as error:
+        raise ImportError(f"a RAW file needs rawpy ({error}): pip install rawpy") from error
+    white: dict[str, Any] = {"use_camera_wb": True}
+    if balance:
+        white = {"user_wb": [*balance, balance[1]]}
+    settings: dict[str, Any] = {"output_bps": 16, "gamma": (1, 1), "no_auto_bright": True, "adjust_maximum_thr": 0.0}
+    try:
+        with rawpy.imread(io.BytesIO(data.tobytes())) as raw:
+            rgb = raw.postprocess(demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR, **settings, **white)
+    except (rawpy.LibRawError, rawpy.NotSupportedError) as error:
+        raise ValueError(f"not a readable RAW file: {error}") from error
+    return np.ascontiguousarray(rgb[..., ::-1])
 
 
 def find_pictures(given: Sequence[Path]) -> tuple[list[Path], int]:
@@ -301,11 +393,11 @@ def main() -> int:
     failed = 0
     for path, target in zip(pictures, targets, strict=True):
         try:
-            picture = read_picture(path, model.channels)
+            picture = read_picture(path, model.channels, model.curve)
             found = model(picture, args.conf, args.iou)
             target.parent.mkdir(parents=True, exist_ok=True)
             cv2.imencode(".png", draw(picture, found, model.names))[1].tofile(target)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             failed += 1
             print(f"{path}: {error}", file=sys.stderr)
             continue

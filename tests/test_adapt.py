@@ -415,3 +415,13 @@ def test_what_tells_against_an_adapted_model_is_said(objects, dark, true, wanted
 def test_distances_of_any_size_stay_in_their_columns():
     lines = measures.distance_rows({"before": {"P3": 0.6123}, "after": {"P3": 275900.0}})
     assert lines[1].split() == ["P3", "0.612", "2.76e+05"]
+
+
+def test_the_brightness_of_a_picture_of_16_bits_is_that_of_its_training(tmp_path):
+    from yolo_wnlb.adapt.pictures import mean_code
+
+    codes = np.random.default_rng(0).integers(200, 4000, (64, 64)).astype(np.uint16)
+    cv2.imwrite(str(tmp_path / "day.png"), codes)
+    assert 110 < mean_code(tmp_path / "day.png") < 145
+    cv2.imwrite(str(tmp_path / "small.png"), codes[:4, :4])
+    assert mean_code(tmp_path / "small.png") is None

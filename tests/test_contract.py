@@ -706,3 +706,49 @@ def test_benchmarks_take_the_model_first_and_a_trainer_checks_resume_first():
     from ultralytics.utils import benchmarks
 
     assert parameters(benchmarks.benchmark)[0] == "model", "patches.benchmark"
+
+
+# ---- curve= --------------------------------------------------------------------------------------
+
+
+def test_pictures_are_read_by_one_function_with_the_flags_of_who_reads_them():
+    from ultralytics.data import base, loaders
+    from ultralytics.utils import patches as stock
+
+    assert parameters(stock.imread) == ["filename", "flags"], "patches.imread"
+    assert base.imread is loaders.imread is stock.imread, "patches.patch_imread: wrapped before anybody imports it"
+    for owner in (BaseDataset.load_image, loaders.LoadImagesAndVideos.__next__):
+        source = inspect.getsource(owner)
+        calls = source.count("imread(") + source.count("partial(imread")
+        assert calls and source.count("flags=self.cv2_flag") >= calls, "sixteen_bits.Flags"
+    assert "self.npy_files[i]" in inspect.getsource(BaseDataset.load_image), "sixteen_bits.name_cache"
+    assert "self.npy_files[i]" in inspect.getsource(BaseDataset.cache_images_to_disk), "sixteen_bits.cache_to_disk"
+    assert 'with_suffix(".npy")' in inspect.getsource(BaseDataset.__init__), "sixteen_bits.name_cache"
+
+
+def test_the_formats_of_pictures_are_one_set_that_can_grow():
+    from ultralytics.data import base, loaders
+
+    assert isinstance(data_utils.IMG_FORMATS, set) and {"dng", "nef", "arw", "cr2"} <= data_utils.IMG_FORMATS
+    assert base.IMG_FORMATS is loaders.IMG_FORMATS is data_utils.IMG_FORMATS, "patches.patch_downloads"
+
+
+def test_the_size_of_a_picture_is_asked_of_the_image_of_its_module():
+    assert "Image.open(" in inspect.getsource(data_utils), "sixteen_bits.PillowWithRaw"
+    assert parameters(data_utils.exif_size) == ["img"], "sixteen_bits.RawHeader"
+
+
+def test_a_validation_loads_its_model_before_its_data():
+    source = inspect.getsource(BaseValidator.__call__)
+    assert source.index("AutoBackend(") < source.index("self.get_dataloader("), "patches.init_backend"
+
+
+def test_a_predictor_sets_up_its_source_with_the_model_in_place():
+    from ultralytics.engine.exporter import Exporter
+    from ultralytics.engine.predictor import BasePredictor
+
+    assert parameters(BasePredictor.setup_source)[:2] == ["self", "source"], "patches.setup_source"
+    source = inspect.getsource(BasePredictor.stream_inference)
+    assert source.index("self.setup_model(") < source.index("self.setup_source("), "patches.setup_source"
+    assert "load_inference_source(" in inspect.getsource(BasePredictor.setup_source), "sixteen_bits.developed"
+    assert hasattr(Exporter, "get_int8_calibration_dataloader"), "patches.calibration_loader"

@@ -204,16 +204,6 @@ def test_grey_pictures_stay_grey_and_have_no_mosaic(source, tmp_path):
     assert np.array_equal(stored, capture(bright, settings("severe").draw(picture_rng(3, "images/val/000000.png"))))
 
 
-def test_16_bits_stay_16_bits_and_are_no_jpeg(source, tmp_path):
-    deep = np.random.default_rng(0).integers(0, 65536, (64, 64, 3), np.uint16)
-    cv2.imwrite(str(source / "images/val/000000.png"), deep)
-    assert darken(source, tmp_path / "dark").ok
-    stored = cv2.imread(str(tmp_path / "dark/images/val/000000.png"), cv2.IMREAD_UNCHANGED)
-    assert stored.dtype == np.uint16 and len(np.unique(stored)) > 256
-    (failure,) = darken(source, tmp_path / "jpg", format="jpg").failures
-    assert "16 bits and JPEG has 8" in failure
-
-
 def test_jpg_keeps_the_colours_of_the_noise(source, dark, tmp_path):
     assert darken(source, tmp_path / "jpg", format="jpg").ok
     file = tmp_path / "jpg/images/val/000000.jpg"
@@ -716,7 +706,7 @@ def test_pictures_that_would_get_one_name_or_none_are_refused(source, tmp_path):
         ({"workers": 0}, "workers is 0; wanted a whole number, 1 or more"),
         ({"limit": 1.5}, r"limit is 1\.5"),
         ({"seed": None}, "seed is None"),
-        ({"format": "webp"}, "format is 'webp'; choose from png, jpg"),
+        ({"format": "webp"}, "format is 'webp'; choose from png, png16, jpg"),
         ({"preset": "sever"}, "did you mean 'severe'"),
         ({"sigma": 1}, "no low-light setting 'sigma'"),
         ({"gamma": (3, 2)}, "upside down"),

@@ -23,6 +23,7 @@ NAMES = (
     "balance",
     "night",
     "scene",
+    "sixteen_bits",
 )
 TESTS = [f"test_{name}.py" for name in NAMES]
 CODE = """

@@ -28,6 +28,7 @@ PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
     "ultralytics.data.dataset": "patch_dataset",
     "ultralytics.data.utils": "patch_downloads",
     "ultralytics.utils.checks": "patch_checks",
+    "ultralytics.utils.patches": "patch_imread",
     "ultralytics.nn.modules.head": "patch_head",
     "ultralytics.nn.tasks": "patch_tasks",
     "ultralytics.engine.exporter": "patch_exporter",

@@ -30,6 +30,7 @@ from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.journal import MANIFEST, replaced
 from yolo_wnlb.data.sources import listed, printable, spread
 from yolo_wnlb.imaging.camera import DAYLIGHT
+from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.visualize.pictures import pictures_in, without_repeats
 from yolo_wnlb.yolo.darkness import darkened_by
 
@@ -125,6 +126,8 @@ def mean_code(file: Path) -> float | None:
     from ultralytics.utils.patches import imread
 
     try:
+        if (picture := read_deep(file, cv2.IMREAD_GRAYSCALE)) is not None:  # as a training will see it
+            return float(picture.mean()) if min(picture.shape) >= SMALLEST else None
         picture = imread(str(file), cv2.IMREAD_REDUCED_GRAYSCALE_8)
         if picture is not None and min(picture.shape[:2]) < SMALLEST:
             picture = imread(str(file), cv2.IMREAD_GRAYSCALE)

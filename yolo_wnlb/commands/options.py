@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 from yolo_wnlb.terminal.arguments import Kind, Option, flag, number, one_of, optional, path, span, text, whole
@@ -26,6 +27,22 @@ def response(value: str) -> Any:
     return value if value[:1].isalpha() else span(number()).read(value)
 
 
+def curve(value: str) -> Any:
+    """Read curve=: a name or a file as it stands, or settings in braces."""
+    if not value.startswith("{"):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise ValueError(f"{value} is no mapping of settings") from None
+
+
+CURVE = Option(
+    "curve",
+    Kind("CURVE", "auto, high-byte, a .yaml or settings", curve, ("auto", "high-byte")),
+    "how pictures of more than 8 bits and RAW files are read: auto, high-byte, or a .yaml of yolo-wnlb curve",
+    "auto",
+)
 CAMERA = [
     Option(name, kind, help, group="Settings of the camera (default: those of the preset)")
     for name, kind, help in (

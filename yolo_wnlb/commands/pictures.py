@@ -1,4 +1,4 @@
-"""The commands that make pictures: darken, preview, enhance, corrupt, sort, calibrate."""
+"""The commands that make pictures: darken, preview, enhance, corrupt, sort, calibrate, curve."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from yolo_wnlb.commands.options import (
     ADDED_NOISE,
     CAMERA,
     CORRUPTIONS,
+    CURVE,
     EXIST_OK,
     IMAGES_OF_COCO,
     PRESETS,
@@ -33,7 +34,13 @@ from yolo_wnlb.terminal.arguments import Kind, Option, flag, listed, number, one
         Option("out", path("FOLDER"), "the twin; needed, except for --verify of a folder named first"),
         Option("preset", text("NAME", *PRESETS), f"how dark: {', '.join(PRESETS[:6])}; {ADDED_NOISE}", "agllnet"),
         Option("seed", whole(0), "each picture's darkness follows from it and from its path", 0),
-        Option("format", text("png|jpg", "png", "jpg"), "png is exact, jpg has quality 95", "png"),
+        Option(
+            "format",
+            text("png|png16|jpg", "png", "png16", "jpg"),
+            "png is exact, png16 keeps 16 bits, jpg has quality 95",
+            "png",
+        ),
+        CURVE,
         Option("workers", whole(1), "processes (default: one for each processor)"),
         Option("shard", text("I/N"), "1/3: this third of the pictures, others run elsewhere"),
         Option("limit", whole(1), "take the first so many pictures of each split"),
@@ -102,6 +109,7 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
         Option("with", text("ENHANCER", "clahe", "histeq", "msr", "gamma:2.2"), "what enhances", required=True),
         Option("split", listed(text("NAME", *SPLITS)), "splits to enhance (default: all)"),
         Option("clean", path("DATA.yaml|FOLDER"), "the same pictures without noise: print the PSNR before and after"),
+        CURVE,
         IMAGES_OF_COCO,
     ],
 )
@@ -129,6 +137,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
             "with", text("NAME,level=N", *(f"{name},level=3" for name in CORRUPTIONS)), "what corrupts", required=True
         ),
         Option("split", listed(text("NAME", *SPLITS)), "splits to corrupt (default: all)"),
+        CURVE,
         IMAGES_OF_COCO,
     ],
 )
@@ -194,3 +203,33 @@ def run_calibrate(files: list[str], options: dict[str, Any]) -> int:
     from yolo_wnlb.calibrate.calibrate import calibrate
 
     return show(calibrate(files, options.pop("out", "mycam.yaml"), **options))
+
+
+@command(
+    "curve",
+    "Measure one tone curve for all pictures of a camera with more than 8 bits.",
+    files="DATA.yaml|FOLDER [...]",
+    count=(1, math.inf),
+    file_keys=("source", "data"),
+    example="yolo-wnlb curve night.yaml out=mycurve.yaml response=srgb",
+    about="It writes the codes that become black and white, the same for all pictures, as the file that stands behind "
+    "curve= of yolo train, val and predict, darken and enhance. Without it, curve=auto, they are measured in each "
+    "picture. docs/sixteen-bits.md says which of the two to choose.",
+    options=[
+        Option("out", path("FILE"), "the .yaml to write", "curve.yaml"),
+        Option("low", number(0, 100), "percentile of the codes that becomes black", 0.1),
+        Option("high", number(0, 100), "percentile that becomes white", 99.5),
+        Option(
+            "response",
+            Kind("RESPONSE", "a response or n,u", response, ("srgb", "gamma:2.2", "identity")),
+            "from light to codes: srgb, gamma:2.2, identity or n,u (default: srgb for RAW files, identity for others)",
+        ),
+        Option("n", whole(1), "pictures to look at, evenly spaced", 200),
+        EXIST_OK,
+    ],
+)
+def run_curve(files: list[str], options: dict[str, Any]) -> int:
+    """Measure a curve, write its file, and print what it does to the codes."""
+    from yolo_wnlb.data.exposure import measure_curve
+
+    return show(measure_curve(files, options.pop("out", "curve.yaml"), **options))

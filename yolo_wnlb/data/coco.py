@@ -34,6 +34,7 @@ from yolo_wnlb.data.identity import DATA_YAML, check_file_names, check_header, i
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import SPLITS, list_images, listed
 from yolo_wnlb.data.validation import Prediction, Truth, check_predictions, check_truth, first, named
+from yolo_wnlb.imaging.deep import RAW_SUFFIXES, size_of_raw
 from yolo_wnlb.reading import read_json, read_text
 
 LOGGER = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ def picture_size(file: str | Path) -> tuple[int, int]:
     """
     from ultralytics.data.utils import exif_size
 
+    if Path(file).suffix.lower() in RAW_SUFFIXES and Path(file).is_file():
+        return size_of_raw(file)
     try:
         with Image.open(file) as opened:
             return exif_size(opened)

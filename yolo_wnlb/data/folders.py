@@ -27,6 +27,7 @@ import numpy as np
 
 from yolo_wnlb.data import worlds
 from yolo_wnlb.data.validation import is_number
+from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.words import suggestion
 
@@ -333,13 +334,15 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
 
 
 def read_picture(file: Path) -> np.ndarray:
-    """Read a picture in colour, upright as its EXIF says: uint8 (H, W, 3), BGR.
+    """Read a picture in colour, upright as its EXIF says: uint8 (H, W, 3), BGR; of more than 8 bits by the curve auto.
 
-    Raises: OSError: it cannot be read.
+    Raises: OSError: it cannot be read. ImportError: it is RAW, and rawpy is not installed.
     """
     try:
+        if (deep := read_deep(file)) is not None:
+            return deep
         image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
-    except cv2.error as error:  # too many pixels
+    except (cv2.error, ValueError) as error:  # too many pixels, for instance
         raise OSError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
     if image is None:
         raise OSError(f"{file} cannot be read as an image; leave it out or mend it")

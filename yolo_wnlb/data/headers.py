@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from yolo_wnlb.imaging.deep import RAW_SUFFIXES, size_of_raw
+
 
 def size_in_header(stored: BinaryIO) -> tuple[int, int]:
     """Return width and height as the header of a file says, (0, 0) if Pillow does not know its format.
@@ -32,8 +34,9 @@ def large_enough(files: Sequence[Path], side: int) -> list[Path]:
     def is_large(file: Path) -> bool:
         try:
             with file.open("rb") as stored:
-                return min(size_in_header(stored)) >= side
-        except OSError:  # it is counted among those that cannot be read
+                raw = file.suffix.lower() in RAW_SUFFIXES  # the header of these holds a thumbnail
+                return min(size_of_raw(file) if raw else size_in_header(stored)) >= side
+        except (OSError, ValueError):  # it is counted among those that cannot be read
             return False
 
     with ThreadPoolExecutor(8) as pool:

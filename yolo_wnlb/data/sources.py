@@ -23,6 +23,7 @@ from typing import Any
 
 from yolo_wnlb.data.data_yaml import SPLITS, UNLABELLED, read_data_yaml, unlabelled_places
 from yolo_wnlb.data.journal import RESERVED
+from yolo_wnlb.imaging.deep import without_raw_twins
 from yolo_wnlb.reading import read_json, read_text
 
 Size = tuple[int, int]  # width, height
@@ -395,7 +396,7 @@ def list_images(place: Path, formats: set[str]) -> list[str]:
             raise ValueError(f"{place} is no list of pictures: it holds zero bytes; save it as UTF-8")
         lines = text.strip().splitlines()
         names = [line.replace("./", f"{place.parent}{os.sep}", 1) if line.startswith("./") else line for line in lines]
-    return [name for name in names if name.rpartition(".")[2].lower() in formats]
+    return without_raw_twins(name for name in names if name.rpartition(".")[2].lower() in formats)[0]
 
 
 def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:

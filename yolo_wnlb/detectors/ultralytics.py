@@ -26,7 +26,9 @@ from ultralytics.utils.ops import process_mask_native, scale_boxes
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.data.coco import Prediction, encode
+from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint, load_export, read_picture, takes_any_size
+from yolo_wnlb.yolo.sixteen_bits import curve_of
 
 Size = int | tuple[int, int]  # pixels; (height, width)
 
@@ -41,6 +43,7 @@ class Model(NamedTuple):
         flexible: Whether it takes other sizes.
         batch: How many images it wants at once.
         channels: Of the images: 1 for grey, 3 for colour; others are read as they are.
+        curve: That it was trained with, of images with more than 8 bits.
     """
 
     weights: Path
@@ -49,6 +52,7 @@ class Model(NamedTuple):
     flexible: bool
     batch: int
     channels: int
+    curve: Curve
 
 
 def load(weights: str | Path | Model, device: str | None = None) -> Model:
@@ -65,14 +69,14 @@ def load(weights: str | Path | Model, device: str | None = None) -> Model:
     if path.suffix == ".pt":
         model = load_checkpoint(path)
         backend = AutoBackend(model.model, where, verbose=False)
-        size = pair(model.overrides.get("imgsz", 640))
-        return Model(Path(model.ckpt_path), backend, size, flexible=True, batch=1, channels=channels_of(model))
+        size, channels, curve = pair(model.overrides.get("imgsz", 640)), channels_of(model), curve_of(None, model)
+        return Model(Path(model.ckpt_path), backend, size, True, 1, channels, curve)
     backend = load_export(path)
     flexible, channels = takes_any_size(backend), channels_of(backend)
     batch = 1 if flexible else int(backend.metadata.get("batch", 1))
     if where.type != "cpu":
         backend = AutoBackend(str(path), where, verbose=False)
-    return Model(path, backend, pair(backend.imgsz), flexible, batch, channels)
+    return Model(path, backend, pair(backend.imgsz), flexible, batch, channels, curve_of(None, backend))
 
 
 def names(weights: str | Path | Model) -> dict[int, str]:
@@ -94,6 +98,7 @@ def describe(
         "nms_iou": "none, end to end" if end_to_end(model) else iou,
         "detections_per_image": max_det,
         "mask_threshold": 0.5,
+        **({} if model.curve == CURVES["auto"] else {"curve": str(model.curve)}),
         "device": str(model.backend.device),
         "torch": torch.__version__,
     }
@@ -142,7 +147,7 @@ def predict(
     box = LetterBox(choose_size(model, imgsz), auto=model.flexible, stride=int(backend.stride))
     predictions: list[Prediction] = []
     for image_id, file in TQDM(images.items(), desc="predicting", disable=not progress):
-        image = read_picture(file, model.channels)
+        image = read_picture(file, model.channels, model.curve)
         image = alter(image, image_id) if alter else image
         x = torch.from_numpy(box(image=image).transpose(2, 0, 1).copy()).to(backend.device)  # (C, h, w), BGR
         x = (x.flip(0) if model.channels == 3 else x)[None].float() / 255

@@ -336,7 +336,7 @@ def timer(run: Run, plan: Mapping[str, Any], truth: Any, device: str | None) -> 
         if enhance and enhance.spec.startswith("dir:"):
             return None
         original = originals[i % len(originals)]
-        picture = decode(original.read_bytes(), str(original)) if enhance else None
+        picture = decode(original.read_bytes(), str(original))[0] if enhance else None
         begun = time.perf_counter()
         if enhance and picture is not None:  # its cost, beside the file that it wrote before
             enhance(picture)

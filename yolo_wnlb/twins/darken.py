@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from yolo_wnlb.data.journal import ENHANCED, FAILURES, FILES, MANIFEST, STATE, Line, digest, header_of, read_lines
 from yolo_wnlb.data.sources import DATA_YAML, DataSet, Picture, printable, read_sources
@@ -32,8 +31,9 @@ from yolo_wnlb.imaging.camera import (
     settings,
     without_unused,
 )
+from yolo_wnlb.imaging.curve import Curve, as_settings, read_curve
 from yolo_wnlb.reading import read_json, read_text
-from yolo_wnlb.twins.pictures import ENCODINGS, decode, encode
+from yolo_wnlb.twins.pictures import ENCODINGS, SUFFIXES, decode, encode
 from yolo_wnlb.twins.twin import (
     Plan,
     Report,
@@ -55,14 +55,16 @@ class Exposure:
     Attributes:
         camera: What shots are drawn from.
         seed: Of all shots.
-        format: "png" or "jpg".
+        format: "png", "png16" or "jpg".
         channels: 3, or 1 for grey.
+        curve: Of pictures with more than 8 bits.
     """
 
     camera: Settings
     seed: int
     format: str
     channels: int
+    curve: Curve
 
     def __call__(self, stored: bytes, picture: Picture) -> tuple[bytes, Line]:
         """Decode, darken and encode a picture.
@@ -70,18 +72,18 @@ class Exposure:
         Args:
             stored: Content of its file.
             picture: What it is.
-        Returns: Content of the new file; its size in pixels and the shot.
+        Returns: Content of the new file; its size in pixels, the shot, and of a picture with more than 8 bits the codes
+            that became black and white.
         Raises: ValueError: the picture is of no use.
         """
         colours = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR
-        bright = decode(stored, cv2.IMREAD_ANYDEPTH | colours)
+        bits = 16 if self.format == "png16" else 8
+        bright, ends = decode(stored, colours, curve=self.curve, bits=bits, name=picture.key)
         height, width = bright.shape[:2]
         picture.refuse_other_size(width, height)
         shot = self.camera.draw(picture_rng(self.seed, picture.key))
-        dark = capture(bright, shot)
-        if self.format == "jpg" and dark.dtype != np.uint8:
-            raise ValueError("the picture has 16 bits and JPEG has 8; use format=png")
-        return encode(dark, self.format), {"width": width, "height": height, "shot": portable(shot)}
+        line = {"width": width, "height": height, "shot": portable(shot), **({"curve": ends} if ends else {})}
+        return encode(capture(bright, shot), self.format), line
 
 
 def darken_dataset(
@@ -96,6 +98,7 @@ def darken_dataset(
     limit: int | None = None,
     images: str | Path | None = None,
     dry_run: bool = False,
+    curve: Any = "auto",
     **changes: Any,
 ) -> Report:
     """Write the dark twin of a data set: its layout, its labels, dark pictures.
@@ -110,7 +113,8 @@ def darken_dataset(
         out: Folder to make, neither in the source nor around it.
         preset: As `yolo_wnlb.imaging.camera.settings` takes it: a name, or settings.
         seed: Each shot follows from it and the path of the picture in the data set.
-        format: "png" (exact) or "jpg" (quality 95, colours at full resolution).
+        format: "png" (exact), "jpg" (quality 95, colours at full resolution), or "png16": the picture is darkened and
+            stored with 16 bits, so that what is dark keeps its codes.
         workers: Number of processes. Default: the processors that this one may use.
         shard: "2/5": every fifth picture, before, beside or after the others, into the same folder
             or one that is copied together with theirs. The last one, or a run without `shard` after
@@ -118,6 +122,7 @@ def darken_dataset(
         limit: Take the first so many pictures of each split.
         images: Folder of the pictures of COCO files, where it is not beside them.
         dry_run: Write nothing; count, and estimate time and size from a few pictures.
+        curve: How source pictures with more than 8 bits are read, as `yolo_wnlb.imaging.curve.read_curve` takes it.
         **changes: Attributes of `yolo_wnlb.Settings`: ev=-3, gamma=(2, 3).
     Returns: What was done; `ok` is False if pictures failed.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
@@ -128,12 +133,15 @@ def darken_dataset(
             raise ValueError(f"{name} is {value!r}; wanted a whole number, {least} or more")
     if format not in ENCODINGS:
         raise ValueError(f"format is {format!r}; choose from {', '.join(ENCODINGS)}")
+    if format == "png16" and camera.jpeg_quality:
+        raise ValueError("format=png16 keeps 16 bits, and the JPEG step of the camera has 8; leave out jpeg_quality")
+    tone = read_curve(curve)
     part = read_shard(shard)
     workers = workers or processors()
     home = Path(out).resolve()
     data = read_sources(source, images, download=not dry_run)
     refuse(home, data)
-    pictures = data.pictures(f".{format}", limit)
+    pictures = data.pictures(SUFFIXES[format], limit)
 
     listing = "\n".join([*(picture.key for picture in pictures), *data.document_names])
     header = {
@@ -146,14 +154,15 @@ def darken_dataset(
         "preset": next((name for name in PRESETS if settings(name) == camera), None),
         "source": f"{len(pictures)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
         "settings": portable(camera),
+        "curve": as_settings(tone),
     }
     if isinstance(camera.crf, str) and camera.crf.startswith("dorf:"):
         header["responses"] = digest(Path(camera.crf[5:].partition("#")[0]).read_bytes())["blake2b"]
     header = json.loads(json.dumps(header))
     names = ("preset", "seed", "format", "camera", "settings")
     how = {"lowlight": {name: header[name] for name in names if header[name] is not None}}
-    plan = Plan(Twin(data.root, home, MANIFEST, header, how, f".{format}"), data, pictures)
-    exposure = Exposure(camera, seed, format, data.channels)
+    plan = Plan(Twin(data.root, home, MANIFEST, header, how, SUFFIXES[format]), data, pictures)
+    exposure = Exposure(camera, seed, format, data.channels, tone)
     if dry_run:
         return estimate(plan, exposure, limit, workers)
 

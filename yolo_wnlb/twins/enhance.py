@@ -30,6 +30,7 @@ from yolo_wnlb.data.journal import ENHANCED, Line, digest
 from yolo_wnlb.data.sources import DATA_YAML, PARTS, DataSet, Picture, list_images, listed, read_sources
 from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging import corruptions
+from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, read_curve
 from yolo_wnlb.twins import pictures
 from yolo_wnlb.twins.pictures import encode
 from yolo_wnlb.twins.twin import Plan, Report, Twin, bring_up_to_date, refuse_place
@@ -248,14 +249,17 @@ def from_folder(argument: str, options: dict[str, str]) -> Enhancer:
         if len(found) != 1:
             many = f"has {len(found)} pictures ({', '.join(map(str, found[:2]))})" if found else "has no picture"
             raise FileNotFoundError(f"{argument} {many} for {name!r}; wanted one of that name, any suffix")
-        return decode(found[0].read_bytes(), str(found[0]))
+        return decode(found[0].read_bytes(), str(found[0]))[0]
 
     return Enhancer(spec_of("dir", folder.resolve().name, options), listing.hexdigest(), work)
 
 
-def decode(stored: bytes, what: str) -> np.ndarray:
-    """Decode a picture to uint8 RGB, upright as its EXIF says; of 16 bits, the upper 8 are kept."""
-    return cv2.cvtColor(pictures.decode(stored, cv2.IMREAD_COLOR, what), cv2.COLOR_BGR2RGB)
+def decode(
+    stored: bytes, what: str, curve: Curve = CURVES["auto"], name: str = ""
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Decode a picture to uint8 RGB, upright as its EXIF says; see `twins.pictures.decode`."""
+    image, ends = pictures.decode(stored, cv2.IMREAD_COLOR, what, curve=curve, name=name)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), ends
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -483,6 +487,7 @@ def enhance_dataset(
     split: str | Sequence[str] | None = None,
     images: str | Path | None = None,
     clean: str | Path | None = None,
+    curve: Any = "auto",
 ) -> Report:
     """Write the enhanced twin of a data set: its layout, its labels, enhanced PNGs.
 
@@ -498,10 +503,11 @@ def enhance_dataset(
         images: Folder of the pictures of COCO files, where it is not beside them.
         clean: Where the pictures without noise are known: a data set of the same layout, such as the source of
             `yolo-wnlb darken`. The report then has the PSNR.
+        curve: How pictures with more than 8 bits are read, as `yolo_wnlb.imaging.curve.read_curve` takes it.
     Returns: What was done.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
-    home, enhance = Path(out).resolve(), enhancer(spec)
+    home, enhance, tone = Path(out).resolve(), enhancer(spec), read_curve(curve)
     data = read_sources(source, images)
     if journal.header_of(data.root / ENHANCED):
         raise ValueError(f"{data.root} was enhanced before: it holds our {ENHANCED}; give what it was made from")
@@ -520,16 +526,17 @@ def enhance_dataset(
         listing = "\n".join([*(picture.key for picture in found), *part.document_names])
         header = {
             **made_by,
+            "curve": as_settings(tone),
             "splits": [portable(data, name) for name in chosen],
             "source": f"{len(found)} pictures, {digest(listing.encode(errors='surrogateescape'))['blake2b'][:12]}",
         }
         return Plan(Twin(data.root, home, ENHANCED, header, how, ".png"), part, found)
 
     def develop(stored: bytes, picture: Picture) -> tuple[bytes, Line]:
-        image = decode(stored, "the picture")
+        image, ends = decode(stored, "the picture", tone, picture.key)
         picture.refuse_other_size(*image.shape[1::-1])
         image = enhance(image, picture.key)
-        return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "png"), {}
+        return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "png"), {"curve": ends} if ends else {}
 
     run = bring_up_to_date(make_plan, develop, strict=True)
     total, notes = len(run.plan.pictures), [*data.notes, *run.notes]
@@ -538,7 +545,7 @@ def enhance_dataset(
         f"{total} pictures in {out} by {enhance.spec} ({speed})", total, run.tried, run.seconds, notes=notes
     )
     if clean:
-        report.notes.append(compared(run.plan.pictures, data.root, home, references, clean))
+        report.notes.append(compared(run.plan.pictures, data.root, home, references, clean, tone))
     if data.definition is not None:
         report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / DATA_YAML}")
     return report
@@ -576,12 +583,16 @@ def clean_pictures(clean: str | Path, data: DataSet) -> dict[str, Path]:
     return {picture.image: files[picture.image] for picture in wanted}
 
 
-def compared(found: Sequence[Picture], root: Path, out: Path, clean: dict[str, Path], name: str | Path) -> str:
+def compared(
+    found: Sequence[Picture], root: Path, out: Path, clean: dict[str, Path], name: str | Path, curve: Curve
+) -> str:
     """Say how near pictures are to the clean ones, before and after: the mean over pictures of the PSNR."""
     values = []
     for picture in found:
-        reference = decode(clean[picture.image].read_bytes(), str(clean[picture.image]))
-        pair = [decode(file.read_bytes(), str(file)) for file in (root / picture.key, out / picture.image)]
+        reference, *pair = (
+            decode(file.read_bytes(), str(file), curve)[0]
+            for file in (clean[picture.image], root / picture.key, out / picture.image)
+        )
         if reference.shape != pair[0].shape:
             sides = ["{} x {}".format(*image.shape[1::-1]) for image in (reference, pair[0])]
             raise ValueError(

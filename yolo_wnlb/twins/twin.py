@@ -16,6 +16,7 @@ that are no longer wanted are removed; files that no run of ours wrote are never
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import shutil
 import sys
@@ -334,7 +335,7 @@ def remove_old_files(plan: Plan) -> int:
     old = sorted(before - wanted)
     images = [name for name in old if name.endswith(twin.suffix)]
     for image in images:
-        journal.remove(twin.out, array_of(image))
+        remove_arrays(twin, image)
     remove_label_caches(twin, images)
     return sum(journal.remove(twin.out, name) for name in old)
 
@@ -377,7 +378,7 @@ def make_one(twin: Twin, develop: Develop, part: str, picture: Picture) -> Line:
         return {**line, "error": f"{what}{reason}"}
     if picture.label:
         journal.write(twin.out, picture.label[1], contents["label_"], part)
-    journal.remove(twin.out, array_of(picture.image))
+    remove_arrays(twin, picture.image)
     journal.write(twin.out, picture.image, content, part)
     return {**line, **digest(content), **more}
 
@@ -403,9 +404,12 @@ def read_inputs(root: Path, picture: Picture) -> tuple[Line, dict[str, bytes], s
     return line, contents, wrong
 
 
-def array_of(image: str) -> str:
-    """Return where Ultralytics keeps a decoded picture (`cache=disk`), and would read it in the place of a new one."""
-    return str(PurePosixPath(image).with_suffix(".npy"))
+def remove_arrays(twin: Twin, image: str) -> None:
+    """Remove the decoded copies of a picture (`cache=disk`), which Ultralytics would read in the place of a new one."""
+    file = PurePosixPath(image)
+    of_curves = (twin.out / file.parent).glob(f"{glob.escape(file.stem)}.curve-*.npy")  # of more than 8 bits
+    for name in (f"{file.stem}.npy", *(found.name for found in of_curves)):
+        journal.remove(twin.out, str(file.with_name(name)))
 
 
 # ---- when everything is done ---------------------------------------------------------------------

@@ -40,6 +40,7 @@ from yolo_wnlb.visualize.observation import (
 from yolo_wnlb.yolo.darkness import read_request
 from yolo_wnlb.yolo.models import channels_of
 from yolo_wnlb.yolo.night import set_night
+from yolo_wnlb.yolo.sixteen_bits import curve_of
 
 MAP_SIDE = 256  # pixels, the longer side of a map, as drawn
 TWINS = (
@@ -162,7 +163,8 @@ def inspect_model(
     images = training_data(models[0], weights) if images is None else images
     report = Report(str(weights), {"image size": size, "confidence at least": conf}, Path(), files=dict(PAGES))
     sources = [images] if isinstance(images, (str, Path)) else images
-    samples = read_samples(sources, n, [channels_of(model) for model in models], report.notes)
+    readings = [(channels_of(model), curve_of(None, model)) for model in models]
+    samples = read_samples(sources, n, readings, report.notes)
     for sample in samples:
         check_position(at, sample.name, sample.images[0])
     originals = [sample.images[0].shape for sample in samples]

@@ -22,6 +22,7 @@ from ultralytics import YOLO
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.camera import Settings, capture, picture_rng
+from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.pictures import (
     display_names,
@@ -144,8 +145,10 @@ class Observation(NamedTuple):
 # ---- images and their labels ---------------------------------------------------------------------
 
 
-def read_samples(sources: Sequence[str | Path], n: int, channels: Sequence[int], notes: list[str]) -> list[Sample]:
-    """Read n images of each source, each image once, in the channels of each model."""
+def read_samples(
+    sources: Sequence[str | Path], n: int, readings: Sequence[tuple[int, Curve]], notes: list[str]
+) -> list[Sample]:
+    """Read n images of each source, each image once, in the channels of each model and through its tone curve."""
     labelled: dict[Path, Path] = {}  # file: its data YAML
     files: list[Path] = []
     for source in map(Path, sources):
@@ -160,7 +163,7 @@ def read_samples(sources: Sequence[str | Path], n: int, channels: Sequence[int],
     files = without_repeats(files)
     if not files:
         raise ValueError("no images; give at least one")
-    images = [[read_picture(file, number) for number in channels] for file in files]
+    images = [[read_picture(file, *reading) for reading in readings] for file in files]
     labels: dict[Path, list[Object]] = {}
     for source in dict.fromkeys(labelled.values()):
         sizes = {f: scaled(i[0].shape, IMAGE_SIDE) for f, i in zip(files, images) if labelled.get(f) == source}

@@ -17,6 +17,8 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from ultralytics.utils.patches import imread
 
 from yolo_wnlb.checkpoints import check_archive
+from yolo_wnlb.imaging.curve import CURVES, Curve
+from yolo_wnlb.yolo.sixteen_bits import Flags
 from yolo_wnlb.yolo.weights import unwrap
 
 FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}  # how Ultralytics reads pictures; of other channels as they are
@@ -95,8 +97,13 @@ def takes_any_size(backend: AutoBackend) -> bool:
     return dynamic and (session is None or not any(isinstance(side, int) for side in session.get_inputs()[0].shape[2:]))
 
 
-def read_picture(file: str | Path, channels: int = 3) -> np.ndarray:
+def read_picture(file: str | Path, channels: int = 3, curve: Curve | None = None) -> np.ndarray:
     """Read a picture as Ultralytics does for a model of so many channels.
+
+    Args:
+        file: The picture.
+        channels: Of the model.
+        curve: Of pictures with more than 8 bits, such as the one that a model has recorded; None is the default.
 
     Returns: uint8 (H, W, channels), BGR if there are three. Grey models get every picture in grey, colour models
         every picture in colour; for others the file needs as many channels, or pages, as the model.
@@ -105,8 +112,8 @@ def read_picture(file: str | Path, channels: int = 3) -> np.ndarray:
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no image {file}; leave it out, or correct its path")
     try:
-        picture = imread(str(file), FLAGS.get(channels, cv2.IMREAD_UNCHANGED))
-    except MemoryError:
+        picture = imread(str(file), Flags(FLAGS.get(channels, cv2.IMREAD_UNCHANGED), curve or CURVES["auto"]))
+    except (MemoryError, ImportError):
         raise
     except Exception as error:  # OpenCV and Pillow refuse too many pixels, each with errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -35,6 +35,7 @@ from yolo_wnlb.data.headers import large_enough
 from yolo_wnlb.data.sources import unlabelled_pictures
 from yolo_wnlb.denoiseg import blindspots
 from yolo_wnlb.imaging.camera import capture
+from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.yolo import darkness, decoder
 from yolo_wnlb.yolo.features import by_stride, features, first_convolution, layout, norms_up_to
 
@@ -104,12 +105,19 @@ class Crops:
         side: Of a crop, in pixels.
         asked: What `denoise.read_request` returned.
         camera: What lowlight= does to the pictures; None leaves them as they are.
+        curve: Of pictures with more than 8 bits.
     """
 
     def __init__(
-        self, files: Sequence[Path], channels: int, side: int, asked: dict[str, Any], camera: darkness.Darkness | None
+        self,
+        files: Sequence[Path],
+        channels: int,
+        side: int,
+        asked: dict[str, Any],
+        camera: darkness.Darkness | None,
+        curve: Curve = CURVES["auto"],
     ) -> None:
-        self.files, self.channels, self.side, self.camera = files, channels, side, camera
+        self.files, self.channels, self.side, self.camera, self.curve = files, channels, side, camera, curve
         self.share, self.radius, self.joint = asked["pixels"] / 100, asked["radius"], asked["channels"] == "joint"
         self.seed, self.rng = -1, np.random.default_rng(0)
 
@@ -136,7 +144,7 @@ class Crops:
         while True:
             file = self.files[int(self.rng.integers(len(self.files)))]
             try:
-                picture = read_picture(file, self.channels)
+                picture = read_picture(file, self.channels, self.curve)
                 break
             except OSError as error:  # only its header was read before
                 if len(self.files) == 1:
@@ -201,7 +209,8 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
     request = getattr(hyp, "lowlight", None)
     camera = darkness.read_request(request) if request else None
     warn_of_correlated_noise(large, dataset, request, vars(camera.camera) if camera else {})
-    dataset.build_transforms = CropTransforms(dataset, Crops(large, dataset.channels, side, asked, camera))
+    crops = Crops(large, dataset.channels, side, asked, camera, dataset.curve)
+    dataset.build_transforms = CropTransforms(dataset, crops)
     dataset.transforms = dataset.build_transforms(hyp)
 
 

@@ -29,6 +29,7 @@ from yolo_wnlb.yolo.models import (
     takes_any_size,
     to_input,
 )
+from yolo_wnlb.yolo.sixteen_bits import curve_of
 
 OUTPUTS = ("boxes", "scores", "coefficients", "prototypes")
 CONF = 0.25  # of the final comparison: the default of `yolo predict`
@@ -170,7 +171,8 @@ def check_export(
     if images is None:
         pictures = draw_pictures(channels)
     else:
-        pictures = [read_picture(file, channels) for file in find_pictures(images)]
+        curve = curve_of(None, model)
+        pictures = [read_picture(file, channels, curve) for file in find_pictures(images)]
     dynamic, end2end = takes_any_size(backend), bool(backend.metadata.get("end2end"))
     head: Any = model.model.model[-1]  # type: ignore[union-attr]
     rows = functools.partial(rows_at, strides=head.stride.tolist(), most=head.max_det) if end2end else None
