@@ -713,8 +713,6 @@ def test_a_predictor_calls_its_own_methods_with_the_model_and_the_source():
 
 
 def test_a_backend_keeps_a_pytorch_model_as_it_was_given(model):
-    from ultralytics.nn.autobackend import AutoBackend
-
     backend = AutoBackend(model, device=torch.device("cpu"), verbose=False)
     assert isinstance(backend.model, tasks.BaseModel), "night.detector_in"
 

@@ -97,9 +97,9 @@ def preview(
     if sources:
         from yolo_wnlb.yolo.models import read_picture
 
-        grey = {file.resolve() for source, inside in found.items() if is_grey(source) for file in inside}
+        channels = {file.resolve(): channels_of(source) for source, inside in found.items() for file in inside}
         pictures = [
-            Picture(name, file.name, shrunk(read_picture(file, 1 if file.resolve() in grey else 3)))
+            Picture(name, file.name, shrunk(read_picture(file, channels[file.resolve()])))
             for name, file in zip(display_names(files), files)
         ]
     else:
@@ -139,9 +139,16 @@ def generated_scenes(n: int, size: int = SIDE) -> Iterator[Picture]:
             yield Picture(f"scene {seed}", f"scene {seed}", drawn.image)
 
 
-def is_grey(source: Path) -> bool:
-    """Tell whether a source is a data YAML with `channels: 1`, whose pictures are read and darkened in grey."""
-    return source.suffix.lower() in (".yaml", ".yml") and read_data_yaml(source, download=False)[0].get("channels") == 1
+def channels_of(source: Path) -> int:
+    """Return in how many channels pictures of a source are read: as its data YAML says, else 3.
+
+    Raises: ValueError: that is neither 1 nor 3.
+    """
+    is_data = source.suffix.lower() in (".yaml", ".yml")
+    channels = read_data_yaml(source, download=False)[0].get("channels", 3) if is_data else 3
+    if channels not in (1, 3):
+        raise ValueError(f"{source} says channels: {channels!r}; wanted 3 for colour or 1 for grey")
+    return channels
 
 
 def shrunk(image: np.ndarray, side: int = SIDE) -> np.ndarray:

@@ -40,6 +40,16 @@ def of_definition(definition: dict[str, Any]) -> int | None:
     return channels
 
 
+def of_data(channels: Any) -> int:
+    """Return what a data YAML names as `channels:`.
+
+    Raises: ValueError: it is no whole number of 1 or more.
+    """
+    if type(channels) is not int or channels < 1:
+        raise ValueError(f"channels of the data YAML is {channels!r}; wanted a whole number, 1 for grey, 3 for colour")
+    return channels
+
+
 def named_in(definition: Any) -> int | None:
     """Return the `channels:` of a model YAML, its content or its file; None if it names none, or is something else."""
     from ultralytics.nn.tasks import yaml_model_load
@@ -60,9 +70,9 @@ def check_training(given: Any, data: dict[str, Any]) -> None:
     Args:
         given: What stood behind model=.
         data: The data set as Ultralytics read it.
-    Raises: ValueError: they differ; Ultralytics would go by the data alone.
+    Raises: ValueError: they differ, and Ultralytics would go by the data alone; or the data YAML names no number.
     """
-    named, pictures = named_in(given), int(data.get("channels") or COLOUR)
+    named, pictures = named_in(given), of_data(data.get("channels", COLOUR))
     if named not in (None, pictures):
         raise ValueError(
             f"{given} says channels: {named}, and {data.get('yaml_file', 'the data set')} gives pictures of "
@@ -71,14 +81,15 @@ def check_training(given: Any, data: dict[str, Any]) -> None:
         )
 
 
-def check_pictures(backend: Any, pictures: int) -> None:
+def check_pictures(backend: Any, pictures: Any) -> None:
     """Refuse to validate a model on pictures of other channels than it takes.
 
     Args:
         backend: Ultralytics' AutoBackend.
-        pictures: Channels of the pictures.
-    Raises: ValueError: they differ.
+        pictures: What the data YAML says as `channels:`.
+    Raises: ValueError: they differ, or the data YAML names no number.
     """
+    pictures = of_data(pictures)
     taken: int = getattr(backend, "channels", getattr(backend, "ch", COLOUR))
     if taken != pictures:
         remedy = (
