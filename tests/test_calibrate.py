@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from yolo_wnlb.calibrate.calibrate import calibrate
-from yolo_wnlb.calibrate.sources import jpeg_quality
+from yolo_wnlb.calibrate.sources import jpeg_quality, read_frames
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
 from yolo_wnlb.imaging.camera import Shot, capture, settings
@@ -102,6 +102,26 @@ def test_a_camera_without_colours_stays_without(tmp_path):
     grey = [picture[..., 1] for picture in scenes(4, 160, 160)]
     found = calibrate(out=tmp_path / "my.yaml", still=write(tmp_path / "a", shots(grey, sigma_s=0.06, sigma_c=0.01)))
     assert found.camera.bayer == "mono" and middle(found, "sigma_s") == pytest.approx(0.06, rel=0.1)
+
+
+def test_a_camera_that_sees_colours_by_day_alone_takes_grey_nights(tmp_path):
+    still = write(tmp_path / "night", shots([p[..., 1] for p in scenes(4, 160, 160)], sigma_s=0.06, sigma_c=0.01))
+    day = write(tmp_path / "day", [scene(np.random.default_rng(9 + i), 160).image for i in range(2)])
+    camera = calibrate(out=tmp_path / "my.yaml", still=still, day=day).camera
+    assert camera.bayer == "mono" and -5 < camera.ev[0] <= camera.ev[1] <= 0
+    dark = capture(cv2.imread(f"{day}/000.png"), camera.draw(random.Random(0)))
+    assert (dark == dark[..., :1]).all() and cv2.imread(str(tmp_path / "my.png")) is not None
+
+
+@pytest.mark.parametrize(("coding", "suffix"), [("MJPG", "avi"), ("mp4v", "mp4")])
+def test_frames_that_a_codec_has_tinged_are_grey_and_colours_stay(tmp_path, coding, suffix):
+    for name, pictures in (("grey", [p[..., 1] for p in scenes(2, 160, 160)]), ("colour", scenes(2, 160, 160))):
+        clip = cv2.VideoWriter(f"{tmp_path}/{name}.{suffix}", cv2.VideoWriter_fourcc(*coding), 15, (160, 160))
+        for picture in shots(pictures, sigma_s=0.06, sigma_c=0.01):
+            clip.write(picture if picture.ndim == 3 else cv2.merge([picture] * 3))
+        clip.release()
+    grey, colour = (read_frames([tmp_path / f"{name}.{suffix}"]) for name in ("grey", "colour"))
+    assert [frame.picture.ndim for frame in grey] == [2] * 4 and [frame.picture.ndim for frame in colour] == [3] * 4
 
 
 @pytest.mark.parametrize("quality", [30, 50, 75, 90, 95])

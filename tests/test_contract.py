@@ -19,6 +19,7 @@ from conftest import run_python
 from torch import nn
 from ultralytics import YOLO, cfg
 from ultralytics.data import utils as data_utils
+from ultralytics.data.augment import RandomHSV
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine import trainer as engine
@@ -26,6 +27,7 @@ from ultralytics.engine.tuner import Tuner
 from ultralytics.engine.validator import BaseValidator
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn import tasks
+from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.modules import head as heads
 from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
@@ -180,6 +182,40 @@ def test_the_model_of_a_distillation_is_the_student(pristine, source):
     assert weights.unwrap(average) is average.student_model, "patches.setup_train"
     groups = built(engine.BaseTrainer.build_optimizer, wrapper, "SGD").optimizer.param_groups
     assert {id(p) for p in groups[-1]["params"]} == {id(layer.w) for layer in student.model if isinstance(layer, WNLB)}
+
+
+# ---- channels: of a model YAML, of the pictures -----------------------------------------------------
+
+
+def test_a_trainer_builds_its_model_for_the_channels_of_its_data_which_it_knows_by_then(pristine):
+    source = inspect.getsource(SegmentationTrainer.get_model)
+    assert 'ch=self.data["channels"]' in source, "patches.init_channels: a trainer gives ch="
+    built = inspect.getsource(engine.BaseTrainer.__init__), inspect.getsource(engine.BaseTrainer._setup_train)
+    assert "self.data = self.get_dataset()" in built[0] and "self.setup_model()" in built[1], "channels.check_training"
+
+
+def test_a_model_is_built_from_its_yaml_without_naming_channels():
+    source = inspect.getsource(YOLO._new)
+    assert "(cfg_dict, verbose=" in source, "patches.init_channels: no ch= is given"
+    assert parameters(tasks.SegmentationModel.__init__)[:3] == ["self", "cfg", "ch"], "patches.init_channels"
+    assert tasks.SegmentationModel("yolov8n-seg.yaml", ch=1, verbose=False).yaml["channels"] == 1, "channels.of_model"
+
+
+def test_a_validation_warms_its_model_up_with_the_channels_of_the_data():
+    assert parameters(AutoBackend.warmup)[:2] == ["self", "imgsz"], "patches.warmup"
+    source = " ".join(inspect.getsource(inspect.unwrap(BaseValidator.__call__)).split())
+    assert re.search(r'model\.warmup\( ?imgsz=\(1 if pt else [^,]+, self\.data\["channels"\], ', source), (
+        "patches.warmup"
+    )
+    for channels in (1, 3):
+        network = tasks.SegmentationModel("yolov8n-seg.yaml", ch=channels, verbose=False)
+        backend = AutoBackend(network, torch.device("cpu"), verbose=False)
+        assert getattr(backend, "channels", getattr(backend, "ch", None)) == channels, "channels.check_pictures"
+
+
+def test_grey_pictures_are_not_jittered():
+    labels = {"img": np.full((4, 4, 1), 99, np.uint8)}
+    assert (RandomHSV(0, 0, 1)(labels)["img"] == 99).all(), "darkness.check_pipeline says nothing of hsv_v"
 
 
 # ---- ultralytics.nn.modules.head, ultralytics.utils.torch_utils: a scene beside the layers ---------------
@@ -677,8 +713,6 @@ def test_a_predictor_calls_its_own_methods_with_the_model_and_the_source():
 
 
 def test_a_backend_keeps_a_pytorch_model_as_it_was_given(model):
-    from ultralytics.nn.autobackend import AutoBackend
-
     backend = AutoBackend(model, device=torch.device("cpu"), verbose=False)
     assert isinstance(backend.model, tasks.BaseModel), "night.detector_in"
 

@@ -324,7 +324,7 @@ def test_an_output_that_is_no_such_picture_is_refused(made, told):
 @pytest.mark.parametrize(
     ("picture", "told"),
     [
-        (np.zeros((4, 6), np.uint8), r"the picture is uint8 \(4, 6\); wanted uint8 RGB \(H, W, 3\): repeat a grey one"),
+        (np.zeros((4, 6), np.uint8), r"the picture is uint8 \(4, 6\); wanted uint8 RGB \(H, W, 3\) or grey"),
         (np.zeros((4, 6, 4), np.uint8), r"the picture is uint8 \(4, 6, 4\)"),
         (np.zeros((4, 6, 3), np.float32), r"the picture is float32 \(4, 6, 3\)"),
         (np.zeros((0, 6, 3), np.uint8), r"the picture is uint8 \(0, 6, 3\)"),

@@ -16,6 +16,7 @@ NAMES = (
     "contract",
     "graft",
     "weights",
+    "channels",
     "dark_training",
     "denoise",
     "decoder",

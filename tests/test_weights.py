@@ -262,11 +262,11 @@ def test_a_block_that_was_trained_as_another_function_is_a_warning(options, frag
     assert fragment in warnings_of(log)[0] and "block 5 was trained as another function" in warnings_of(log)[0]
 
 
-def test_one_channel_input_adapts_the_first_convolution_without_a_warning(source, log):
+def test_one_channel_input_takes_all_weights_without_a_warning(source, log):
     theirs = read(source("yolov8n-seg"))["model"]
     SegmentationModel("yolov8n-seg-wnlb.yaml", ch=1, verbose=False).load(theirs)
     assert warnings_of(log) == []
-    assert "416/417" in told(log)[0] and "the first convolution is adapted to 1 channels" in told(log)[0]
+    assert "417/417" in told(log)[0] and "first convolution are summed over its 3 channels" in told(log)[0]
 
 
 def test_fused_weights_are_named_as_such(source, log):
@@ -319,7 +319,7 @@ def test_training_says_that_weights_are_random_only_when_they_are(source, log):
         if loaded:
             model.load(read(source("yolov8n-seg")))
         args = SimpleNamespace(model="yolov8n-seg-wnlb.yaml", task="segment", pretrained=True, resume=False)
-        setup_model(lambda trainer: None, SimpleNamespace(model=model, args=args))
+        setup_model(lambda trainer: None, SimpleNamespace(model=model, args=args, data={"channels": 3}))
         assert sum("all weights start at random" in line for line in log) == said
 
 

@@ -17,6 +17,7 @@ VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm"}
 MOST = 48  # pictures of each kind; more change the result less than their reading takes
 LEAST_SIDE = 64  # pixels
 LEAST_QUALITY = 70  # of JPEG: below, most noise of a dark picture is rounded away
+CODEC_COLOUR = 4  # codes between the channels that MPEG-4, VP8 and Motion JPEG leave in grey frames (3 were seen)
 MAKE, MODEL = 271, 272  # EXIF tags
 
 
@@ -94,16 +95,21 @@ def read_picture(file: Path) -> Frame:
         exif = dict(header.getexif())
     if picture.dtype != np.uint8:
         raise ValueError(f"{file} has {8 * picture.itemsize} bits; calibrate measures finished pictures of 8 bits")
-    return Frame(str(file), plane_of(file, picture), quality, f"{exif.get(MAKE, '')} {exif.get(MODEL, '')}".strip())
+    plane = plane_of(file, picture, 0 if quality is None else CODEC_COLOUR)
+    return Frame(str(file), plane, quality, f"{exif.get(MAKE, '')} {exif.get(MODEL, '')}".strip())
 
 
-def plane_of(file: Path, picture: np.ndarray) -> np.ndarray:
-    """Return a picture without its channels if they are all the same; too small a picture is refused."""
+def plane_of(file: Path, picture: np.ndarray, slack: int) -> np.ndarray:
+    """Return a picture of a camera without colours as one plane; too small a picture is refused.
+
+    slack: Codes by which the channels of a grey pixel may differ.
+    """
     if min(picture.shape[:2]) < LEAST_SIDE:
         height, width = picture.shape[:2]
         raise ValueError(f"{file} has {width} x {height} pixels; wanted {LEAST_SIDE} or more on each side")
-    first = picture[..., :1]
-    return np.ascontiguousarray(first[..., 0]) if np.array_equal(picture, np.repeat(first, 3, 2)) else picture
+    green = np.ascontiguousarray(picture[..., 1])
+    is_grey = all(int(cv2.absdiff(green, picture[..., k]).max()) <= slack for k in (0, 2))
+    return green if is_grey else picture
 
 
 def read_video(file: Path, most: int, adjacent: bool) -> list[Frame]:
@@ -127,7 +133,7 @@ def frames_of(film: cv2.VideoCapture, file: Path, wanted: set[int]) -> Iterator[
         if not got:
             return
         if number in wanted:
-            yield Frame(f"{file} frame {number}", plane_of(file, picture), None, "")
+            yield Frame(f"{file} frame {number}", plane_of(file, picture, CODEC_COLOUR), None, "")
 
 
 def jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:

@@ -221,7 +221,7 @@ class DataSet:
         self.yaml, self.dark = source, written.get("lowlight") or {}
         self.channels = data.get("channels", 3)
         if self.channels not in (1, 3):
-            raise ValueError(f"{source} has {self.channels} channels; a camera has 3, or 1 for grey")
+            raise ValueError(f"{source} says channels: {self.channels!r}; wanted 3 for colour or 1 for grey")
         if data.get("masks_dir"):
             self.notes.append(f"the masks in {data['masks_dir']}/ stay behind; labels are boxes and polygons here")
         self.definition = {key: value for key, value in written.items() if key not in REPLACED}

@@ -246,11 +246,13 @@ def save_pictures(
 ) -> None:
     """Write a sheet of sample pictures for each corruption: a row for each picture, a column for each level.
 
-    Attacks are shown as the network sees them, for each model.
+    Where all models take grey pictures, they are shown in grey. Attacks are shown as the network sees them, for each
+    model.
     """
     if not count:
         return
     chosen = spread(scene.ids, count)
+    is_grey = all(getattr(subject.model, "channels", 3) == 1 for subject in subjects)
     by_name: dict[str, list[Cell]] = {}
     for cell in cells:
         by_name.setdefault(cell.name, []).append(cell)
@@ -259,7 +261,7 @@ def save_pictures(
         columns = [levels[0]._replace(strength="clean"), *levels]
         if not attack_named(name):
             changes = [change_of(cell, scene) for cell in levels]
-            pictures = [(i, scene.read(i)) for i in chosen]
+            pictures = [(i, in_grey(scene.read(i)) if is_grey else scene.read(i)) for i in chosen]
             rows = [[picture, *(change(picture, i) for change in changes if change)] for i, picture in pictures]
             write_sheet(folder / f"{safe_name(name)}.jpg", columns, rows)
             continue
@@ -267,6 +269,11 @@ def save_pictures(
             attacks = [None, *(perturbation_of(cell, subject, scene) for cell in levels)]
             seen = [kind.inputs_of(subject, attack, chosen, scene) for attack in attacks]
             write_sheet(folder / f"{safe_name(name)}-{safe_name(subject.name)}.jpg", columns, [*map(list, zip(*seen))])
+
+
+def in_grey(image: np.ndarray) -> np.ndarray:
+    """Return a picture, BGR (H, W, 3) or grey (H, W, 1), as (H, W, 1)."""
+    return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None] if image.shape[2] == 3 else image
 
 
 def write_sheet(file: Path, columns: Sequence[Cell], rows: Sequence[Sequence[np.ndarray]]) -> None:

@@ -54,24 +54,29 @@ class Enhancer:
         spec: What it was made from; files by their names alone.
         sha256: Of its model file, its code and weights, or its folder's pictures and their names; "" without.
         work: What it does, unchecked.
+        takes_grey: Whether `work` takes grey pictures (H, W, 1) too; otherwise it is given three equal channels.
     """
 
     spec: str
     sha256: str
     work: Work
+    takes_grey: bool = False
 
     def __call__(self, image: np.ndarray, name: str = "") -> np.ndarray:
         """Enhance a picture.
 
         Args:
-            image: uint8 RGB (H, W, 3); grey ones as three equal channels.
+            image: uint8 RGB (H, W, 3), or grey (H, W, 1).
             name: Its path in the data set, wanted by `dir:` and `corrupt:` alone.
-        Returns: A new uint8 RGB array of the same size.
+        Returns: A new uint8 array of the same shape; of a grey picture the luma of what came out.
         Raises: ValueError, FileNotFoundError: with the remedy.
         """
-        if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            found = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
-            raise ValueError(f"the picture is {found}; wanted uint8 RGB (H, W, 3): repeat a grey one, drop an alpha")
+        size: tuple[int, ...] = getattr(image, "shape", ())
+        if getattr(image, "dtype", None) != np.uint8 or len(size) != 3 or size[2] not in (1, 3) or 0 in size:
+            found = f"{getattr(image, 'dtype', type(image).__name__)} {size or ''}"
+            raise ValueError(f"the picture is {found}; wanted uint8 RGB (H, W, 3) or grey (H, W, 1): drop an alpha")
+        if image.shape[2] == 1 and not self.takes_grey:
+            return cv2.cvtColor(self(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), name), cv2.COLOR_RGB2GRAY)[..., None]
         result = self.work(np.ascontiguousarray(image), name)
         shape, kind = getattr(result, "shape", ()), getattr(result, "dtype", type(result).__name__)
         if (shape, kind) != (image.shape, image.dtype):
@@ -221,7 +226,7 @@ def corruption(argument: str, options: dict[str, str]) -> Enhancer:
         rng = corruptions.generator(seed, argument, name)
         return corruptions.corrupt(np.ascontiguousarray(image[..., ::-1]), argument, level, rng)[..., ::-1]
 
-    return Enhancer(spec_of("corrupt", argument, {"level": str(level), "seed": str(seed)}), "", work)
+    return Enhancer(spec_of("corrupt", argument, {"level": str(level), "seed": str(seed)}), "", work, takes_grey=True)
 
 
 # ---- enhanced before -----------------------------------------------------------------------------
@@ -255,11 +260,12 @@ def from_folder(argument: str, options: dict[str, str]) -> Enhancer:
 
 
 def decode(
-    stored: bytes, what: str, curve: Curve = CURVES["auto"], name: str = ""
+    stored: bytes, what: str, curve: Curve = CURVES["auto"], name: str = "", channels: int = 3
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Decode a picture to uint8 RGB, upright as its EXIF says; see `twins.pictures.decode`."""
-    image, ends = pictures.decode(stored, cv2.IMREAD_COLOR, what, curve=curve, name=name)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), ends
+    """Decode a picture to uint8 RGB, or grey (H, W, 1), upright as its EXIF says; see `twins.pictures.decode`."""
+    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    image, ends = pictures.decode(stored, flag, what, curve=curve, name=name)
+    return (image.reshape(*image.shape[:2], 1) if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), ends
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -533,10 +539,10 @@ def enhance_dataset(
         return Plan(Twin(data.root, home, ENHANCED, header, how, ".png"), part, found)
 
     def develop(stored: bytes, picture: Picture) -> tuple[bytes, Line]:
-        image, ends = decode(stored, "the picture", tone, picture.key)
+        image, ends = decode(stored, "the picture", tone, picture.key, data.channels)
         picture.refuse_other_size(*image.shape[1::-1])
         image = enhance(image, picture.key)
-        return encode(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), "png"), {"curve": ends} if ends else {}
+        return encode(np.ascontiguousarray(image[..., ::-1]), "png"), {"curve": ends} if ends else {}
 
     run = bring_up_to_date(make_plan, develop, strict=True)
     total, notes = len(run.plan.pictures), [*data.notes, *run.notes]
@@ -545,7 +551,7 @@ def enhance_dataset(
         f"{total} pictures in {out} by {enhance.spec} ({speed})", total, run.tried, run.seconds, notes=notes
     )
     if clean:
-        report.notes.append(compared(run.plan.pictures, data.root, home, references, clean, tone))
+        report.notes.append(compared(run.plan.pictures, data, home, references, clean, tone))
     if data.definition is not None:
         report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / DATA_YAML}")
     return report
@@ -584,15 +590,13 @@ def clean_pictures(clean: str | Path, data: DataSet) -> dict[str, Path]:
 
 
 def compared(
-    found: Sequence[Picture], root: Path, out: Path, clean: dict[str, Path], name: str | Path, curve: Curve
+    found: Sequence[Picture], data: DataSet, out: Path, clean: dict[str, Path], name: str | Path, curve: Curve
 ) -> str:
     """Say how near pictures are to the clean ones, before and after: the mean over pictures of the PSNR."""
     values = []
     for picture in found:
-        reference, *pair = (
-            decode(file.read_bytes(), str(file), curve)[0]
-            for file in (clean[picture.image], root / picture.key, out / picture.image)
-        )
+        files = (clean[picture.image], data.root / picture.key, out / picture.image)
+        reference, *pair = (decode(file.read_bytes(), str(file), curve, channels=data.channels)[0] for file in files)
         if reference.shape != pair[0].shape:
             sides = ["{} x {}".format(*image.shape[1::-1]) for image in (reference, pair[0])]
             raise ValueError(

@@ -20,10 +20,21 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
-from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, light_of_codes, look_up, picture_rng, settings
+from yolo_wnlb.imaging.camera import (
+    MONO,
+    PRESETS,
+    Settings,
+    Shot,
+    capture,
+    light_of_codes,
+    look_up,
+    picture_rng,
+    settings,
+)
 from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
-from yolo_wnlb.visualize.pictures import display_names, find_pictures, without_repeats
+from yolo_wnlb.visualize.pictures import display_names, find_pictures, in_colour, without_repeats
 
 SIDE = 320  # pixels, the longer side of a picture on the sheet
 MAX_ROWS = 100  # of one sheet
@@ -36,7 +47,7 @@ class Picture(NamedTuple):
 
     name: What is written below it; no other picture of the sheet has it.
     seed_name: The name that chance is drawn from: that of its file.
-    image: uint8 BGR (H, W, 3).
+    image: uint8, BGR (H, W, 3), or grey (H, W, 1) of a data set with `channels: 1`.
     """
 
     name: str
@@ -77,7 +88,8 @@ def preview(
     if out.is_dir() or not out.parent.is_dir():
         what = "is a folder" if out.is_dir() else f"would lie in {out.parent}, which does not exist"
         raise ValueError(f"out={out} {what}; choose another file name")
-    files = without_repeats([file for source in sources for file in find_pictures(Path(source), n)])
+    found = {source: find_pictures(source, n) for source in map(Path, sources)}
+    files = without_repeats([file for inside in found.values() for file in inside])
     if out.resolve() in [file.resolve() for file in files]:
         raise ValueError(f"out={out} is one of the pictures to look at; choose another file name")
     if (count := len(files) if sources else n) > MAX_ROWS:
@@ -85,8 +97,11 @@ def preview(
     if sources:
         from yolo_wnlb.yolo.models import read_picture
 
-        names = display_names(files)
-        pictures = [Picture(name, file.name, shrunk(read_picture(file))) for name, file in zip(names, files)]
+        channels = {file.resolve(): channels_of(source) for source, inside in found.items() for file in inside}
+        pictures = [
+            Picture(name, file.name, shrunk(read_picture(file, channels[file.resolve()])))
+            for name, file in zip(display_names(files), files)
+        ]
     else:
         pictures = list(generated_scenes(n))
     rows = [picture_row(picture, columns, seed) for picture in pictures]
@@ -124,10 +139,24 @@ def generated_scenes(n: int, size: int = SIDE) -> Iterator[Picture]:
             yield Picture(f"scene {seed}", f"scene {seed}", drawn.image)
 
 
+def channels_of(source: Path) -> int:
+    """Return in how many channels pictures of a source are read: as its data YAML says, else 3.
+
+    Raises: ValueError: that is neither 1 nor 3.
+    """
+    is_data = source.suffix.lower() in (".yaml", ".yml")
+    channels = read_data_yaml(source, download=False)[0].get("channels", 3) if is_data else 3
+    if channels not in (1, 3):
+        raise ValueError(f"{source} says channels: {channels!r}; wanted 3 for colour or 1 for grey")
+    return channels
+
+
 def shrunk(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Scale a larger picture down to `side` pixels on its longer side."""
-    larger = max(image.shape[:2]) > side
-    return resized(image, scaled(image.shape, side), cv2.INTER_AREA) if larger else image
+    """Scale a larger picture (H, W, C) down to `side` pixels on its longer side."""
+    if max(image.shape[:2]) <= side:
+        return image
+    size = scaled(image.shape, side)
+    return resized(image, size, cv2.INTER_AREA).reshape(*size, -1)  # OpenCV drops a single channel
 
 
 # ---- the sheet -----------------------------------------------------------------------------------
@@ -137,18 +166,18 @@ def picture_row(picture: Picture, columns: dict[str, Settings], seed: int) -> np
     """Lay a picture and its dark versions side by side, captions below."""
     image = picture.image
     size = "{1} x {0} pixels".format(*image.shape)
-    panels = [panel([image], [f"mean {mean_luma(image):.0f}", shortened(picture.name), size], SIDE, 15)]
+    panels = [panel([in_colour(image)], [f"mean {mean_luma(image):.0f}", shortened(picture.name), size], SIDE, 15)]
     for preset in columns.values():
         shot = preset.draw(picture_rng(seed, picture.seed_name))
         dark = capture(image, shot)
         light = f"mean {mean_luma(dark):.0f}, {stops_between(image, shot):+.1f} stops"
-        panels.append(panel([dark], [light, *shot_captions(shot)], SIDE, 15))
+        panels.append(panel([in_colour(dark)], [light, *shot_captions(shot, image.shape[2] == 3)], SIDE, 15))
     return np.hstack(panels)
 
 
 def mean_luma(image: np.ndarray) -> float:
-    """Return the mean brightness of a BGR image, 0 to 255."""
-    return float(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean())
+    """Return the mean brightness of a BGR or grey image (H, W, C), 0 to 255."""
+    return float((cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.shape[2] == 3 else image).mean())
 
 
 def stops_between(image: np.ndarray, shot: Shot) -> float:
@@ -158,12 +187,13 @@ def stops_between(image: np.ndarray, shot: Shot) -> float:
     return math.log2(after / before) if before and after else (-math.inf if before else 0.0)
 
 
-def shot_captions(shot: Shot) -> list[str]:
-    """Write the numbers that were drawn for a shot, in two lines."""
+def shot_captions(shot: Shot, is_colour: bool) -> list[str]:
+    """Write the numbers that were drawn for a shot, in two lines; a grey picture has no mosaic, whatever is drawn."""
     curve = f"α {shot.alpha:.2f}  β {shot.beta:.2f}  γ {shot.gamma:.2f}"  # noqa: RUF001
     curve = f"ev {shot.ev:.2f}" if shot.ev else curve
     crf = (
         printable(shot.crf.rpartition("#")[2]) if isinstance(shot.crf, str) else "n {:.2f}  u {:.2f}".format(*shot.crf)
     )
     noise = f"σs {shot.sigma_s:.3f}  σc {shot.sigma_c:.4f}"  # noqa: RUF001
-    return [f"{curve}  {crf}", f"{noise}  {shot.bayer or 'no mosaic'}"]
+    mosaic = (shot.bayer if is_colour or shot.bayer == MONO else None) or "no mosaic"
+    return [f"{curve}  {crf}", f"{noise}  {mosaic}"]

@@ -240,7 +240,8 @@ def check_pipeline(trainer: Any) -> None:
         for loader in (trainer.train_loader, getattr(trainer, "test_loader", None)):
             if loader is not None:
                 check_dataset(loader.dataset, request)
-    if gain := getattr(args, "hsv_v", 0):
+    is_colour = int((trainer.data or {}).get("channels") or 3) == 3  # Ultralytics jitters colour pictures alone
+    if is_colour and (gain := getattr(args, "hsv_v", 0)):
         LOGGER.info(f"low light: hsv_v={gain} then changes their brightness by up to {gain:.0%}; hsv_v=0 keeps it")
 
 

@@ -20,6 +20,7 @@ import yaml
 
 from yolo_wnlb.reading import read_yaml
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo.channels import COLOUR, of_definition
 
 NAME = "wNLB"
 NAMES = (NAME, "WNLB")  # both are accepted in a YAML
@@ -169,9 +170,7 @@ def stage_ends(model: dict[str, Any]) -> dict[str, int]:
     """
     from ultralytics.nn import tasks
 
-    side, channels = 256, model.get("channels") or 3
-    if type(channels) is not int or channels < 1:
-        raise ValueError(f"channels of the model YAML is {channels!r}; wanted a whole number, 1 for grey, 3 for colour")
+    side, channels = 256, of_definition(model) or COLOUR
     try:
         backbone = {**deepcopy(model), "head": [], "scale": next(iter(model.get("scales") or [""]))}
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are used for nothing else

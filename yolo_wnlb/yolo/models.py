@@ -18,6 +18,7 @@ from ultralytics.utils.patches import imread
 
 from yolo_wnlb.checkpoints import check_archive
 from yolo_wnlb.imaging.curve import CURVES, Curve
+from yolo_wnlb.yolo.channels import COLOUR, of_model
 from yolo_wnlb.yolo.sixteen_bits import Flags
 from yolo_wnlb.yolo.weights import unwrap
 
@@ -86,8 +87,8 @@ def has_sound_metadata(backend: AutoBackend) -> bool:
 def channels_of(model: YOLO | AutoBackend) -> int:
     """Return how many channels the pictures of a model have: 1 for grey, 3 for colour, others for special cameras."""
     if isinstance(model, AutoBackend):
-        return int(model.metadata.get("channels", 3))
-    return int(model.model.yaml.get("channels") or 3)  # type: ignore[union-attr]
+        return int(model.metadata.get("channels", COLOUR))
+    return of_model(model.model)
 
 
 def takes_any_size(backend: AutoBackend) -> bool:

@@ -125,6 +125,9 @@ def patch_tasks(tasks: ModuleType) -> None:
     wrap(tasks.BaseModel, "loss", loss)
     wrap(tasks.BaseModel, "_predict_once", predict_once)
     wrap(tasks.DetectionModel, "__init__", init_model)
+    for kind in [kind for kind in vars(tasks).values() if isinstance(kind, type) and issubclass(kind, tasks.BaseModel)]:
+        if kind is not tasks.DetectionModel and "ch" in inspect.signature(kind).parameters:
+            wrap(kind, "__init__", init_channels)
     tasks.BaseModel.night = property(night.is_night, night.set_night)
 
 
@@ -146,18 +149,26 @@ def parse_model(stock: Callable[..., Any], d: dict[str, Any], *args: Any, **kwar
 
 
 def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = True) -> None:
-    """Load pretrained weights lined up with the blocks, report the transfer, carry class names and the scene."""
+    """Load pretrained weights lined up with the blocks, report the transfer, carry class names and the scene.
+
+    Weights of a colour model fit a grey one and the other way round, of models without blocks too: the two have to
+    start alike, whatever the release of Ultralytics.
+    """
     from ultralytics.utils import LOGGER
 
+    from yolo_wnlb.yolo import channels
     from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, has_scene, hold_fixed, layers_of, report, unwrap
 
     source = unwrap((weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights)
     if curve := getattr(source, "curve", None):  # that its pictures of more than 8 bits were read with
         model.curve = curve
-    if not layers_of(source) or not any(has(m) for has in (has_blocks, has_scene) for m in (model, source)):
+    is_ours = any(has(m) for has in (has_blocks, has_scene) for m in (model, source))
+    if not layers_of(source) or not (is_ours or channels.becomes_grey_or_colour(source, model)):
         return stock(model, weights, verbose)
     names = getattr(source, "names", None), getattr(model, "names", None)
     aligned, left_out = align(source, model)
+    if channels.becomes_grey_or_colour(source, model):
+        aligned = channels.fit(aligned, model)
     stock(model, aligned, verbose)
     LOADED.add(model)
     hold_fixed(model)
@@ -205,13 +216,23 @@ def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: An
 
 
 def init_model(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> None:
-    """Build a model for detection, and give it the scene that its YAML asks for."""
-    stock(model, *args, **kwargs)
+    """Build a model for detection of the channels that its YAML names, and give it the scene that this asks for."""
+    init_channels(stock, model, *args, **kwargs)
     if "scene" in model.yaml:
         from yolo_wnlb.yolo import context
 
         given = inspect.signature(stock).bind(model, *args, **kwargs).arguments
         context.attach(model, verbose=given.get("verbose", True))
+
+
+def init_channels(stock: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> None:
+    """Build a model; without ch= it has the channels that its YAML names, which the stock function overwrites."""
+    from yolo_wnlb.yolo.channels import named_in
+
+    given = inspect.signature(stock).bind(model, *args, **kwargs).arguments
+    if "ch" not in given and (channels := named_in(given.get("cfg"))):
+        kwargs["ch"] = channels
+    stock(model, *args, **kwargs)
 
 
 def predict_once(stock: Callable[..., Any], model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -478,15 +499,18 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
     """Refuse a model with blocks of another task; say so when it starts without pretrained weights.
 
     Raises:
-        ValueError: the task and the head differ, which Ultralytics finds out in the middle of a step.
+        ValueError: the task and the head differ, which Ultralytics finds out in the middle of a step; or the
+            channels of the model YAML and of the pictures.
         FileNotFoundError: the weights are not there; says what may stand there instead.
     """
     from ultralytics.nn.tasks import guess_model_task
     from ultralytics.utils import LOGGER
 
+    from yolo_wnlb.yolo import channels
     from yolo_wnlb.yolo.weights import has_blocks, has_scene, unwrap
 
     given = trainer.model if isinstance(trainer.model, (str, os.PathLike)) else trainer.args.model
+    channels.check_training(given, trainer.data)
     try:
         checkpoint = stock(trainer)
     except FileNotFoundError as error:
@@ -708,6 +732,7 @@ def patch_predictor(predictor: ModuleType) -> None:
     predictor.AutoBackend.night = property(night.is_night, night.set_night)  # type: ignore[attr-defined]
     predictor.BasePredictor.night_switch = predictor.BasePredictor.night_asked = None  # type: ignore[attr-defined]
     predictor.BasePredictor.curve_asked = predictor.BasePredictor.curve_announced = None  # type: ignore[attr-defined]
+    wrap(predictor.AutoBackend, "warmup", warmup)
     for name, wrapper in (
         ("setup_model", setup_predictor),
         ("setup_source", setup_source),
@@ -715,6 +740,16 @@ def patch_predictor(predictor: ModuleType) -> None:
         ("inference", inference),
     ):
         wrap(predictor.BasePredictor, name, wrapper)
+
+
+def warmup(stock: Callable[..., Any], backend: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse pictures of other channels than the model takes: a validation warms up with those of its data set."""
+    from yolo_wnlb.yolo.channels import check_pictures
+
+    given = inspect.signature(stock).bind(backend, *args, **kwargs).arguments
+    if "imgsz" in given:
+        check_pictures(backend, given["imgsz"][1])
+    stock(backend, *args, **kwargs)
 
 
 def setup_predictor(stock: Callable[..., Any], predictor: Any, model: Any, *args: Any, **kwargs: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.yolo.channels import becomes_grey_or_colour, of_model
 
 PLACES = (WNLB, nn.Identity)  # of blocks, with or without one
 FORM = ("operation", "sub_sample", "weighted", "scale", "embed_dim", "w_per_channel")  # what a block was trained as
@@ -105,7 +106,11 @@ def report(source: nn.Module, target: nn.Module, left_out: list[WNLB]) -> tuple[
         summary += f", {len(absent) - len(new)} new elsewhere"
     if head:
         summary += f"; {len(head)} of its head have another shape ({_head(source)} -> {_head(target)})"
-    if stem:
+    if becomes_grey_or_colour(source, target):
+        how = "are summed over its" if of_model(target) == 1 else "of its 1 channel are shared out equally among the"
+        pictures = max(of_model(source), of_model(target))
+        summary += f"; the weights of the first convolution {how} {pictures} channels, exact for grey pictures"
+    elif stem:
         summary += f"; the first convolution is adapted to {ours[FIRST_CONV].shape[1]} channels"
     if hasattr(source, DECODER):
         summary += f"; the decoder of its training with denoise= ({DECODER}.*) stays behind"
