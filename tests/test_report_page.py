@@ -350,15 +350,16 @@ def test_pictures_are_made_smaller_until_the_page_fits(tmp_path, monkeypatch):
     text = page.render(content, read=lambda file: noise)
     assert 500_000 < len(text.encode()) <= 1_500_000
     monkeypatch.setattr(page, "MAX_BYTES", 100_000)
-    with pytest.raises(ValueError, match=r"would have .* MB, and 0\.1 are allowed; report fewer models at once"):
+    with pytest.raises(
+        ValueError, match=r"would have .* MB, and 0\.1 are allowed; report fewer models at once, or fewer worst"
+    ):
         page.render(content, read=lambda file: noise)
 
 
-def test_the_worst_24_pictures_and_40_outlines_are_drawn_and_the_rest_is_counted(tmp_path):
-    content = report_content(tmp_path, models=("a",), pictures=30)
+def test_40_outlines_of_a_kind_are_drawn_into_a_picture_and_the_rest_is_counted(tmp_path):
+    content = report_content(tmp_path, models=("a",), pictures=3)
     content.worst[0].false_alarms = [Shape("car", [1.0, 2, 3, 4], [], 0.9 - i / 100) for i in range(43)]
     text = page.render(content)
-    assert len(re.findall("<figcaption>", text)) == 24
     assert "car 0.90, car 0.89, car 0.88, car 0.87, car 0.86, car 0.85 and 37 more" in text
     assert "3 more outlines are not drawn" in text
 

@@ -69,6 +69,7 @@ def with_and_without(
     kind: str,
     enhancers: Sequence[Enhancer],
     cell: Cell = CLEAN,
+    where: str = "all pictures",
     groups: Sequence[str] | None = None,
 ) -> list[Row]:
     """Measure models on pictures as they are, or at a stop, and on the same pictures behind each enhancer.
@@ -78,11 +79,11 @@ def with_and_without(
         scene: The pictures.
         kind: "segm" or "bbox".
         enhancers: What `read_enhancers` returned.
-        cell: `place_of` chooses it.
+        cell: What is done to the pictures first; `place_of` chooses it.
+        where: What the pictures are called in the rows, see `content.Enhancer`.
         groups: The group of each picture, in the order of their ids; intervals then draw whole groups.
     Raises: ValueError: an enhancer fails on a picture.
     """
-    where = "all pictures" if cell == CLEAN else f"stop {cell.strength}"
     darken = change_of(cell, scene)
     rows = []
     for subject in subjects if enhancers else ():

@@ -16,13 +16,13 @@ import numpy as np
 
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import printable
-from yolo_wnlb.report.content import KINDS, Content, Estimate, HalfStop, Shape, WorstPicture
+from yolo_wnlb.metrics.average_precision import KINDS
+from yolo_wnlb.report.content import Content, Estimate, HalfStop, Shape, WorstPicture
 from yolo_wnlb.report.drawing import as_path, reduced, shown
 from yolo_wnlb.report.plots import MINUS, all_plots
 from yolo_wnlb.yolo.models import read_picture
 
 MAX_BYTES = 4_900_000  # of the page
-PICTURES = 24  # the worst so many of each model are shown
 MARKS = 40  # outlines of missed objects, and of false alarms, that are drawn into one picture
 QUALITIES = ((560, 82), (480, 76), (400, 70), (320, 62), (240, 55), (160, 45))  # longer side in pixels, of JPEG
 LEGEND = "●■◆▲▼✚✖★"  # as `plots.MARKERS`
@@ -67,20 +67,21 @@ def render(content: Content, read: Callable[[str], np.ndarray] = read_picture) -
         read: Function that reads a picture file: uint8 BGR (H, W, 3).
     Raises: OSError: a picture cannot be read. ValueError: the page is too large even with the smallest pictures.
     """
-    rows = [row for model in content.models for row in [r for r in content.worst if r.model == model.name][:PICTURES]]
-    files = list(dict.fromkeys(row.file for row in rows))
+    files = list(dict.fromkeys(row.file for row in content.worst))
     pictures = [reduced(read(file), QUALITIES[0][0]) for file in files]
     template = environment().get_template("page.html")
     fixed = {"content": content, "figures": all_plots(content), "kinds": KINDS, "legend": LEGEND}
     text = ""
     for side, quality in QUALITIES:
         photos = [shown(picture, side, quality) for picture in pictures]
-        text = template.render(**fixed, photos=photos, worst=[drawn(row, files.index(row.file)) for row in rows])
+        text = template.render(
+            **fixed, photos=photos, worst=[drawn(row, files.index(row.file)) for row in content.worst]
+        )
         if len(text.encode()) <= MAX_BYTES:
             return text
     raise ValueError(
         f"the page would have {len(text.encode()) / 1e6:.1f} MB, and {MAX_BYTES / 1e6:.1f} are allowed; report fewer "
-        "models at once"
+        "models at once, or fewer worst pictures"
     )
 
 

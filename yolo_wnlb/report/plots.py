@@ -152,8 +152,8 @@ LINES = (
     Line("slices", "slices", BY_BRIGHTNESS, "objects found, %", lambda r: ratio(r.found, r.objects), 100, False),
     Line("slices", "slices", BY_BRIGHTNESS, ALARMS, lambda r: ratio(r.false_alarms, r.pictures), 1000, False),
     *(
-        Line("thresholds", "thresholds", axis, title, value, 1)
-        for axis in (chosen_by("brightness", BRIGHTNESS), chosen_by("stop", STOPS))
+        Line(f"thresholds by {word}", "thresholds", chosen_by(word, x_title), title, value, 1)
+        for word, x_title in (("brightness", BRIGHTNESS), ("stop", STOPS))
         for title, value in (
             ("confidence to set", lambda row: row.confidence),
             (ALARMS, lambda row: row.expected and row.expected.false_alarms),
@@ -198,7 +198,7 @@ def of_line(content: Content, line: Line, rows: Sequence[Any], name: str) -> str
                 axes.vlines(at, low, high, color=colour(number), lw=1.6)
         axes.set_xticks(range(len(places)), [*places])
         axes.set_xlim(-0.4, len(places) - 0.6)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
         axes.set_xlabel(line.axis.title)
         axes.set_ylabel(line.title)
         return as_svg(axes, name, f"{line.title}, against {line.axis.title}; a table has the numbers")
@@ -215,12 +215,11 @@ def ends_of(value: Estimate | float | None) -> tuple[float | None, float | None,
 def of_calibration(content: Content) -> str:
     """Draw the share of right detections against their confidence: open marks as the model is, full ones after."""
     names = [model.name for model in content.models]
+    rows = [row for row in content.calibrations if (row.kind, row.where) == (content.kind, "all pictures")]
     with panel((5.0, 3.6)) as axes:
         axes.plot([0, 1], [0, 1], "--", color=FAINT, lw=1)
-        for row in content.calibrations:
+        for row in rows:
             number = names.index(row.model)
-            if row.kind != content.kind:
-                continue
             for bins, face, style in ((row.bins, "none", ":"), (row.bins_after, colour(number), "-")):
                 x, y = [b.confidence for b in bins], [b.precision for b in bins]
                 axes.plot(x, y, style, marker=MARKERS[number % COLOURS], mfc=face, color=colour(number), lw=1.3)
