@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,10 @@ def files_of(out: str | Path, given: Sequence[str | Path], exist_ok: bool) -> Fi
             f"{there[0]} is there, and {files.content.name} beside it is not of a report, so that it may be somebody "
             "else's; choose another out="
         )
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = path.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"nothing can be written into {folder}; choose another out=")
     return files
 
 
