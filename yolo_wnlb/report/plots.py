@@ -223,8 +223,8 @@ def of_calibration(content: Content) -> str:
             for bins, face, style in ((row.bins, "none", ":"), (row.bins_after, colour(number), "-")):
                 x, y = [b.confidence for b in bins], [b.precision for b in bins]
                 axes.plot(x, y, style, marker=MARKERS[number % COLOURS], mfc=face, color=colour(number), lw=1.3)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
         axes.set_xlabel("confidence of the detections")
         axes.set_ylabel("share of them that are right")
         return as_svg(axes, "calibration", "share of right detections against confidence; a table has the errors")
