@@ -391,7 +391,7 @@ def test_numbers_that_are_not_known_are_dashes(tmp_path):
     content.calibrations[0].error = content.calibrations[0].temperature = content.calibrations[0].error_after = None
     text = page.render(content)
     assert "None" not in text and "nan" not in text.lower().replace("maintenance", "")
-    assert "nothing is found by day either" in text
+    assert "finds nothing" in text
 
 
 def test_a_picture_that_is_gone_is_a_mistake_with_its_name(tmp_path):

@@ -169,7 +169,7 @@ def gain(value: Estimate | None, digits: int = 1) -> str:
 def half_stop(row: HalfStop) -> str:
     """Write the stop at which AP is half of that by day."""
     if row.stop.value is None:
-        return "nothing is found by day either"
+        return "finds nothing"
     if not row.reached:
         return f"not down to {row.stop.value:.0f}".replace("-", MINUS)
     text = f"{row.stop.value:.1f}"

@@ -198,7 +198,8 @@ def of_line(content: Content, line: Line, rows: Sequence[Any], name: str) -> str
                 axes.vlines(at, low, high, color=colour(number), lw=1.6)
         axes.set_xticks(range(len(places)), [*places])
         axes.set_xlim(-0.4, len(places) - 0.6)
-        axes.set_ylim(0, 1.06 * axes.get_ylim()[1])
+        top = axes.dataLim.y1  # no number at all: minus infinity
+        axes.set_ylim(0, 1.06 * top if top > 0 else 1)
         axes.set_xlabel(line.axis.title)
         axes.set_ylabel(line.title)
         return as_svg(axes, name, f"{line.title}, against {line.axis.title}; a table has the numbers")
