@@ -94,7 +94,7 @@ def test_the_wheel_holds_the_package_its_data_and_the_start_files_only(wheel):
     files = set(zipfile.ZipFile(wheel).namelist())
     code = {file.relative_to(ROOT).as_posix() for file in (ROOT / "yolo_wnlb").rglob("*.py")}
     data = {f"yolo_wnlb/{kind}/{name}" for kind in ("cfg", "datasets") for name in paths.shipped(kind)}
-    data |= {"yolo_wnlb/py.typed"}
+    data |= {"yolo_wnlb/py.typed", "yolo_wnlb/report/page.css", "yolo_wnlb/report/page.html"}
     start = {"yolo_wnlb.pth", "yolo_wnlb.start"}  # at the root, which becomes site-packages
     info = {file for file in files if file.startswith(f"yolo_wnlb-{yolo_wnlb.__version__}.dist-info/")}
     assert files - info == code | data | start

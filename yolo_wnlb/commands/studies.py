@@ -1,14 +1,16 @@
-"""The commands that measure many models, or one many times: compare, robustness."""
+"""The commands that measure many models, or one many times: compare, robustness, report."""
 
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb.commands.options import CORRUPTIONS, DEVICE, FAMILIES, IMAGES_OF_COCO, PRESETS
+from yolo_wnlb.commands.options import CORRUPTIONS, DEVICE, EXIST_OK, FAMILIES, IMAGES_OF_COCO, PRESETS
 from yolo_wnlb.commands.register import command, show
-from yolo_wnlb.terminal.arguments import Option, flag, listed, one_of, path, text, whole
+from yolo_wnlb.terminal.arguments import NONE, Kind, Option, flag, listed, number, one_of, path, text, whole
 
 
 @command(
@@ -95,3 +97,67 @@ def run_robustness(files: list[str], options: dict[str, Any]) -> int:
     report = robustness(files, options.pop("data"), **options)
     print(f"\nwritten to {out}:\n", flush=True)
     return show(report)
+
+
+def specs(value: str) -> list[str]:
+    """Read enhancers between commas, of which each may have options: onnx:net.onnx,pad=12,clahe:2; or none."""
+    if value.lower() in NONE:
+        return []
+    found = re.split(r",(?!\w+=)", value)
+    if not all(found):
+        raise ValueError
+    return found
+
+
+ENHANCERS = Kind(
+    "SPEC,...|none",
+    "enhancers between commas, such as gamma:2.2,clahe:2, or none",
+    specs,
+    ("gamma:2.2", "clahe:2", "histeq", "msr", "none"),
+)
+
+
+@command(
+    "report",
+    "Write one page that says what detectors are worth in the dark, which confidence to set, and what goes wrong.",
+    files="MODEL [MODEL ...]",
+    count=(1, math.inf),
+    file_keys=("model",),
+    example="yolo-wnlb report plain.pt wnlb.pt data=my.yaml out=report.html",
+    about="The page needs no network and no other file: verdict, AP against darkness and by the brightness of the real "
+    "pictures, confidences, kinds of errors, the worst pictures, enhancers, blocks, cost. Beside it are the numbers, "
+    ".json, and a model card for the Hugging Face Hub, .md. docs/report.md says how to read them.",
+    options=[
+        Option("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", required=True),
+        Option("out", path("FILE.html"), "the page; the other two files get its name", "report.html"),
+        Option("split", text("NAME", "train", "val", "test"), "of a data YAML", "val"),
+        Option("stops", listed(whole()), "stops of darkness: 0, and of -1 to -7 those wanted", (0, -1, -2, -3, -4, -5)),
+        Option("n", whole(2), "pictures for stops and enhancers, evenly spaced; all else takes all", 100),
+        Option("preset", text("PRESET", *PRESETS[:4]), "whose noise the stops have", "severe"),
+        Option("imgsz", whole(1), "image size of the models (default: as trained)"),
+        Option("beta", number(0), "how much more recall counts than precision for the confidence to set", 1.0),
+        Option("enhancers", ENHANCERS, "what pictures are brightened with", ("gamma:2.2", "clahe:2", "histeq", "msr")),
+        Option("worst", whole(0), "worst pictures of each model", 24),
+        Option(
+            "groups",
+            text("RULE"),
+            "pictures that belong together: a key of COCO images, or a regular expression for names with one (group); "
+            "intervals then draw whole groups",
+        ),
+        Option("seed", whole(0), "another one draws other darkness and other halves", 0),
+        Option("title", text("TEXT"), "heading of the page (default: the names of the models)", ""),
+        Option("allow_missing", flag(), "accept models that know more classes than the truth", False),
+        EXIST_OK,
+        DEVICE,
+        IMAGES_OF_COCO,
+    ],
+)
+def run_report(files: list[str], options: dict[str, Any]) -> int:
+    """Measure the models, write the three files, and print the verdict."""
+    from yolo_wnlb.report.report import report
+
+    words = [
+        f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}" for key, value in options.items()
+    ]
+    command = shlex.join(["yolo-wnlb", "report", *files, *words])
+    return show(report(files, options.pop("data"), **options, command=command))

@@ -22,6 +22,7 @@ import numpy as np
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.imaging.brightness import mean_luma
 from yolo_wnlb.imaging.camera import (
     MONO,
     PRESETS,
@@ -173,11 +174,6 @@ def picture_row(picture: Picture, columns: dict[str, Settings], seed: int) -> np
         light = f"mean {mean_luma(dark):.0f}, {stops_between(image, shot):+.1f} stops"
         panels.append(panel([in_colour(dark)], [light, *shot_captions(shot, image.shape[2] == 3)], SIDE, 15))
     return np.hstack(panels)
-
-
-def mean_luma(image: np.ndarray) -> float:
-    """Return the mean brightness of a BGR or grey image (H, W, C), 0 to 255."""
-    return float((cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.shape[2] == 3 else image).mean())
 
 
 def stops_between(image: np.ndarray, shot: Shot) -> float:
