@@ -43,6 +43,21 @@ class Matches(NamedTuple):
     images: int
     classes: int
 
+    def of_images(self, kept: np.ndarray) -> Matches:
+        """Return the matches of some images alone, numbered anew in the same order; kept: which, bool (images,)."""
+        rows, objects, number = kept[self.image], kept[self.object_image], np.cumsum(kept) - 1
+        return Matches(
+            image=number[self.image[rows]],
+            category=self.category[rows],
+            score=self.score[rows],
+            hit=self.hit[rows],
+            ignored=self.ignored[rows],
+            object_image=number[self.object_image[objects]],
+            object_category=self.object_category[objects],
+            images=int(kept.sum()),
+            classes=self.classes,
+        )
+
     def precision(self, weights: np.ndarray | None = None, thresholds: slice = slice(None)) -> np.ndarray:
         """Precision at 101 recalls, float (B, T, 101, K); -1 for classes without objects.
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.metrics import errors
+from yolo_wnlb.metrics.confidence import Bin, Rates
 from yolo_wnlb.reading import read_json
 
 FORMAT = "yolo_wnlb report 1"
-KINDS = {"segm": "masks", "bbox": "boxes"}  # what a row's `kind` is called in prose
-ERROR_KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")  # of TIDE, in the order shown
+ERROR_KINDS = errors.NAMES  # of TIDE, in the order shown
 
 
 @dataclass
@@ -227,23 +228,6 @@ class Slice:
 
 
 @dataclass
-class Rates:
-    """What a confidence gives, at an IoU of 0.5.
-
-    Attributes:
-        f_beta: Weighted harmonic mean of precision and recall; see `Content.beta`.
-        precision: Share of the detections that are right.
-        recall: Share of the objects that are found.
-        false_alarms: Detections that hit no object, per 1,000 pictures.
-    """
-
-    f_beta: float
-    precision: float
-    recall: float
-    false_alarms: float
-
-
-@dataclass
 class Threshold:
     """The confidence to use: the one with the best F-beta.
 
@@ -279,30 +263,11 @@ class Threshold:
 
 
 @dataclass
-class Bin:
-    """Detections of similar confidence.
-
-    Attributes:
-        low: The range of confidence, from here ...
-        high: ... to here.
-        detections: Number of detections.
-        confidence: Their mean confidence.
-        precision: Share of them that hit an object, at an IoU of 0.5.
-    """
-
-    low: float
-    high: float
-    detections: int
-    confidence: float
-    precision: float
-
-
-@dataclass
 class Calibration:
     """Whether a confidence of 0.7 means that 70 of 100 such detections are right.
 
     The calibration error is the mean of |precision - confidence| over the bins, weighted by detections. With a
-    temperature T, the confidence p becomes 1 / (1 + exp(-logit(p) / T)): T above 1 makes it less sure.
+    temperature T, a confidence p becomes 1 / (1 + exp(-logit(p) / T)): T above 1 makes it less sure.
 
     Attributes:
         model: Name of the model.
@@ -488,7 +453,7 @@ class Content:
         half_stops: For each model.
         slices: For each model by brightness, the darkest first; ranges without pictures are left out.
         thresholds: For each model: all pictures, then by brightness, then by stop.
-        calibrations: For each model on all pictures.
+        calibrations: For each model: the same rows.
         errors: For each model the six kinds.
         worst: For each model, the worst picture first.
         enhancers: With and without each enhancer.

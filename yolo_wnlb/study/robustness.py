@@ -100,13 +100,7 @@ def robustness(
     cells = read_suite(suite, levels)
     for name, value, least in (("n", n, 2), ("seed", seed, 0), ("save", save, 0)):
         whole_number(name, value, least=least)
-    if names_a_file(preset):
-        settings(preset)
-    elif preset not in DARKNESS:
-        raise ValueError(
-            f"preset is {preset!r}{suggestion(preset, DARKNESS)}; choose from {', '.join(DARKNESS)}, or give the .yaml "
-            "file of a camera"
-        )
+    check_preset(preset)
     if space not in SPACES:
         raise ValueError(f"space is {space!r}{suggestion(space, SPACES)}; choose from {', '.join(SPACES)}")
     check_groups("groups", groups)
@@ -169,6 +163,17 @@ def identity_of(subject: Subject, surrogate: str | Path | None, cells: Sequence[
         elif surrogate and subject.own is None:
             identity["white box"] = "no gradients of its own"
     return identity
+
+
+def check_preset(preset: str) -> None:
+    """Refuse what is neither a preset whose noise the stops can have, nor the file of a camera."""
+    if names_a_file(preset):
+        settings(preset)
+    elif preset not in DARKNESS:
+        raise ValueError(
+            f"preset is {preset!r}{suggestion(preset, DARKNESS)}; choose from {', '.join(DARKNESS)}, or give the .yaml "
+            "file of a camera"
+        )
 
 
 def check_space(space: str, attacks: Sequence[Cell]) -> None:

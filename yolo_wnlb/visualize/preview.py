@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.imaging.brightness import mean_luma
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, light_of_codes, look_up, picture_rng, settings
 from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
 from yolo_wnlb.visualize.pictures import display_names, find_pictures, without_repeats
@@ -144,11 +145,6 @@ def picture_row(picture: Picture, columns: dict[str, Settings], seed: int) -> np
         light = f"mean {mean_luma(dark):.0f}, {stops_between(image, shot):+.1f} stops"
         panels.append(panel([dark], [light, *shot_captions(shot)], SIDE, 15))
     return np.hstack(panels)
-
-
-def mean_luma(image: np.ndarray) -> float:
-    """Return the mean brightness of a BGR image, 0 to 255."""
-    return float(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean())
 
 
 def stops_between(image: np.ndarray, shot: Shot) -> float:
