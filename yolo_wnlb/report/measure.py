@@ -73,6 +73,11 @@ class Draws(NamedTuple):
     units: int
 
 
+def show_progress(line: str) -> None:
+    """Print a line at once, into a pipe too."""
+    print(line, flush=True)
+
+
 def measure(
     models: str | Path | Sequence[str | Path],
     data: str | Path,
@@ -91,7 +96,7 @@ def measure(
     device: str | None = None,
     title: str = "",
     command: str = "",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = show_progress,
 ) -> c.Content:
     """Measure models, and bring everything that the report shows into one content.
 

@@ -9,7 +9,6 @@ from yolo_wnlb.report.content import Content, Estimate, Threshold
 NAMES = {"segm": "mask AP", "bbox": "box AP"}
 MEAN_OVER_STOPS = "mean over stops"  # of a comparison
 FEW = 30  # objects, below which a confidence of their own is not recommended
-APART = 0.05  # from which difference on two confidences are worth setting apart
 ADVICE = {  # for the kind of error that costs most
     "class": "give it more pictures of the classes that it mistakes for each other, and look at their labels",
     "localisation": "train and predict at a larger imgsz, and look at how tightly the labels lie",
@@ -44,6 +43,7 @@ def how_good(content: Content, best: str) -> str:
     what = NAMES[content.kind]
     if not score.ap.value:
         return f"{best} finds nothing that is right on these {content.data.pictures} pictures: its {what} is 0."
+    reached = f"{best} has a {what} of {in_points(score.ap)} on these {content.data.pictures} pictures"
     dark = ""
     for row in content.half_stops:
         if row.model == best and row.stop.value is not None:
@@ -51,8 +51,8 @@ def how_good(content: Content, best: str) -> str:
             if not row.reached:
                 dark = f", and more than half of it is left at {row.stop.value:.0f} stops, the darkest measured"
     if len(content.models) == 1:
-        return f"{best} has a {what} of {in_points(score.ap)} on these {content.data.pictures} pictures{dark}."
-    return f"{compared(content, best)}; {best} has a {what} of {in_points(score.ap)} by day and night{dark}."
+        return f"{reached}{dark}."
+    return f"{compared(content, best)}; {reached}{dark}."
 
 
 def compared(content: Content, best: str) -> str:
@@ -66,8 +66,8 @@ def compared(content: Content, best: str) -> str:
         row = max(rows, key=lambda row: row.difference.value or 0.0)
         lead, other = negative(row.difference), row.model
     if lead.clear:
-        return f"in the dark {best} is better than {other}, by {in_points(lead)} points over the stops"
-    return f"in the dark no model is clearly better: {best} is {in_points(lead)} points above {other} over the stops"
+        return f"In the dark {best} is better than {other}, by {in_points(lead)} points over the stops"
+    return f"In the dark no model is clearly better: {best} is {in_points(lead)} points above {other} over the stops"
 
 
 def which_confidence(content: Content, best: str) -> str:
@@ -78,7 +78,7 @@ def which_confidence(content: Content, best: str) -> str:
         return f"No confidence can be recommended for {best}, for nothing that it finds is right."
     rates, how = whole.expected, "on new pictures of this kind"
     if rates is None:
-        rates, how = whole.in_sample, "on these very pictures, which are too few to tell of new ones"
+        rates, how = whole.in_sample, "on these very pictures, which are too few to tell of new ones,"
     text = f"Set conf={whole.confidence:.2f}"
     if rates:
         text += (
@@ -86,7 +86,7 @@ def which_confidence(content: Content, best: str) -> str:
             "1,000 pictures"
         )
     dark = darkest(rows[1:])
-    if dark and dark.confidence and abs(dark.confidence - whole.confidence) >= APART:
+    if dark and dark.confidence is not None and differ(dark, whole):
         text += f"; in the dark ({dark.where}) set conf={dark.confidence:.2f}"
     return f"{text}."
 
@@ -96,6 +96,13 @@ def darkest(rows: Sequence[Threshold]) -> Threshold | None:
     enough = [row for row in rows if row.confidence is not None and row.objects >= FEW]
     real = [row for row in enough if row.where.startswith("brightness")]
     return min(real if len(real) > 1 else enough, key=lambda row: row.high, default=None)
+
+
+def differ(one: Threshold, other: Threshold) -> bool:
+    """Tell whether two confidences differ by more than the choice of pictures: those of all halves lie apart."""
+    return bool(one.of_halves and other.of_halves) and (
+        max(one.of_halves) < min(other.of_halves) or min(one.of_halves) > max(other.of_halves)
+    )
 
 
 def what_goes_wrong(content: Content, best: str) -> str:
