@@ -34,6 +34,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "activate": GROUND | {"yolo"},
     "study": GROUND
     | {"attacks", "imaging", "data", "metrics", "yolo", "denoiseg", "detectors", "classifiers", "twins", "visualize"},
+    "report": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "twins", "visualize", "study"},
     "doctor": GROUND | {"activate"},
     "commands": {"*"},
     "cli": {"*"},
