@@ -15,6 +15,7 @@ from conftest import run_python
 
 import yolo_wnlb
 import yolo_wnlb.calibrate.calibrate
+import yolo_wnlb.watch.watch
 from yolo_wnlb import cli
 from yolo_wnlb.commands import models, register
 from yolo_wnlb.commands import options as shared
@@ -38,6 +39,7 @@ TABLES = {  # command -> the function that it calls, and options that are the co
     "corrupt": (yolo_wnlb.enhance_dataset, {"out", "with", "clean"}),
     "robustness": (yolo_wnlb.robustness, {"data"}),
     "calibrate": (yolo_wnlb.calibrate.calibrate.calibrate, set()),
+    "watch": (yolo_wnlb.watch.watch.watch, {"model"}),
     "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok", *models.SCENE_WORDS}),
 }
 
