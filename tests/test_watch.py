@@ -473,6 +473,16 @@ def test_mistakes_in_the_model_are_named(tmp_path, monkeypatch, capsys, model, m
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+@needs_lap
+def test_a_video_is_not_written_over_while_it_is_read(tmp_path, eye):
+    (tmp_path / "out").mkdir()
+    film(tmp_path / "out/watch.mp4", frames_of(3), "mp4v")
+    before = (tmp_path / "out/watch.mp4").read_bytes()
+    with pytest.raises(ValueError, match="would be written over while it is read"):
+        module.watch("out/watch.mp4", "best.pt", "out", exist_ok=True)
+    assert (tmp_path / "out/watch.mp4").read_bytes() == before
+
+
 def test_models_of_other_channels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="takes pictures of 4 channels"):
         open_source(str(folder(tmp_path / "f", frames_of(1))), channels=4)

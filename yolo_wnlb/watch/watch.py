@@ -21,6 +21,7 @@ import numpy as np
 from ultralytics import YOLO
 
 from yolo_wnlb.data.journal import folder_for
+from yolo_wnlb.imaging.brightness import mean_luma
 from yolo_wnlb.version import __version__
 from yolo_wnlb.watch.average import MOST_FRAMES, Average, StillAverage
 from yolo_wnlb.watch.confidence import Confidences, fixed, of_report
@@ -31,7 +32,6 @@ from yolo_wnlb.yolo.models import channels_of, load_checkpoint, load_export
 FORMAT = "yolo_wnlb watch 1"  # first line of watch.jsonl
 FILES = ("watch.jsonl", "watch.mp4")
 LIVE_VIDEO_RATE = 10.0  # frames a second of the video of a camera
-LATEST_SHOWN = 2.0  # seconds between two lines of progress
 
 
 @dataclass
@@ -130,7 +130,7 @@ def watch(
     settings |= {key: value for key, value in (("imgsz", imgsz), ("device", device)) if value is not None}
     result = Watched(Path())
     with folder_for(out, "runs/watch") as folder:
-        refuse_overwriting(folder, exist_ok)
+        refuse_overwriting(folder, opened, exist_ok)
         result.folder = folder
         header: dict[str, Any] = {
             "format": FORMAT,
@@ -189,12 +189,14 @@ def load(file: Path) -> tuple[YOLO, int]:
     return YOLO(file, task=task), channels_of(backend)
 
 
-def refuse_overwriting(folder: Path, exist_ok: bool) -> None:
+def refuse_overwriting(folder: Path, source: Source, exist_ok: bool) -> None:
     """Refuse a folder that holds an earlier result, or remove that.
 
-    Raises: ValueError: it does, and may not be written over.
+    Raises: ValueError: it does, and may not be written over, or is the video that is watched.
     """
     if found := [name for name in FILES if (folder / name).exists()]:
+        if not source.live and Path(source.name).resolve() in [(folder / name).resolve() for name in found]:
+            raise ValueError(f"{source.name} would be written over while it is read; choose another out=")
         if not exist_ok:
             raise ValueError(f"{folder} holds {found[0]}; choose another out=, or overwrite it with exist_ok=True")
         for name in found:
@@ -250,7 +252,7 @@ def follow(
             frame = batch[-1]
             result.dropped += frame.number - result.frames
             result.frames = frame.number + 1
-            brightness = brightness_of(mean.picture)
+            brightness = mean_luma(mean.picture)
             if brightness < confidences.too_dark:
                 result.too_dark += 1
                 output.write(frame, mean, brightness, None, None, [])
@@ -271,12 +273,6 @@ def follow(
     result.still, result.milliseconds = still / max(result.frames, 1), 1e3 * averaging / max(result.frames, 1)
     if source.count and not result.stopped and result.frames < min(source.count, limit or source.count):
         result.remarks = (f"{source.name} breaks off after {result.frames} of {source.count} frames",)
-
-
-def brightness_of(picture: np.ndarray) -> float:
-    """Return the mean luma of a picture, 0 to 255."""
-    blue_green_red = cv2.mean(picture)[: picture.shape[2]]
-    return blue_green_red[0] if len(blue_green_red) == 1 else float(np.dot(blue_green_red, (0.114, 0.587, 0.299)))
 
 
 class Output:

@@ -1,0 +1,17 @@
+"""How bright a picture is: the one measure that reports, previews and gates compare."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def mean_luma(image: np.ndarray) -> float:
+    """Return the mean luma (BT.601) of a picture, 0 (black) to 255; uint8 (H, W), (H, W, 1), or BGR (H, W, 3).
+
+    Example:
+        >>> mean_luma(np.full((2, 3, 3), 100, np.uint8))
+        100.0
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 and image.shape[2] == 3 else image
+    return float(grey.mean())
