@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from yolo_wnlb.calibrate.calibrate import calibrate
+from yolo_wnlb.commands.options import response
 from yolo_wnlb.imaging.camera import PRESETS
 
 
@@ -25,11 +26,14 @@ def main() -> int:
     parser.add_argument("--fit", nargs="+", required=True, metavar="FOLDER", help="pictures to fit to")
     parser.add_argument("--measure", nargs="+", required=True, metavar="FOLDER", help="pictures to measure on")
     parser.add_argument("--still", action="store_true", help="both are pairs or bursts of still scenes")
+    parser.add_argument("--crf", type=response, default="srgb", help="response of the camera, as calibrate takes it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         try:
             fitted, other = (
-                calibrate(**{"still" if args.still else "sources": sources}, out=Path(folder) / f"{name}.yaml")
+                calibrate(
+                    **{"still" if args.still else "sources": sources}, out=Path(folder) / f"{name}.yaml", crf=args.crf
+                )
                 for name, sources in (("fit", args.fit), ("measure", args.measure))
             )
         except (ValueError, OSError) as error:

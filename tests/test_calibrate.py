@@ -254,3 +254,26 @@ def test_mistakes_in_the_options_are_named(tmp_path, monkeypatch, given, message
     with pytest.raises(ValueError) as caught:
         calibrate("night", **given)
     assert message in str(caught.value)
+
+
+# ---- what pictures cannot tell is said -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argument", ["still", "sources"])
+def test_shot_noise_that_read_noise_covers_gets_a_wide_span_and_a_remark(tmp_path, argument):
+    dark = [capture(picture, Shot(ev=-2.5, crf="srgb")) for picture in scenes(6, 160, 224)]
+    frames = shots(dark, 2 if argument == "still" else 1, sigma_s=0.01, sigma_c=0.05)
+    found = calibrate(out=tmp_path / "my.yaml", **{argument: write(tmp_path / "shots", frames)})
+    low, high = found.found["sigma_s"].span
+    assert low <= 0.01 <= high
+    assert any(remark.startswith("sigma_s hardly shows") and "brighter" in remark for remark in found.remarks)
+    assert middle(found, "sigma_c") == pytest.approx(0.05, rel=0.15)
+
+
+def test_noise_that_is_not_of_a_sensor_is_said_to_be_far_from_the_fit(tmp_path):
+    frames = shots(scenes(6, 160, 224), 1, sigma_s=0.06, sigma_c=0.01)
+    toned = [cv2.LUT(frame, np.float32(255 * (np.arange(256) / 255) ** 2.5).astype(np.uint8)) for frame in frames]
+    found = calibrate(write(tmp_path / "shots", toned), tmp_path / "my.yaml")
+    assert found.noise["fit"] > 0.2 and any("octaves from that of the pictures" in remark for remark in found.remarks)
+    of_sensor = calibrate(write(tmp_path / "other", frames), tmp_path / "other.yaml")
+    assert not any("octaves from that of the pictures" in remark for remark in of_sensor.remarks)

@@ -16,6 +16,7 @@ from conftest import run_python
 import yolo_wnlb
 import yolo_wnlb.calibrate.calibrate
 import yolo_wnlb.report.report
+import yolo_wnlb.watch.watch
 from yolo_wnlb import cli
 from yolo_wnlb.commands import models, register
 from yolo_wnlb.commands import options as shared
@@ -40,6 +41,7 @@ TABLES = {  # command -> the function that it calls, and options that are the co
     "robustness": (yolo_wnlb.robustness, {"data"}),
     "calibrate": (yolo_wnlb.calibrate.calibrate.calibrate, set()),
     "report": (yolo_wnlb.report.report.report, {"data", "command"}),
+    "watch": (yolo_wnlb.watch.watch.watch, {"model"}),
     "graft": (yolo_wnlb.WNLB, {"after", "out", "exist_ok", *models.SCENE_WORDS}),
 }
 

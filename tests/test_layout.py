@@ -35,6 +35,7 @@ MAY_IMPORT = {  # folder, or module of the root: what of ours it may import
     "study": GROUND
     | {"attacks", "imaging", "data", "metrics", "yolo", "denoiseg", "detectors", "classifiers", "twins", "visualize"},
     "report": GROUND | {"imaging", "data", "metrics", "yolo", "detectors", "twins", "visualize", "study"},
+    "watch": GROUND | {"imaging", "data", "yolo", "report"},
     "doctor": GROUND | {"activate"},
     "commands": {"*"},
     "cli": {"*"},

@@ -22,7 +22,7 @@ from yolo_wnlb.words import suggestion
 ISSUES = "https://github.com/yolo-wnlb/yolo-wnlb/issues"
 OF_YOLO = ("train", "val", "predict", "track", "export", "benchmark")  # commands that stay with Ultralytics
 
-for module in ("pictures", "models", "evaluation", "studies", "installation"):  # the order of the overview
+for module in ("pictures", "models", "evaluation", "studies", "watch", "installation"):  # the order of the overview
     importlib.import_module(f"yolo_wnlb.commands.{module}")
 
 

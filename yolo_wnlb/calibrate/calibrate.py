@@ -35,6 +35,8 @@ EXPOSURE = 0.1  # relative difference of brightness within a pair
 MOVING = (16, 8.0, 0.005)  # side of a block, standard errors of its mean difference, share of such blocks
 ASSUMED_DAY = (0.08, 0.2, 0.4)  # mean light of ordinary day photos at QUANTILES
 QUANTILES = (10, 50, 90)
+FAR = 0.2  # octaves between the pictures and the fit to them from which on the model does not describe them
+MISTAKEN = 0.1  # share of the variance of the other noise that may be taken for this one; 0.07 with known cameras
 LEAST_SPAN = 0.03  # relative half-width of each span: what the model itself is not sure of
 DIGITS = 6
 
@@ -86,7 +88,7 @@ def calibrate(
     if capped_frames:
         fits.append(fit_capped(capped_frames, shot, found))
     if pair_frames:
-        fits.append(fit_still(pair_frames, shot, found))
+        fits.append(fit_still(pair_frames, shot, found, remarks))
     if night_frames and not pair_frames:
         known = fits[0].noise if fits else Noise()
         fits.append(fit_night(night_frames, shot, known, found, remarks))
@@ -106,6 +108,12 @@ def calibrate(
     )
     last = fits[-1]
     distances = {"fit": last.octaves()}
+    if distances["fit"] > FAR:
+        remarks.append(
+            f"the noise of the fit is {distances['fit']:.2f} octaves from that of the pictures, so it is not that of "
+            "a sensor behind this response: turn denoising and sharpening off, do not resize, or give the camera's "
+            "crf=; crf=0.69,0.5 is that of a usual digital camera"
+        )
     if last.noise.sigma_s:
         distances |= {preset: last.octaves(middle_noise(preset)) for preset in PRESETS}
     bright = [cropped(frame.picture) for frame in day_frames]
@@ -189,7 +197,7 @@ def hot_share(pictures: list[np.ndarray], sigma_c: float, crf: Any) -> tuple[flo
     return count / mean.size / max(1 - least, 0.2), count
 
 
-def fit_still(pairs: list[tuple[Frame, Frame]], shot: Shot, found: dict[str, Found]) -> Fit:
+def fit_still(pairs: list[tuple[Frame, Frame]], shot: Shot, found: dict[str, Found], remarks: list[str]) -> Fit:
     """Fit shot and read noise and banding to pairs of still scenes."""
     for pair in pairs:
         check_still(*pair, shot)
@@ -206,9 +214,13 @@ def fit_still(pairs: list[tuple[Frame, Frame]], shot: Shot, found: dict[str, Fou
             "or give pictures of higher quality"
         )
     said = f"{len(pairs)} pairs of still scenes"
-    keep(found, "sigma_s", result.noise.sigma_s, result.errors.sigma_s, said)
-    if "sigma_c" not in found:
-        keep(found, "sigma_c", result.noise.sigma_c, result.errors.sigma_c, said)
+    has_capped = "sigma_c" in found
+    for name in ("sigma_s", "sigma_c"):
+        if name not in found:
+            span = likely(name, result)
+            found[name] = Found(rounded(span), getattr(result.errors, name), said)
+            remarks += hardly_shows(name, span, said)
+    if not has_capped:
         keep_lines(found, result, said)
     return result
 
@@ -272,9 +284,10 @@ def fit_night(frames: list[Frame], shot: Shot, known: Noise, found: dict[str, Fo
     low, high = np.percentile(each, [10, 90]) if len(each) else (1.0, 1.0)
     for name in ("sigma_s", "sigma_c"):
         if name not in found:
-            middle = getattr(result.noise, name)
-            span = (middle * min(low, 1 - LEAST_SPAN), middle * max(high, 1 + LEAST_SPAN))
-            found[name] = Found(rounded(span), getattr(result.errors, name), said)
+            middle, span = getattr(result.noise, name), likely(name, result)
+            widened = min(middle * low, span[0]), max(middle * high, span[1])
+            found[name] = Found(rounded(widened), getattr(result.errors, name), said)
+            remarks += hardly_shows(name, span, said)
     remarks.append(
         "texture that is as fine as noise counts as noise in single pictures; pairs of a still scene do better"
     )
@@ -284,6 +297,34 @@ def fit_night(frames: list[Frame], shot: Shot, known: Noise, found: dict[str, Fo
 def linear_codes(shot: Shot) -> np.ndarray:
     """Return the light of each code."""
     return linear(np.arange(256, dtype=np.uint8).reshape(16, 16), shot.crf).ravel().astype(np.float64)
+
+
+def likely(name: str, result: Fit) -> tuple[float, float]:
+    """Return the ends that sigma_s or sigma_c may have: two standard errors, and what the model is not sure of.
+
+    Where the other kind of noise covers this one, a small part of that may be taken for it: shot noise shows best in
+    the brightest parts, read noise in the darkest.
+    """
+    value, light = getattr(result.noise, name), result.real.curve()[0]
+    half = max(2 * getattr(result.errors, name), LEAST_SPAN * value)
+    covering = result.noise.sigma_c**2 / np.nanmax(light)
+    if name == "sigma_c":
+        covering = result.noise.sigma_s**2 * np.nanmin(light)
+    unsure = MISTAKEN * float(covering)
+    low, high = max(value**2 - unsure, 0.0) ** 0.5, (value**2 + unsure) ** 0.5
+    return max(min(low, value - half), 0.0), max(high, value + half)
+
+
+def hardly_shows(name: str, span: tuple[float, float], source: str) -> list[str]:
+    """Say of a number that nearly anything is likely, and what would show it; nothing of other numbers."""
+    low, high = span
+    if low > 0 and high - low < (low + high) / 2:
+        return []
+    other, remedy = ("read", "brighter") if name == "sigma_s" else ("shot", "darker")
+    return [
+        f"{name} hardly shows in the {source}, because {other} noise covers it there: it may be anything from "
+        f"{low:.2g} to {high:.2g}; {remedy} pictures would tell"
+    ]
 
 
 def keep(found: dict[str, Found], name: str, value: float, error: float, source: str) -> None:

@@ -1,0 +1,498 @@
+"""watch: frames are averaged where nothing moves, objects do not flicker, files are whole, mistakes are named."""
+
+import functools
+import http.server
+import json
+import os
+import random
+import signal
+import threading
+import time
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ultralytics.engine.results import Boxes, Results
+
+from yolo_wnlb.cli import main
+from yolo_wnlb.data.shapes import scene
+from yolo_wnlb.imaging.camera import capture, clean, settings
+from yolo_wnlb.report.content import Content, Data, Model, Threshold
+from yolo_wnlb.watch import watch as module
+from yolo_wnlb.watch.average import StillAverage
+from yolo_wnlb.watch.confidence import fixed, of_report
+from yolo_wnlb.watch.sources import open_source, without_password
+from yolo_wnlb.watch.tracks import Tracks
+
+needs_lap = pytest.mark.skipif(not find_spec("lap"), reason="needs the extra 'watch': pip install 'yolo-wnlb[watch]'")
+
+# ---- the average -------------------------------------------------------------------------------------
+
+
+def night_shot(seed=1, preset="severe"):
+    return settings(preset).draw(random.Random(seed))
+
+
+def bright_scene(seed=1, height=240, width=320):
+    return scene(np.random.default_rng(seed), max(height, width)).image[:height, :width]
+
+
+@pytest.mark.parametrize("frames", [2, 4, 8])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_noise_of_still_parts_falls_by_the_root_of_the_number_of_frames(frames, seed):
+    bright, shot = bright_scene(seed), night_shot(seed)
+    clip = [capture(bright, shot, frame=k) for k in range(3 * frames)]
+    average = StillAverage(frames)
+    means = [average.add(frame) for frame in clip]
+    assert means[-1].frames == frames and means[-1].still > 0.97
+    # the noise of independent pictures is in their differences, whatever clipping does to their mean
+    noise = np.std(np.float32(clip[0]) - clip[1])
+    left = np.std(np.float32(means[frames - 1].picture) - means[2 * frames - 1].picture)
+    assert noise / left == pytest.approx(frames**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("speed", [2, 8])
+def test_an_object_that_moves_is_not_smeared(speed):
+    ground, texture = bright_scene(3) // 2, bright_scene(4)
+    shot = night_shot(3)
+    average = StillAverage(4)
+    pictures = []
+    for k in range(8):
+        pictures.append(ground.copy())
+        left = 100 + speed * k
+        pictures[-1][80:140, left : left + 60] = 255 - texture[80:140, 100:160] // 4
+    clip = [capture(picture, shot, frame=k) for k, picture in enumerate(pictures)]
+    for frame in clip:
+        mean = average.add(frame)
+    truth = np.float32(clean(pictures[-1], shot))
+    touched = slice(90, 130), slice(100 + speed * 4, 160 + speed * 7)  # where the object is, or was in the last frames
+    error, of_frame, smeared = (
+        np.abs(np.float32(picture)[touched] - truth[touched]).mean()
+        for picture in (mean.picture, clip[-1], np.mean(clip[-4:], axis=0))
+    )
+    assert error <= 1.02 * of_frame
+    if speed == 8:
+        assert smeared > 1.3 * error
+    assert 0.5 < mean.still < 0.98
+
+
+def test_a_lamp_that_goes_on_shows_at_once_and_is_averaged_again_soon():
+    bright, shot, average = bright_scene(5), night_shot(5), StillAverage(4)
+    clip = [capture(bright // 3 if k < 6 else bright, shot, frame=k) for k in range(12)]
+    means = [average.add(frame) for frame in clip]
+    assert means[5].still > 0.97 and means[-1].still > 0.97
+    assert means[6].still < 0.5
+    lit = clip[6].mean(2) > clip[5].mean(2) + 60
+    assert lit.any() and np.array_equal(means[6].picture[lit], clip[6][lit])
+
+
+def test_averaging_leaves_what_it_was_given_alone_and_takes_any_size():
+    for shape in ((1, 1, 3), (7, 5, 1), (30, 40), (64, 64, 3)):
+        average, rng = StillAverage(3), np.random.default_rng(0)
+        frames = [rng.integers(0, 256, shape).astype(np.uint8) for _ in range(5)]
+        copies = [frame.copy() for frame in frames]
+        for frame in frames:
+            mean = average.add(frame)
+            assert mean.picture.shape == shape and mean.picture.dtype == np.uint8
+        assert all(map(np.array_equal, frames, copies))
+    assert np.array_equal(StillAverage(1).add(frames[0]).picture, frames[0])
+    assert np.array_equal(StillAverage(4).add(frames[0]).picture, frames[0])
+
+
+def test_frames_that_do_not_belong_together_are_refused():
+    average = StillAverage(2)
+    average.add(np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match="follows on frames of"):
+        average.add(np.zeros((9, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="wanted uint8"):
+        average.add(np.zeros((9, 9, 3), np.float32))
+    for number in (0, 65):
+        with pytest.raises(ValueError, match="wanted 1 to 64"):
+            StillAverage(number)
+
+
+# ---- the confidence ----------------------------------------------------------------------------------
+
+
+def threshold(model, where, low, high, confidence):
+    return Threshold(model, "bbox", where, low, high, 20, 30, confidence, [], None, None)
+
+
+def report(folder, rows, models=("best",)):
+    listed = [Model(name, f"{name}.pt", "0" * 64, "detect", "ultralytics 8.4", "64x64", ["a"]) for name in models]
+    data = Data("d.yaml", "val", "abc", 2, {"a": 3}, 40.0, 2, "severe", 0)
+    Content("R", ["1.", "2.", "3."], listed, data, "bbox", 1.0, thresholds=rows).to_json(folder / "report.json")
+    return folder / "report.json"
+
+
+ROWS = [
+    threshold("best", "all pictures", 0, 256, 0.9),
+    threshold("best", "brightness 16 to 32", 16, 32, 0.4),
+    threshold("best", "brightness 32 to 64", 32, 64, 0.6),
+    threshold("best", "stop -1", 20, 60, 0.1),  # real pictures are as dark
+    threshold("best", "stop -3", 4, 8, 0.2),
+    threshold("best", "stop -5", 1, 3, None),
+]
+
+
+def test_confidence_follows_the_brightness_of_a_report(tmp_path):
+    found = of_report(report(tmp_path, ROWS), tmp_path / "best.pt")
+    assert found.confidence == (0.2, 0.4, 0.6) and found.too_dark == 3
+    assert [round(found.at(brightness), 2) for brightness in (0, 5.7, 22.7, 45.3, 255)] == [0.2, 0.2, 0.4, 0.6, 0.6]
+    assert 0.4 < found.at(32) < 0.6
+    assert of_report(tmp_path / "report.json", tmp_path / "best.onnx", too_dark=7).too_dark == 7
+
+
+def test_a_model_is_found_in_a_report_by_content_then_name_and_never_guessed_among_several(tmp_path):
+    rows = [threshold(name, "brightness 0 to 9", 0, 9, conf) for name, conf in (("day", 0.3), ("night", 0.7))]
+    file = report(tmp_path, rows, ("day", "night"))
+    assert of_report(file, tmp_path / "runs/night.pt").confidence == (0.7,)
+    with pytest.raises(ValueError, match=r"is a report of day, night, and none of them is .*other\.pt"):
+        of_report(file, tmp_path / "other.pt")
+    assert of_report(report(tmp_path, rows[:1], ("day",)), tmp_path / "other.pt").confidence == (0.3,)
+    with pytest.raises(ValueError, match="has no confidence by brightness of day: nothing that it found was right"):
+        of_report(report(tmp_path, [], ("day",)), tmp_path / "other.pt")
+
+
+# ---- tracks ------------------------------------------------------------------------------------------
+
+
+def boxes(*rows):
+    """One row x1, y1, x2, y2, score, class for each detection."""
+    return Boxes(np.array(rows, np.float32).reshape(-1, 6), (240, 320))
+
+
+@needs_lap
+def test_an_object_is_switched_on_by_the_confidence_kept_by_a_part_of_it_and_held_while_it_is_not_seen():
+    tracks = Tracks({0: "car"}, keep=0.5, hold=2)
+    scores = [None, 0.3, 0.45, 0.5, 0.45, 0.25, None, None, None, None]
+    said = []
+    for k, score in enumerate(scores):
+        row = [] if score is None else [[50 + k, 60, 90 + k, 100, score, 0]]
+        said.append(tracks.update(boxes(*row), 0.4))
+    assert [[(one.track, one.detection) for one in objects] for objects in said] == [
+        *([] for _ in range(3)),
+        *([(1, 0)] for _ in range(3)),
+        *([(1, None)] for _ in range(2)),
+        *([] for _ in range(2)),
+    ]
+    assert said[3][0].box == (53, 60, 93, 100) and said[3][0].name == "car"
+
+
+@needs_lap
+def test_a_flash_of_one_frame_is_never_reported_and_two_objects_keep_their_numbers():
+    tracks = Tracks({0: "car", 1: "dog"}, keep=0.5, hold=0)
+    said = []
+    for k in range(6):
+        rows = [[10 + k, 10, 40 + k, 40, 0.6, 0], [200 - k, 100, 240 - k, 140, 0.6, 1]]
+        rows = sorted(rows + ([[100, 10, 130, 40, 0.99, 0]] if k == 3 else []), key=lambda row: -row[4])
+        said.append(tracks.update(boxes(*rows), 0.5))
+    names = [{one.track: one.name for one in objects} for objects in said[1:]]
+    assert all(one == names[0] for one in names) and sorted(names[0].values()) == ["car", "dog"]
+    assert all(one.box[0] in (10 + k, 200 - k) for k, objects in enumerate(said) for one in objects)
+
+
+def test_without_the_package_of_the_tracker_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lap", None)
+    with pytest.raises(ImportError, match=r"pip install 'yolo-wnlb\[watch\]'"):
+        Tracks({}, 0.5, 5)
+
+
+# ---- sources -----------------------------------------------------------------------------------------
+
+
+def frames_of(count=12, size=(96, 128), step=4, bright=200):
+    """A bright square that moves over a dark ground."""
+    pictures = []
+    for k in range(count):
+        pictures.append(np.full((*size, 3), 40, np.uint8))
+        pictures[-1][30:60, 8 + step * k : 38 + step * k] = bright
+    return pictures
+
+
+def film(file, pictures, code="MJPG", rate=5):
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*code), rate, pictures[0].shape[1::-1])
+    for picture in pictures:
+        writer.write(picture)
+    writer.release()
+    return file
+
+
+def folder(path, pictures):
+    path.mkdir()
+    for k, picture in enumerate(pictures):
+        assert cv2.imwrite(f"{path}/frame{k}.png", picture)
+    return path
+
+
+def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+    levels = [10 * k for k in range(12)]
+    opened = open_source(str(folder(tmp_path / "a", [np.full((8, 8, 3), level, np.uint8) for level in levels])))
+    batches = list(opened.frames)
+    assert [batch[0].picture[0, 0, 0] for batch in batches] == levels and opened.count == 12
+    assert [batch[0].seconds for batch in batches[:3]] == [0, 0.1, 0.2]
+    grey = open_source(str(tmp_path / "a"), channels=1)
+    assert next(grey.frames)[0].picture.shape == (8, 8, 1)
+
+
+def test_frames_of_a_video_come_with_their_times(tmp_path):
+    opened = open_source(str(film(tmp_path / "a.avi", frames_of())))
+    batches = list(opened.frames)
+    assert len(batches) == opened.count == 12 and opened.rate == 5 and not opened.live
+    assert batches[5][0].seconds == 1 and batches[5][0].picture.shape == (96, 128, 3)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder that is served at the URL that is returned with it."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_url_is_read_while_the_model_works_and_only_the_newest_frame_is_detected(served, monkeypatch):
+    place, url = served
+    film(place / "a.avi", frames_of(40))
+    opened = open_source(f"{url}/a.avi")
+    assert opened.live and opened.count is None
+    numbers = []
+    for batch in opened.frames:
+        numbers.append([frame.number for frame in batch])
+        time.sleep(0.1)
+    assert [number for batch in numbers for number in batch] == list(range(40)) and len(numbers) < 40
+    with pytest.raises(OSError, match=r"cannot be opened, or sends no frames; is the address right"):
+        open_source(f"{url}/nothing.avi")
+
+
+def test_a_password_of_a_url_is_not_repeated():
+    assert without_password("rtsp://me:s3cret@10.0.0.7:554/live?x=1") == "rtsp://10.0.0.7:554/live?x=1"
+    with pytest.raises(OSError) as caught:
+        open_source("rtsp://me:s3cret@127.0.0.1:9/live")
+    assert "s3cret" not in str(caught.value) and "127.0.0.1:9/live" in str(caught.value)
+
+
+# ---- all of it ---------------------------------------------------------------------------------------
+
+
+class Eye:
+    """Stands for a model: it finds the square of `frames_of`, as sure as the square is bright."""
+
+    names = {0: "square"}  # noqa: RUF012
+
+    def __init__(self, on_frame=lambda number: None):
+        self.calls, self.on_frame = 0, on_frame
+
+    def predict(self, picture, conf, **_):
+        self.on_frame(self.calls)
+        self.calls += 1
+        plane = cv2.blur(picture.reshape(*picture.shape[:2], -1)[..., 0], (3, 3))
+        y, x = np.nonzero(plane > 90)
+        score = float(plane[y, x].mean()) / 255 if len(x) else 0
+        row = [[x.min(), y.min(), x.max() + 1, y.max() + 1, score, 0]] if score >= conf else np.zeros((0, 6))
+        mask = torch.from_numpy(np.stack([plane > 90])).float() if len(row) else None
+        found = torch.tensor(np.array(row), dtype=torch.float32)
+        return [Results(picture, "", self.names, boxes=found, masks=mask)]
+
+
+@pytest.fixture
+def eye(monkeypatch, tmp_path):
+    """A stand-in for the model best.pt, in an empty folder; returns what is called at each frame."""
+    one = Eye()
+    monkeypatch.setattr(module, "load", lambda file: (one, 3))
+    monkeypatch.chdir(tmp_path)
+    return one
+
+
+def lines(where):
+    return [json.loads(line) for line in (where / "watch.jsonl").read_text().splitlines()]
+
+
+@needs_lap
+def test_every_frame_has_a_line_and_a_picture(tmp_path, eye):
+    film(tmp_path / "a.avi", frames_of())
+    result = module.watch("a.avi", "best.pt", conf=0.5)
+    assert (result.frames, result.detected, result.too_dark, result.objects) == (12, 12, 0, 1) and not result.remarks
+    header, *records = lines(result.folder)
+    assert header["format"] == "yolo_wnlb watch 1" and header["source"] == "a.avi" and header["frames"] == 4
+    assert [record["frame"] for record in records] == list(range(12))
+    assert all(record["objects"][0]["track"] == 1 for record in records)
+    assert 40 < records[5]["brightness"] < 60 and records[5]["averaged"] == 4 and 0.3 < records[5]["still"] < 1
+    x1, y1, x2, y2 = records[5]["objects"][0]["box"]
+    assert abs(x1 - 28) <= 2 and abs(y1 - 30) <= 2 and abs(x2 - 58) <= 2 and abs(y2 - 60) <= 2
+    assert np.ptp(records[5]["objects"][0]["polygon"], axis=0) == pytest.approx([30, 30], abs=4)
+    written = open_source(str(result.folder / "watch.mp4"))
+    assert len(list(written.frames)) == 12 and written.rate == 5
+
+
+@needs_lap
+def test_dark_frames_are_not_tried_and_the_report_says_which(tmp_path, eye):
+    dark = [picture // 40 for picture in frames_of(4)]
+    folder(tmp_path / "f", frames_of(4) + dark)
+    result = module.watch("f", "best.pt", "out", frames=1, conf=report(tmp_path, ROWS), hold=0)
+    records = lines(tmp_path / "out")[1:]
+    assert [record.get("too_dark", False) for record in records] == [False] * 4 + [True] * 4 and eye.calls == 4
+    assert all(record["objects"] == [] and "confidence" not in record for record in records[4:])
+    assert records[0]["confidence"] == pytest.approx(0.6, abs=0.05) and result.too_dark == 4
+    assert module.watch("f", "best.pt", "out", too_dark=0, video=False, exist_ok=True).too_dark == 0
+    assert not (tmp_path / "out/watch.mp4").exists()
+
+
+@needs_lap
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_whole_files(tmp_path, eye, number):
+    before = signal.getsignal(number)
+    film(tmp_path / "a.avi", frames_of())
+    eye.on_frame = lambda k: os.kill(os.getpid(), number) if k == 5 else None
+    result = module.watch("a.avi", "best.pt", "out")
+    assert result.stopped and result.frames == 6 and signal.getsignal(number) is before
+    assert len(lines(tmp_path / "out")) == 7
+    assert len(list(open_source(str(tmp_path / "out/watch.mp4")).frames)) == 6
+
+
+@needs_lap
+def test_the_command_says_what_it_did_and_ends_like_any_other_at_ctrl_c(tmp_path, eye, capsys):
+    film(tmp_path / "a.avi", frames_of())
+    assert main(["watch", "a.avi", "model=best.pt", "limit=3", "out=x", "--video=False"]) == 0
+    said = capsys.readouterr().out
+    assert "3 frames" in said and "1 objects followed" in said and "written to x" in said and "breaks off" not in said
+    eye.on_frame = lambda k: os.kill(os.getpid(), signal.SIGINT) if k == 5 else None
+    assert main(["watch", "a.avi", "model=best.pt", "out=y"]) == 130
+    said = capsys.readouterr()
+    assert "written to y" in said.out and "watch: stopped" in said.err
+
+
+@needs_lap
+def test_a_second_ctrl_c_interrupts_at_once_and_the_files_are_whole_too(tmp_path, eye):
+    film(tmp_path / "a.avi", frames_of())
+    eye.on_frame = lambda k: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] if k == 5 else None
+    with pytest.raises(KeyboardInterrupt):
+        module.watch("a.avi", "best.pt", "out")
+    assert len(lines(tmp_path / "out")) == 6
+    assert len(list(open_source(str(tmp_path / "out/watch.mp4")).frames)) == 5
+
+
+@needs_lap
+def test_a_video_that_breaks_off_is_said_to(tmp_path, eye):
+    whole = film(tmp_path / "a.avi", frames_of(30)).read_bytes()
+    (tmp_path / "b.avi").write_bytes(whole[: len(whole) // 2])
+    result = module.watch("b.avi", "best.pt", "out", video=False)
+    assert result.frames < 30
+    if open_source("b.avi").count == 30:
+        assert f"b.avi breaks off after {result.frames} of 30 frames" in str(result)
+
+
+@needs_lap
+def test_a_live_source_is_averaged_whole_and_its_video_plays_as_fast_as_it_came(served, eye):
+    place, url = served
+    film(place / "a.avi", frames_of(20))
+    eye.on_frame = lambda k: time.sleep(0.15)
+    result = module.watch(f"{url}/a.avi", "best.pt", "out")
+    assert result.frames == 20 and result.dropped == 20 - result.detected > 0
+    assert "came while the model was busy" in str(result)
+    written = len(list(open_source(str(place / "out/watch.mp4")).frames))
+    assert written == pytest.approx(1 + 10 * lines(place / "out")[-1]["seconds"], abs=1)
+
+
+@needs_lap
+def test_a_real_model_watches_in_colour_and_masks_are_as_large_as_the_picture(tmp_path, source, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "f", frames_of(3))
+    model = source("yolov8n-seg")
+    result = module.watch("f", model, "out", conf=1e-6, imgsz=64, device="cpu")
+    objects = [one for record in lines(tmp_path / "out")[1:] for one in record["objects"]]
+    assert result.detected == 3 and objects and {one["class"][0] for one in objects} == {"c"}
+    assert any(len(one.get("polygon", [])) > 2 for one in objects)
+
+
+# ---- mistakes ----------------------------------------------------------------------------------------
+
+
+def make_mixed(place):
+    folder(place / "mixed", frames_of(2) + frames_of(1, size=(64, 128)))
+    (place / "empty").mkdir()
+    (place / "text.mp4").write_text("no video")
+    (place / "one.png").write_bytes((place / "mixed/frame0.png").read_bytes())
+    (place / "rest.pt").write_text("no model")
+    folder(place / "broken", frames_of(2))
+    (place / "broken/frame1.png").write_bytes(b"no picture")
+    folder(place / "good", frames_of(2))
+    report(place, [])
+    (place / "other.json").write_text("{}")
+    (place / "done").mkdir()
+    (place / "done/watch.jsonl").write_text("{}")
+
+
+MISTAKES = {  # what: words, message
+    "no source": ("model=best.pt", "wants SOURCE"),
+    "no model": ("good", "wants SOURCE and model=MODEL"),
+    "a source that is not there": ("nothing.mp4 model=best.pt", "there is no 'nothing.mp4'; give a video file"),
+    "an empty folder": ("empty model=best.pt", "empty holds no pictures"),
+    "no video": ("text.mp4 model=best.pt", "text.mp4 cannot be read as a video"),
+    "a single picture": ("one.png model=best.pt", "is a single picture; give the folder of the frames"),
+    "a broken frame": ("broken model=best.pt", "frame1.png cannot be read as an image"),
+    "mixed sizes": ("mixed model=best.pt", "frame2.png 128 x 64; frames of one camera have one size"),
+    "a camera that is not there": ("97 model=best.pt", "camera 97 cannot be opened"),
+    "no average of frames": ("good model=best.pt frames=0", "frames=0: wanted a whole number, 1 or more"),
+    "too many frames": ("good model=best.pt frames=65", "frames is 65; wanted 1 (no averaging) to 64"),
+    "no confidence": ("good model=best.pt conf=0", "conf is 0"),
+    "a confidence of words": ("good model=best.pt conf=low", "conf=low: wanted a number from 0 to 1, or a report.json"),
+    "a report that is not there": ("good model=best.pt conf=gone.json", "gone.json"),
+    "another file as a report": ("good model=best.pt conf=other.json", "is no report that yolo_wnlb wrote"),
+    "a report without confidences": ("good model=best.pt conf=report.json", "has no confidence by brightness of best"),
+    "keep out of range": ("good model=best.pt keep=0", "keep is 0; wanted a share"),
+    "too_dark out of range": ("good model=best.pt too_dark=300", "too_dark=300: wanted a number from 0 to 255"),
+    "a folder that is done": ("good model=best.pt out=done", "holds watch.jsonl; choose another out="),
+    "a file as folder": ("good model=best.pt out=one.png", "one.png"),
+}
+
+
+@needs_lap
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes_are_named(tmp_path, eye, capsys, what):
+    make_mixed(tmp_path)
+    words, message = MISTAKES[what]
+    assert main(["watch", *words.split()]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said and said.startswith("yolo-wnlb watch: ")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("gone.pt", "gone.pt does not exist"), ("rest.pt", "rest.pt"), ("gone.onnx", "gone.onnx does not exist")],
+)
+def test_mistakes_in_the_model_are_named(tmp_path, monkeypatch, capsys, model, message):
+    monkeypatch.chdir(tmp_path)
+    make_mixed(tmp_path)
+    assert main(["watch", "good", f"model={model}"]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@needs_lap
+def test_a_video_is_not_written_over_while_it_is_read(tmp_path, eye):
+    (tmp_path / "out").mkdir()
+    film(tmp_path / "out/watch.mp4", frames_of(3), "mp4v")
+    before = (tmp_path / "out/watch.mp4").read_bytes()
+    with pytest.raises(ValueError, match="would be written over while it is read"):
+        module.watch("out/watch.mp4", "best.pt", "out", exist_ok=True)
+    assert (tmp_path / "out/watch.mp4").read_bytes() == before
+
+
+def test_models_of_other_channels_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="takes pictures of 4 channels"):
+        open_source(str(folder(tmp_path / "f", frames_of(1))), channels=4)
+
+
+def test_numbers_out_of_range_are_named():
+    good = SimpleNamespace(frames=4, too_dark=None, keep=0.5, hold=5, iou=0.7, limit=None)
+    for name, value in {"frames": 0, "too_dark": 256, "keep": 1.5, "hold": -1, "iou": 2, "limit": 0}.items():
+        with pytest.raises(ValueError, match=f"{name} is {value}; wanted"):
+            module.check(**{**vars(good), name: value})
+    for value in (0, 1, float("nan")):
+        with pytest.raises(ValueError, match="wanted a number between 0 and 1"):
+            fixed(value)

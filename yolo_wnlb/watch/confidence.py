@@ -1,0 +1,99 @@
+"""Which confidence to ask for at which brightness: one number, or what a report found on pictures that bright."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yolo_wnlb.report.content import Content, Model, Threshold
+
+TOO_DARK = 2.0  # mean code below which nothing is tried, where no report says better
+
+
+@dataclass(frozen=True)
+class Confidences:
+    """The confidence to use against the brightness of a picture, and how dark is too dark.
+
+    Attributes:
+        brightness: Mean codes of pictures, rising, one or more.
+        confidence: The confidence at each of them; between two of them it is interpolated, beyond the ends it stays.
+        too_dark: Mean code below which no detection is tried, 0 to 255.
+        source: Where they are from.
+    """
+
+    brightness: tuple[float, ...]
+    confidence: tuple[float, ...]
+    too_dark: float
+    source: str
+
+    def at(self, brightness: float) -> float:
+        """Return the confidence for a picture of this mean code."""
+        return float(np.interp(np.log2(1 + brightness), np.log2(1 + np.array(self.brightness)), self.confidence))
+
+
+def fixed(confidence: float, too_dark: float | None = None) -> Confidences:
+    """Return one confidence for every brightness.
+
+    Raises: ValueError: it is not in (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"conf is {confidence}; wanted a number between 0 and 1, or a report.json")
+    return Confidences((0.0,), (confidence,), TOO_DARK if too_dark is None else too_dark, f"conf={confidence:g}")
+
+
+def of_report(file: str | Path, weights: Path, too_dark: float | None = None) -> Confidences:
+    """Return the confidences that `yolo-wnlb report` found for a model.
+
+    Those of real pictures by brightness count; darkened pictures (stops) only where no real ones are as dark. Pictures
+    are too dark where nothing that was found was right, and in no darker pictures either.
+
+    Args:
+        file: The report.json.
+        weights: The file of the model, to find it among those of the report.
+        too_dark: Mean code below which nothing is tried, instead of the report's.
+    Raises: OSError; ValueError: the file is no report, or has no confidences of this model.
+    """
+    content = Content.from_json(file)
+    model = model_of(content, file, weights)
+    rows = [row for row in content.thresholds if row.model == model.name and row.kind == content.kind]
+    real = [row for row in rows if row.where.startswith("brightness ")]
+    darkest = min((middle(row) for row in real if row.confidence is not None), default=np.inf)
+    rows = real + [row for row in rows if row.where.startswith("stop ") and middle(row) < darkest]
+    rows.sort(key=middle)
+    right = [row for row in rows if row.confidence is not None]
+    if not right:
+        raise ValueError(
+            f"{file} has no confidence by brightness of {model.name}: nothing that it found was right, or its pictures "
+            "are too few; give conf= a number"
+        )
+    if too_dark is None:
+        blind = [row for row in rows if row.confidence is None and middle(row) < middle(right[0])]
+        too_dark = max((min(row.high, middle(right[0])) for row in blind), default=min(TOO_DARK, middle(right[0])))
+    knots = dict.fromkeys(middle(row) for row in right)  # two rows of one brightness: the first counts
+    values = {brightness: next(row for row in right if middle(row) == brightness).confidence for brightness in knots}
+    # a confidence of 0 would let everything through, one of 1 nothing
+    confidence = tuple(float(np.clip(value or 0.0, 0.01, 0.99)) for value in values.values())
+    return Confidences(tuple(knots), confidence, too_dark, str(file))
+
+
+def middle(row: Threshold) -> float:
+    """Return the brightness that a row stands for: halfway between its ends, on a scale of logarithms."""
+    return float(2 ** ((np.log2(1 + row.low) + np.log2(1 + row.high)) / 2) - 1)
+
+
+def model_of(content: Content, file: str | Path, weights: Path) -> Model:
+    """Find a model in a report: by its content, else by its name, else the only one.
+
+    Raises: ValueError: there are several, and none of them is it.
+    """
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
+    same = [model for model in content.models if model.sha256 == digest]
+    same = same or [model for model in content.models if Path(model.weights).stem == weights.stem]
+    same = same or (content.models if len(content.models) == 1 else [])
+    if not same:
+        names = ", ".join(model.name for model in content.models)
+        raise ValueError(f"{file} is a report of {names}, and none of them is {weights}; make one of this model")
+    return same[0]
