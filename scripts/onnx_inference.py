@@ -5,7 +5,7 @@
 Detection and segmentation models, static or dynamic, with a classical head (boxes that still need
 NMS) or an end-to-end one (YOLO26 exported with nms=False), for colour, grey or other pictures: the
 model says how many channels it takes, and which tone curve pictures of more than 8 bits were trained
-with (PNG and TIFF; RAW files if rawpy is installed). For float32 and fp16 ONNX files written by
+with (PNG and TIFF; RAW files if rawpy is installed). For float32, fp16 and int8 ONNX files written by
 `yolo export format=onnx`, whose metadata hold the class names and the input size.
 
 Results are PNG files below --out, in the folders that the pictures lie in, each with the whole name of

@@ -31,7 +31,7 @@ on_unix = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
 
 RENAMED = {"with": "other"}  # option -> argument
 TABLES = {  # command -> the function that it calls, and options that are the command's own
-    "export-check": (yolo_wnlb.check_export, set()),
+    "export-check": (yolo_wnlb.check_export, {"data", "split", "keep", "allow_missing"}),
     "darken": (yolo_wnlb.darken_dataset, {"out", "verify", *(option.name for option in shared.CAMERA)}),
     "preview": (yolo_wnlb.preview, {"preset", "presets", *(option.name for option in shared.CAMERA)}),
     "enhance": (yolo_wnlb.enhance_dataset, {"out", "with"}),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from yolo_wnlb.data.coco import class_map, ground_truth, image_files
     from yolo_wnlb.data.convert import convert_exdark, convert_lis, fetch_coco
     from yolo_wnlb.data.shapes import generate as generate_shapes
+    from yolo_wnlb.detectors.exported_ap import compare_ap
     from yolo_wnlb.imaging.camera import Settings, darken
     from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
     from yolo_wnlb.metrics.bootstrap import paired_bootstrap
@@ -38,6 +39,7 @@ __all__ = [
     "check_export",
     "class_map",
     "compare",
+    "compare_ap",
     "convert_exdark",
     "convert_lis",
     "darken",
@@ -64,6 +66,7 @@ _HOME = {  # public name -> where it is: "module" if it has the same name there,
     "check_export": "yolo.parity",
     "class_map": "data.coco",
     "compare": "study.compare",
+    "compare_ap": "detectors.exported_ap",
     "convert_exdark": "data.convert",
     "convert_lis": "data.convert",
     "darken": "imaging.camera",

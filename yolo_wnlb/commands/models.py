@@ -258,17 +258,43 @@ def inspect_classifiers(files: list[str], options: dict[str, Any]) -> int:
     files="BEST.pt BEST.onnx",
     count=(2, 2),
     example="yolo-wnlb export-check best.pt best.onnx images=night/",
-    about="Any format that `yolo export` writes will do.",
+    about="Any format that `yolo export` writes will do. Outputs are compared number by number. int8 exports cannot "
+    "have equal numbers: with data=dark/data.yaml the AP of both is compared on labelled pictures instead. "
+    "docs/edge.md says how to make them.",
     options=[
-        Option("images", path("FOLDER"), "pictures to compare on (default: three that are drawn)"),
+        Option(
+            "images",
+            path("FOLDER"),
+            "pictures to compare on (default: three that are drawn); with data= those of COCO annotations",
+        ),
         Option(
             "sizes", listed(whole(1)), "input sizes in pixels, for dynamic exports (default: the export's and three)"
         ),
         Option("tolerance", number(0), "largest difference of raw outputs (default: by precision, 1e-3 for float32)"),
+        *(
+            Option(name, kind, help, default, group="By AP")
+            for name, kind, help, default in (
+                ("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", None),
+                ("split", text("NAME", "train", "val", "test"), "of a data YAML", "val"),
+                ("keep", number(0, 1), "least share of the checkpoint's AP that the export has to keep", 0.95),
+                ("allow_missing", flag(), "accept a model that lacks classes of the truth", False),
+            )
+        ),
     ],
 )
 def run_export_check(files: list[str], options: dict[str, Any]) -> int:
-    """Print how far an exported model is from its checkpoint."""
+    """Print how far an exported model is from its checkpoint, in numbers or in AP."""
+    by_ap = "data" in options
+    of_the_other = ("sizes", "tolerance") if by_ap else ("split", "keep", "allow_missing")
+    if idle := [key for key in options if key in of_the_other]:
+        instead = (
+            "number by number, and data= asks for AP; leave one" if by_ap else "AP; add data=DATA.yaml, or leave it"
+        )
+        raise ValueError(f"{idle[0]}= is for comparing {instead} out")
+    if by_ap:
+        from yolo_wnlb.detectors.exported_ap import compare_ap
+
+        return show(compare_ap(files[0], files[1], **options))
     from yolo_wnlb.yolo.parity import check_export
 
     return show(check_export(files[0], files[1], **options))

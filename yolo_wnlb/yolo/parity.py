@@ -160,8 +160,8 @@ def check_export(
 
     Raises:
         OSError: a file, the folder or its pictures are missing; a picture is unreadable.
-        ValueError: wrong kind of file, unreadable file, files of different task, classes or channels, a
-            size that the export does not have, a tolerance below 0.
+        ValueError: wrong kind of file, unreadable file, files of different task, classes or channels, an int8 export,
+            a size that the export does not have, a tolerance below 0.
     """
     if tolerance is not None and not (is_number(tolerance) and 0 <= tolerance < math.inf):
         raise ValueError(f"tolerance is {tolerance!r}; wanted a number of 0 or more, in pixels for boxes")
@@ -177,16 +177,17 @@ def check_export(
     head: Any = model.model.model[-1]  # type: ignore[union-attr]
     rows = functools.partial(rows_at, strides=head.stride.tolist(), most=head.max_det) if end2end else None
     shapes = choose_sizes(tuple(backend.imgsz), int(backend.stride), dynamic, sizes, exported, rows)
-    precision = precision_of(backend)
+    precision = numbers_of(backend)
+    if precision == "int8":
+        raise ValueError(
+            f"{exported} is an int8 export, which cannot match its checkpoint number by number; compare their AP with "
+            "data=DATA.yaml (in Python compare_ap)"
+        )
     limits = TOLERANCE[precision] if tolerance is None else dict.fromkeys(OUTPUTS, float(tolerance))
     parity = Parity(f"{weights} against {exported}", precision, limits)
-    at_night = night.exported_at_night(backend.metadata)
     finals = [YOLO(weights), YOLO(exported, task=model.task)]  # before AutoBackend fuses in place
-    if at_night is not None and night.blocks_of(model):
-        for checkpoint in (model, finals[0]):
-            night.set_night(checkpoint, at_night)
-    elif at_night:
-        raise ValueError(f"{exported} has wNLB blocks and {weights} has none; give the checkpoint that was exported")
+    for checkpoint in (model, finals[0]):
+        as_exported(checkpoint, backend, str(weights), str(exported))
     if night.is_night(model) is False:
         parity.notes.append("the day model: the blocks of the checkpoint are left out, as in the export (night=False)")
     elif any(isinstance(m, WNLB) and m.weighted and not m.w.any() for m in model.model.modules()):
@@ -238,15 +239,27 @@ def check_same_model(model: YOLO, backend: AutoBackend, files: str) -> None:
             raise ValueError(f"{files} differ in {what}: {a} against {b}; export this checkpoint again")
 
 
-def precision_of(backend: AutoBackend) -> str:
-    """Return the arithmetic of an export, a key of `TOLERANCE`.
+def as_exported(checkpoint: YOLO, backend: AutoBackend, weights: str, exported: str) -> None:
+    """Switch the blocks of a checkpoint as they were at its export, where the metadata of the export say it.
+
+    Raises: ValueError: the export has blocks, and the checkpoint has none.
+    """
+    at_night = night.exported_at_night(backend.metadata)
+    if at_night is not None and night.blocks_of(checkpoint):
+        night.set_night(checkpoint, at_night)
+    elif at_night:
+        raise ValueError(f"{exported} has wNLB blocks and {weights} has none; give the checkpoint that was exported")
+
+
+def numbers_of(backend: AutoBackend) -> str:
+    """Return what an export computes in: "int8", for weights at least, or a key of `TOLERANCE`.
 
     It stands in the metadata, but OpenVINO decides by the processor: where there is bfloat16 it
     uses it for float32 files too.
     """
     args = backend.metadata.get("args", {})
     if args.get("int8") or str(args.get("quantize")) in ("8", "w8a16", "w8a32"):
-        raise ValueError("an int8 export cannot match its checkpoint number by number; compare both with 'yolo val'")
+        return "int8"
     compiled = getattr(backend, "ov_compiled_model", None)
     if compiled is not None:
         hint = str(compiled.get_property("INFERENCE_PRECISION_HINT"))

@@ -812,8 +812,13 @@ def patch_exporter(exporter: ModuleType) -> None:
 
 
 def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Export the model as night= says, or as it is switched; refuse a format that would leave its scene out."""
-    from yolo_wnlb.yolo import night, sixteen_bits
+    """Export the model as night= says, or as it is switched; refuse a format that would leave its scene out.
+
+    In int8 the matrix products of the blocks stay in float; what TensorRT cannot do in 16 bits is named.
+    """
+    from ultralytics.utils import LOGGER
+
+    from yolo_wnlb.yolo import int8, night, sixteen_bits, tensorrt
     from yolo_wnlb.yolo.weights import has_scene
 
     if has_scene(model):
@@ -823,7 +828,20 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     asked = getattr(exporter.args, "night", None)
     exporter.night = night.is_night(model) if asked is None else asked
     exporter.curve = sixteen_bits.recorded(model)
-    return stock(exporter, night.to_export(model, asked), *args, **kwargs)
+    model = night.to_export(model, asked)
+    bits = bits_of(exporter.args)
+    if exporter.args.format == "engine" and bits == 16:
+        for remark in tensorrt.remarks(model, exporter.args.imgsz):
+            LOGGER.warning(f"wNLB: {remark}")
+    with int8.products_in_float(model, exporter.args.format if bits == 8 else ""):
+        return stock(exporter, model, *args, **kwargs)
+
+
+def bits_of(args: Any) -> int:
+    """Return 8, 16 or 32: quantize= of an export, or int8=True and half=True in releases before that word."""
+    if getattr(args, "quantize", None) in (8, 16):
+        return args.quantize
+    return 8 if getattr(args, "int8", None) else 16 if getattr(args, "half", None) else 32
 
 
 def export_callbacks(stock: Callable[..., Any], exporter: Any, event: str) -> None:
