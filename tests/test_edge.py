@@ -160,7 +160,8 @@ def test_an_int8_onnx_file_has_its_blocks_products_in_float_and_the_rest_in_int8
     graph = onnx.load(quantised).graph
     made_by = {name: node.op_type for node in graph.node for name in node.output}
     products = [node for node in graph.node if node.op_type == "MatMul"]
-    convolutions = [node for node in graph.node if re.match(r"/model\.(5|8|11)/(theta|phi|g)/Conv", node.name)]
+    inside = re.compile(r"/model\.(5|8|11)/(theta|phi|g)/Conv")
+    convolutions = [node for node in graph.node if node.op_type == "Conv" and inside.match(node.name)]
     assert len(products) == len(convolutions) == 9
     assert not [node.name for node in products if "DequantizeLinear" in {made_by.get(name) for name in node.input}]
     assert {made_by[node.input[0]] for node in convolutions} == {"DequantizeLinear"}

@@ -82,7 +82,7 @@ def test_no_two_modules_import_each_other():
         assert free, f"these import each other in a circle: {sorted(waits)}"
         waits = {name: wanted for name, wanted in waits.items() if name not in free}
         floors += 1
-    assert floors <= 15
+    assert floors <= 16
 
 
 @pytest.mark.parametrize("folder", [file.parent.name for file in PACKAGE.glob("*/__init__.py")])

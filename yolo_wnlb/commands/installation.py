@@ -11,7 +11,7 @@ from yolo_wnlb.terminal.arguments import Option, text
 
 @command(
     "doctor",
-    "Report versions, devices, whether activation works, and what to do about each problem.",
+    "Examine the installation, and say what to do about each problem.",
     example="yolo-wnlb doctor",
     about="Exit status 1 if there is one.",
 )
@@ -26,7 +26,7 @@ def run_doctor(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "completion",
-    "Print the script that completes commands and options in a shell.",
+    "Print the script that completes commands in a shell.",
     files="bash|zsh|fish",
     count=(0, 1),
     example='eval "$(yolo-wnlb completion bash)"',

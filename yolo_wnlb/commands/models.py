@@ -145,7 +145,7 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "adapt",
-    "Turn a detector and bright pictures without labels into a detector for the dark.",
+    "Turn a detector and bright pictures into a detector for the dark.",
     files="MODEL.pt",
     count=(1, 1),
     file_keys=("model",),

@@ -94,7 +94,7 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "enhance",
-    "Write the enhanced twin of a data set, or of a folder of pictures, for two-stage baselines.",
+    "Write the enhanced twin of a data set, for two-stage baselines.",
     files="SOURCE",
     count=(1, 1),
     file_keys=("source", "data"),
@@ -122,7 +122,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
 
 @command(
     "corrupt",
-    "Write the corrupted twin of a data set, or of a folder of pictures, with its labels.",
+    "Write the corrupted twin of a data set, with its labels.",
     files="SOURCE",
     count=(1, 1),
     file_keys=("source", "data"),
