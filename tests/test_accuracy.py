@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -219,6 +220,29 @@ def test_a_finished_study_is_not_run_again_and_other_pictures_are_refused(done, 
     other = DATA.replace("S3,", "S3,seed=1,")
     with pytest.raises(ValueError, match=r"was run with another data \(containers:S3,train=8.*truth"):
         compare(study(data=other), "out", device="cpu")
+
+
+def test_an_interrupted_training_starts_again_where_the_weights_that_it_began_with_have_changed(done, tmp_path):
+    """What it left belongs to other weights; and folders that lost a file name the remedy."""
+    run = next(run for run in runs_of(read_study(STUDY), done) if run.row == "ST→FT" and run.seed == 0)
+    spec = json.loads((run.folder / "spec.json").read_text())
+    assert spec["begun with"]["files"] == json.loads((run.folder / "run.json").read_text())["files"] != {}
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    moved = replace(
+        run, folder=out / run.folder.name, spec={k: spec[k] for k in spec if k not in ("device", "begun with")}
+    )
+    (moved.folder / "run.json").unlink()
+    compare_module.prepare(moved, "cpu")
+    assert (moved.folder / "last.pt").is_file(), "nothing has changed"
+    source = next(iter(spec["begun with"]["files"])).removeprefix("{out}/")
+    shutil.copy(out / "ST-1/last.pt", out / source)
+    compare_module.prepare(moved, "cpu")
+    assert not (moved.folder / "last.pt").exists()
+    other = replace(moved, folder=out / "ST-1")
+    (other.folder / "run.json").write_text('{"spec": {}}')
+    with pytest.raises(ValueError, match="is no record of a run; delete that folder to run it again"):
+        _ = other.record
 
 
 def test_many_classes_are_left_to_the_file_and_a_bar_in_a_name_breaks_no_table(done):

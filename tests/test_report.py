@@ -336,7 +336,7 @@ def test_blocks_of_a_diverged_model_are_a_note(measured, tmp_path):
 
 def test_cost_has_time_size_and_operations(measured):
     subjects, scene = measured
-    plain, wnlb = cost.rows_of(subjects, scene)
+    plain, wnlb = cost.rows_of(subjects, scene, {"plain": 0.25, "wnlb": 0.25})
     assert (plain.model, plain.device, plain.threads) == ("plain", "CPU", torch.get_num_threads())
     assert 0 < plain.milliseconds < 60_000 and plain.megabytes == pytest.approx(subjects[0].file.stat().st_size / 1e6)
     assert 0 < plain.gflops < wnlb.gflops

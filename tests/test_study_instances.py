@@ -285,12 +285,14 @@ def test_an_interrupted_training_goes_on_after_its_last_epoch_and_another_one_st
         return epoch_of(*arguments)
 
     monkeypatch.setattr(denoiseg_fit, "train_epoch", interrupted)
-    for out in ("same", "other"):
+    faster = {"train": {**STUDY["train"], "unet": {**UNET, "lr": 1e-3}}}
+    for out, changed in (("same", {}), ("other", faster), ("with another version", {})):
         epochs.clear()
         with pytest.raises(KeyboardInterrupt):
             compare(small, tmp_path / out, device="cpu")
         epochs[:] = range(2, 4)  # the next one is counted as the fifth, and none is interrupted
-        changed = {} if out == "same" else {"train": {**STUDY["train"], "unet": {**UNET, "lr": 1e-3}}}
+        if out == "with another version":
+            monkeypatch.setattr(compare_module, "environment", lambda device: {"torch": "0.1"})
         compare({**small, **changed}, tmp_path / out, device="cpu")
         assert len(epochs) - 2 == (1 if out == "same" else 2), out
         record = json.loads((tmp_path / out / "DenoiSeg-3-0/run.json").read_text())

@@ -72,9 +72,9 @@ def read_checkpoint(file: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     check_archive(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except Exception as error:  # its type depends on where the bytes stop making sense
+    except Exception as error:  # its type depends on where the bytes stop making sense; OSError 22 is one of them
         if isinstance(error, pickle.UnpicklingError) and (found := re.search(r"GLOBAL ([\w.]+)", str(error))):
             raise ValueError(
                 f"{file} holds objects of the program that wrote it ({found[1]}), as checkpoints of one's own training "

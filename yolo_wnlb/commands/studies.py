@@ -157,7 +157,8 @@ def run_report(files: list[str], options: dict[str, Any]) -> int:
     from yolo_wnlb.report.report import report
 
     words = [
-        f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}" for key, value in options.items()
+        f"{key}={','.join(map(str, value)) or 'none' if isinstance(value, list) else value}"
+        for key, value in options.items()
     ]
     command = shlex.join(["yolo-wnlb", "report", *files, *words])
     return show(report(files, options.pop("data"), **options, command=command))

@@ -12,6 +12,7 @@ from yolo_wnlb.study.subject import Scene, Subject
 from yolo_wnlb.visualize.block_statistics import BlockStatistics, add_image, statistics_of
 from yolo_wnlb.visualize.observation import Sample, blocks_of, load_model, observe, recorded_maps
 from yolo_wnlb.yolo.models import channels_of, read_picture
+from yolo_wnlb.yolo.sixteen_bits import curve_of
 
 PICTURES = 8  # that the means are taken of, evenly spaced by name
 CONFIDENCE = 0.25  # of what is found meanwhile, which nobody looks at
@@ -36,7 +37,7 @@ def rows_of(subjects: Sequence[Subject], scene: Scene, notes: list[str]) -> list
         size = max(subject.module.choose_size(subject.model, scene.options.get("imgsz")))
         maps, statistics = recorded_maps(model), list[BlockStatistics]()
         for image_id in spread(scene.ids, PICTURES):
-            picture = read_picture(scene.files[image_id], channels_of(model))
+            picture = read_picture(scene.files[image_id], channels_of(model), curve_of(None, model))
             seen = observe(
                 Sample(scene.keys[image_id], [picture], None), [model], maps, None, imgsz=size, conf=CONFIDENCE
             )

@@ -235,12 +235,18 @@ def origin(content: Content) -> list[str]:
         f"- data: {plain(content.data.source)}{split}, {content.data.pictures} pictures, truth `{content.data.truth}`",
         f"- made {plain(content.made)} by {', '.join(f'{plain(k)} {plain(v)}' for k, v in content.versions.items())}",
     ]
-    return [*lines, f"- command: {plain(content.command)}"] if content.command else lines
+    return [*lines, f"- command: {code(content.command)}"] if content.command else lines
 
 
 def plain(text: Any) -> str:
     """Write a text so that Markdown shows it as it is, on one line, without a tag or a link in it."""
     return re.sub(r"([\\`*_{}\[\]<>#~$&])", r"\\\1", printable(text))
+
+
+def code(text: str) -> str:
+    """Write a text as code, so that it can be copied as it is."""
+    fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence} {printable(text)} {fence}" if "`" in text else f"`{printable(text)}`"
 
 
 def starred(lines: Sequence[str]) -> list[str]:

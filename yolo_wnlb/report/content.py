@@ -423,7 +423,8 @@ class Cost:
         model: Name of the model.
         device: What ran it.
         threads: Number of threads of a CPU; None elsewhere.
-        milliseconds: Median time of one picture: the network and what follows it, without reading the file.
+        milliseconds: Median time of one picture, at the confidence for all pictures: the network and what follows
+            it, without reading the file.
         gflops: 10^9 operations of one picture; None where the file does not tell.
         megabytes: Size of the file.
     """

@@ -142,6 +142,12 @@ def measure(
     dark_scene = with_pictures(scene, n)
     labels, dark_labels = (groups_of({"groups": groups}, of.truth) for of in (scene, dark_scene))
     subjects = robustness_detectors.read_models(paths, scene, allow_missing, device)
+    for subject in subjects:
+        if (channels := getattr(subject.model, "channels", 3)) not in (1, 3):
+            raise ValueError(
+                f"{subject.file} takes pictures of {channels} channels, which a camera cannot darken and a page cannot "
+                "show; evaluate measures it"
+            )
     kinds = [kind for kind in KINDS if all(kind in subject.kinds for subject in subjects)]
     kind = kinds[0]
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
+from yolo_wnlb.data.sources import listed
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.check import check_models
@@ -32,10 +33,10 @@ from yolo_wnlb.study.check_data import check_classes, check_data
 from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.plan import FUSION, LOG, MEASURED, RECORD, RESULT, SPEC, UNET, YOLO, groups_of, naming, read_study
-from yolo_wnlb.study.runs import Run, runs_of, with_hashes
+from yolo_wnlb.study.runs import Run, runs_of, weights_path, with_hashes
 from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
+from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer, sha256_of
 
 TIMED = 30  # pictures that the latency is measured on, after 5 to warm up
 CHILD = """
@@ -122,6 +123,8 @@ def learnt_splits(data: str) -> list[str]:
 def result_of(run: Run, measure: Measure) -> Result:
     """Read what a finished run measured; a run that only lends its weights has no score."""
     record = run.record or {}
+    if not lends_only(record) and not (run.folder / RESULT).is_file():
+        raise ValueError(f"{run.folder} has lost its {RESULT}; delete that folder to run it again")
     score = None if lends_only(record) else measure.score.from_json(run.folder / RESULT)
     return Result(run.row, run.seed, record, score)
 
@@ -210,10 +213,14 @@ def start(run: Run, device: str | None) -> subprocess.Popen[bytes]:
 def prepare(run: Run, device: str | None) -> None:
     """Write down what is to be run, and empty the folder of a run of what an interrupted one left.
 
-    What an interrupted training of the same kind left stays, and it goes on. One of YOLO starts again, for resumed it
-    would end with other weights, and one of fusion, which takes seconds.
+    What an interrupted training of the same kind left stays, and it goes on, as long as it began with the same weights
+    and versions. One of YOLO starts again, for resumed it would end with other weights, and one of fusion, which takes
+    seconds.
     """
-    spec = {**run.spec, "device": device}
+    sources = listed(run.spec.get("weights") or run.spec.get("start"))
+    paths = {weights: Path(weights_path(run.out, weights)) for weights in sources}
+    files = {weights: sha256_of(file) for weights, file in paths.items() if file.is_file()}
+    spec = {**run.spec, "device": device, "begun with": {"files": files, "environment": environment(device)}}
     if run.folder.exists() and (run.spec["detector"] in (YOLO, FUSION) or spec != left_spec(run.folder)):
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 from yolo_wnlb.data import coco, folders
 from yolo_wnlb.data.journal import write_json
-from yolo_wnlb.data.sources import listed
 from yolo_wnlb.metrics.accuracy import Accuracy, score
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.instances import THRESHOLDS, Found, by_score, instances
@@ -40,7 +39,6 @@ from yolo_wnlb.study.models import (
 )
 from yolo_wnlb.study.plan import CLASSIFIER, FUSION, METRICS, RECORD, RESULT, SPEC, UNET, YOLO
 from yolo_wnlb.study.runs import weights_path
-from yolo_wnlb.twins.enhance import sha256_of
 
 UNET_SIZE = "256x256"  # pixels that the operations of a U-Net are counted for; it takes pictures of any size
 
@@ -63,10 +61,7 @@ def run(folder: Path) -> None:
     A training that was interrupted goes on; the record then has the time of this part alone.
     """
     spec = read_json(folder / SPEC)
-    device, out = spec.pop("device"), folder.parent
-    begun, sources = time.time(), listed(spec.get("weights") or spec.get("start"))
-    paths = {source: Path(weights_path(out, source)) for source in sources}
-    files = {source: sha256_of(file) for source, file in paths.items() if file.is_file()}
+    device, files, begun = spec.pop("device"), spec.pop("begun with")["files"], time.time()
     resumed = any((folder / place).is_file() for place in ("last.pt", "train/last.pt"))
     if "weights" not in spec:
         trainers = {YOLO: train_yolo, CLASSIFIER: train_classifier, FUSION: train_fusion, UNET: train_unet}

@@ -75,7 +75,7 @@ class Run:
         if not self.recorded:
             return None
         record: dict[str, Any] = read_json(self.folder / RECORD)
-        if not isinstance(record, dict) or not isinstance(record.get("spec"), dict):
+        if not isinstance(record, dict) or not isinstance(record.get("spec"), dict) or "protocol" not in record:
             raise ValueError(f"{self.folder / RECORD} is no record of a run; delete that folder to run it again")
         read = record.get("files", {})
         files = {name: sha256_of(Path(file)) for name in read if Path(file := weights_path(self.out, name)).is_file()}
