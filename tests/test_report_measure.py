@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.metrics.confidence import rates
 from yolo_wnlb.metrics.errors import errors
+from yolo_wnlb.report import card
 from yolo_wnlb.report import content as c
 from yolo_wnlb.report import measure as module
 from yolo_wnlb.report.content import Estimate
@@ -211,12 +213,16 @@ def test_the_verdict_has_three_sentences_about_the_better_model(watched):
     assert re.match(
         r"In the dark good is better than poor, by \S+ \(\S+ to \S+\) points over the stops; good has", first
     )
-    assert re.search(r"half of it is left at -\d", first)
+    assert re.search(rf"on the {N} of them that were darkened it is .* half of that is left at -\d", first)
     assert re.match(r"Set conf=0\.\d\d: on new pictures of this kind it finds \d+ of 100 objects, with", second)
     assert third.startswith("Most is lost to ")
 
 
-def small_content(ap, half_stop, thresholds, costs):
+GOOD = Estimate(0.4, 0.3, 0.5)
+HALF = c.HalfStop("a", "segm", Estimate(-2.5, -3.0, -2.0), True, False)
+
+
+def small_content(ap=GOOD, half_stop=HALF, thresholds=(), costs=(0.1, 0, 0, 0, 0, 0)):
     """Make a content of one model with what the verdict reads."""
     return c.Content(
         title="",
@@ -227,14 +233,34 @@ def small_content(ap, half_stop, thresholds, costs):
         beta=1.0,
         scores=[c.Score("a", "segm", {"AP": ap.value}, {}, ap)],
         half_stops=[half_stop],
-        thresholds=thresholds,
+        thresholds=list(thresholds) or [chosen("all pictures", 200.0, 0.5, [0.45, 0.55])],
         errors=[c.ErrorKind("a", "segm", name, 0, cost) for name, cost in zip(c.ERROR_KINDS, costs)],
     )
 
 
-def chosen(where, high, confidence, halves, expected=None):
-    rates_there = c.Rates(0.5, 0.5, 0.62, 1400.0)
-    return c.Threshold("a", "segm", where, 0.0, high, 9, 40, confidence, halves, rates_there, expected)
+def chosen(where, high, confidence, halves, expected=None, objects=40):
+    rates_there, pictures = c.Rates(0.5, 0.5, 0.62, 1400.0), 20 if where == "all pictures" else 9
+    return c.Threshold(
+        *("a", "segm", where, 0.0, high, pictures, objects, confidence, halves),
+        in_sample=rates_there,
+        expected=expected,
+    )
+
+
+def two_models(difference, *aps):
+    """Make a content of models a and b; aps: stop, AP of a and AP of b."""
+    content = small_content()
+    content.models.append(replace(content.models[0], name="b"))
+    for part in ("scores", "half_stops", "thresholds", "errors"):
+        content_rows = getattr(content, part)
+        content_rows += [replace(row, model="b") for row in content_rows]
+    content.stops = [
+        c.Stop(name, "segm", stop, 40.0, Estimate(ap), 0.5, Estimate(None), Estimate(None))
+        for stop, *pair in aps
+        for name, ap in zip("ab", pair)
+    ]
+    content.comparisons = [c.Comparison("b", "a", "segm", "mean over stops", "AP", difference)]
+    return content
 
 
 def test_the_verdict_of_a_model_that_finds_nothing():
@@ -243,8 +269,97 @@ def test_the_verdict_of_a_model_that_finds_nothing():
     assert verdict(small_content(Estimate(0.0, 0.0, 0.0), half, [nothing], [0] * 6)) == [
         "a finds nothing that is right on these 2 pictures: its mask AP is 0.",
         "No confidence can be recommended for a, for nothing that it finds is right.",
-        "No kind of error costs a any AP by itself.",
+        "No kind of error stands out, for nothing that a finds is right.",
     ]
+
+
+def test_the_pictures_as_they_are_do_not_make_a_model_better_in_the_dark():
+    content = two_models(Estimate(-0.03, -0.04, -0.02), (None, 0.3, 0.6), (0, 0.25, 0.22), (-3, 0.25, 0.22))
+    assert verdict(content)[0].startswith(
+        "In the dark a is better than b, by 3.0 (2.0 to 4.0) points over the stops; a has"
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "start"),
+    [
+        (Estimate(0.03, 0.02, 0.04), "In the dark b is better than a, by 3.0 (2.0 to 4.0) points"),
+        (Estimate(0.03, -0.01, 0.07), "In the dark no model is clearly better: b is 3.0 (-1.0 to 7.0) points above a"),
+        (Estimate(0.03), "In the dark no model is clearly better: b is 3.0 points above a"),
+        (
+            Estimate(0.0001, -0.03, -0.01),
+            "In the dark no model is clearly better: b is 0.0 (-3.0 to -1.0) points above a",
+        ),
+    ],
+)
+def test_a_model_is_better_only_where_its_lead_lies_above_0(difference, start):
+    assert verdict(two_models(difference, (0, 0.2, 0.23)))[0].startswith(start)
+
+
+def test_a_zero_has_no_sign():
+    nothing = two_models(Estimate(0.0, 0.0, 0.0), (0, 0.2, 0.2))
+    assert "no model is clearly better: a is 0.0 (0.0 to 0.0) points above b" in verdict(nothing)[0]
+    nearly = replace(HALF, stop=Estimate(-0.02, -0.04, -0.0))
+    assert verdict(small_content(half_stop=nearly))[0].endswith("half of it is left at 0.0 stops (0.0 to 0.0).")
+    not_reached = replace(HALF, stop=Estimate(-0.0, -0.0, -0.0), reached=False)
+    assert "more than half of it is left at 0 stops, the darkest" in verdict(small_content(half_stop=not_reached))[0]
+    noise = replace(HALF, stop=Estimate(-0.0, -1.0, -0.0))
+    assert verdict(small_content(half_stop=noise))[0].endswith(
+        ", and the noise alone, at 0 stops, leaves half of it or less."
+    )
+
+
+def test_the_verdict_says_on_which_pictures_the_stops_were_measured():
+    content = small_content()
+    content.data.pictures = 196
+    content.stops = [c.Stop("a", "segm", None, 40.0, Estimate(0.35, 0.2, 0.5), 0.5, Estimate(None), Estimate(None))]
+    assert verdict(content)[0] == (
+        "a has a mask AP of 40.0 (30.0 to 50.0) on these 196 pictures; on the 2 of them that were darkened it is 35.0 "
+        "(20.0 to 50.0) as they are, and half of that is left at -2.5 stops (-3.0 to -2.0)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "dark"),
+    [
+        ([chosen("brightness 8 to 16", 16.0, 0.3, [0.25, 0.3])], "(brightness 8 to 16) set conf=0.30"),
+        ([chosen("brightness 8 to 16", 16.0, 0.9, [0.85, 0.9])], "(brightness 8 to 16) set conf=0.90"),
+        (
+            [chosen("stop -1", 90.0, 0.1, [0.1, 0.1]), chosen("stop -2", 90.0, 0.3, [0.3, 0.3])],
+            "(stop -2) set conf=0.30",
+        ),
+        ([chosen("brightness 16 to 32", 32.0, 0.3, [0.25, 0.4])], ""),  # apart, but by less than 1.5
+        ([chosen("brightness 64 to 128", 128.0, 0.3, [0.2, 0.2])], ""),  # not dark
+        ([chosen("brightness 32 to 64", 64.0, 0.3, [0.2, 0.2])], ""),  # in part not dark
+        ([chosen("stop -1", 40.0, 0.3, [0.2, 0.2])], ""),
+        ([chosen("brightness 8 to 16", 16.0, 0.3, [0.2, 0.2], objects=29)], ""),  # too few
+        ([chosen("brightness 8 to 16", 16.0, 0.3, [])], ""),
+        ([replace(chosen("brightness 8 to 16", 16.0, 0.3, [0.2, 0.2]), pictures=20)], ""),  # all pictures
+    ],
+)
+def test_another_confidence_for_the_dark_is_advised_only_where_it_is_clearly_another(rows, dark):
+    whole = chosen("all pictures", 200.0, 0.5, [0.47, 0.55])
+    sentence = verdict(small_content(thresholds=[whole, *rows]))[1]
+    assert sentence.endswith(f"; in the dark {dark}." if dark else "false alarms in 1,000 pictures.")
+
+
+def test_few_objects_give_no_confidence_in_the_verdict_and_in_the_card():
+    few = chosen("brightness 8 to 16", 16.0, 0.31, [0.3, 0.3], c.Rates(0.41, 0.41, 0.41, 41.0), objects=29)
+    content = small_content(thresholds=[chosen("all pictures", 200.0, 0.52, [0.5, 0.5]), few])
+    text = card.markdown(content)
+    assert "0.52" in text and "0.31" not in text and "41" not in text
+    assert "Pictures with fewer than 30 objects are too few for a confidence of their own." in text
+    content.thresholds[0].objects = 29
+    assert "0.52" not in card.markdown(content)
+    assert verdict(content)[1] == (
+        "No confidence can be recommended for a, for 29 objects are too few: 30 or more are needed."
+    )
+
+
+def test_a_lower_confidence_is_not_advised_against_what_is_missed_at_every_confidence():
+    [advice] = [text for text in verdict(small_content(costs=[0, 0, 0, 0, 0, 0.1])) if "missed objects" in text]
+    assert advice.endswith(": train it for the dark (lowlight=) or at a larger imgsz.")
+    assert verdict(small_content(costs=[0] * 6))[2] == "No kind of error costs a any AP by itself."
 
 
 @pytest.mark.parametrize(
@@ -254,7 +369,7 @@ def test_the_verdict_of_a_model_that_finds_nothing():
             c.HalfStop("a", "segm", Estimate(-2.5, -3.0, -2.0), True, False),
             [
                 chosen("all pictures", 200.0, 0.5, [0.45, 0.55], c.Rates(0.4, 0.4, 0.51, 2000.0)),
-                chosen("brightness 8 to 16", 16.0, 0.3, [0.25, 0.35]),
+                chosen("brightness 8 to 16", 16.0, 0.3, [0.25, 0.3]),
                 chosen("brightness 64 to 128", 128.0, 0.52, [0.5, 0.5]),
             ],
             [0, 0, 0, 0, 0.02, 0.1],

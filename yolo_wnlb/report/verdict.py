@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from yolo_wnlb.imaging.camera import DAYLIGHT
 from yolo_wnlb.report.content import Content, Estimate, Threshold
 
 NAMES = {"segm": "mask AP", "bbox": "box AP"}
 MEAN_OVER_STOPS = "mean over stops"  # of a comparison
-FEW = 30  # objects, below which a confidence of their own is not recommended
+FEW = 30  # objects, below which no confidence is recommended
+DARK = -2  # stops, from which on darkened pictures count as dark
+MARGIN = 1.5  # times as high or as low must the confidences in the dark be, for one of their own to be recommended
 ADVICE = {  # for the kind of error that costs most
     "class": "give it more pictures of the classes that it mistakes for each other, and look at their labels",
     "localisation": "train and predict at a larger imgsz, and look at how tightly the labels lie",
     "both": "give it more pictures like the worst ones below, labelled carefully",
     "duplicate": "lower iou= of the non-maximum suppression",
     "background": "add pictures without objects to the training, and set a higher confidence if alarms matter more",
-    "missed": "train it for the dark (lowlight=), at a larger imgsz, or set a lower confidence if misses matter more",
+    "missed": "train it for the dark (lowlight=) or at a larger imgsz",
 }
 
 
@@ -29,12 +32,13 @@ def verdict(content: Content) -> list[str]:
 
 
 def best_in_the_dark(content: Content) -> str:
-    """Return the name of the model with the highest mean AP over the stops, of equal ones the first."""
-    means = {
-        model.name: sum(row.ap.value or 0.0 for row in content.stops if row.model == model.name)
-        for model in content.models
-    }
-    return max(means, key=lambda name: means[name])
+    """Return the name of the model with the highest mean AP over the stops, of equal ones the first.
+
+    The pictures as they are, which have a row among the stops, do not count.
+    """
+    rows = [row for row in content.stops if row.stop is not None and row.kind == content.kind]
+    sums = {model.name: sum(row.ap.value or 0.0 for row in rows if row.model == model.name) for model in content.models}
+    return max(sums, key=lambda name: sums[name])
 
 
 def how_good(content: Content, best: str) -> str:
@@ -44,15 +48,27 @@ def how_good(content: Content, best: str) -> str:
     if not score.ap.value:
         return f"{best} finds nothing that is right on these {content.data.pictures} pictures: its {what} is 0."
     reached = f"{best} has a {what} of {in_points(score.ap)} on these {content.data.pictures} pictures"
-    dark = ""
-    for row in content.half_stops:
-        if row.model == best and row.stop.value is not None:
-            dark = f", and half of it is left at {in_stops(row.stop, row.open)}"
-            if not row.reached:
-                dark = f", and more than half of it is left at {row.stop.value:.0f} stops, the darkest measured"
+    dark = how_dark(content, best)
     if len(content.models) == 1:
         return f"{reached}{dark}."
     return f"{compared(content, best)}; {reached}{dark}."
+
+
+def how_dark(content: Content, best: str) -> str:
+    """Write at which stop half of the AP is left, and of which pictures where they are fewer; "" where AP is 0."""
+    [row] = [row for row in content.half_stops if (row.model, row.kind) == (best, content.kind)]
+    if row.stop.value is None:
+        return ""
+    start, it = ", and", "it"
+    if content.data.pictures_of_stops < content.data.pictures:
+        [as_is] = [r for r in content.stops if (r.model, r.kind, r.stop) == (best, content.kind, None)]
+        which = f"the {content.data.pictures_of_stops} of them that were darkened"
+        start, it = f"; on {which} it is {in_points(as_is.ap)} as they are, and", "that"
+    if not row.reached:
+        return f"{start} more than half of {it} is left at {rounded(row.stop.value, 0)} stops, the darkest measured"
+    if row.stop.value == 0:
+        return f"{start} the noise alone, at 0 stops, leaves half of {it} or less"
+    return f"{start} half of {it} is left at {in_stops(row.stop, row.open)}"
 
 
 def compared(content: Content, best: str) -> str:
@@ -65,7 +81,7 @@ def compared(content: Content, best: str) -> str:
     else:
         row = max(rows, key=lambda row: row.difference.value or 0.0)
         lead, other = negative(row.difference), row.model
-    if lead.clear:
+    if lead.low is not None and lead.low > 0:
         return f"In the dark {best} is better than {other}, by {in_points(lead)} points over the stops"
     return f"In the dark no model is clearly better: {best} is {in_points(lead)} points above {other} over the stops"
 
@@ -76,6 +92,11 @@ def which_confidence(content: Content, best: str) -> str:
     whole = rows[0]
     if whole.confidence is None:
         return f"No confidence can be recommended for {best}, for nothing that it finds is right."
+    if whole.objects < FEW:
+        return (
+            f"No confidence can be recommended for {best}, for {whole.objects} objects are too few: {FEW} or more are "
+            "needed."
+        )
     rates, how = whole.expected, "on new pictures of this kind"
     if rates is None:
         rates, how = whole.in_sample, "on these very pictures, which are too few to tell of new ones,"
@@ -85,24 +106,34 @@ def which_confidence(content: Content, best: str) -> str:
             f": {how} it finds {100 * rates.recall:.0f} of 100 objects, with {rates.false_alarms:,.0f} false alarms in "
             "1,000 pictures"
         )
-    dark = darkest(rows[1:])
-    if dark and dark.confidence is not None and differ(dark, whole):
+    dark = darkest(rows[1:], whole)
+    if dark and dark.confidence is not None and far_apart(dark, whole):
         text += f"; in the dark ({dark.where}) set conf={dark.confidence:.2f}"
     return f"{text}."
 
 
-def darkest(rows: Sequence[Threshold]) -> Threshold | None:
-    """Return the darkest row that has objects enough for a confidence of its own: of real pictures, else of stops."""
+def darkest(rows: Sequence[Threshold], whole: Threshold) -> Threshold | None:
+    """Return the darkest row of dark pictures with objects enough: of real pictures, or where there is none of stops.
+
+    A range of brightness that holds all pictures is passed over: its confidence is that of the whole.
+    """
     enough = [row for row in rows if row.confidence is not None and row.objects >= FEW]
-    real = [row for row in enough if row.where.startswith("brightness")]
-    return min(real if len(real) > 1 else enough, key=lambda row: row.high, default=None)
+    real = [row for row in enough if row.where.startswith("brightness") and row.pictures < whole.pictures]
+    dark = [row for row in real if row.high <= DAYLIGHT]
+    if dark:
+        return min(dark, key=lambda row: row.high)
+    stops = {int(row.where.removeprefix("stop ")): row for row in enough if row.where.startswith("stop ")}
+    return stops[min(stops)] if stops and min(stops) <= DARK else None
 
 
-def differ(one: Threshold, other: Threshold) -> bool:
-    """Tell whether two confidences differ by more than the choice of pictures: those of all halves lie apart."""
-    return bool(one.of_halves and other.of_halves) and (
-        max(one.of_halves) < min(other.of_halves) or min(one.of_halves) > max(other.of_halves)
-    )
+def far_apart(one: Threshold, other: Threshold) -> bool:
+    """Tell whether the confidence of every half of one is MARGIN times as high, or as low, as of any of the other.
+
+    That the halves merely lie apart is no sign of a difference: by chance alone they do in a third of all samples.
+    """
+    if not one.of_halves or not other.of_halves:
+        return False
+    return min(one.of_halves) >= MARGIN * max(other.of_halves) or min(other.of_halves) >= MARGIN * max(one.of_halves)
 
 
 def what_goes_wrong(content: Content, best: str) -> str:
@@ -110,6 +141,9 @@ def what_goes_wrong(content: Content, best: str) -> str:
     rows = [row for row in content.errors if row.model == best]
     worst = max(rows, key=lambda row: row.cost, default=None)
     if worst is None or worst.cost <= 0:
+        [score] = [row for row in content.scores if (row.model, row.kind) == (best, content.kind)]
+        if not score.ap.value:
+            return f"No kind of error stands out, for nothing that {best} finds is right."
         return f"No kind of error costs {best} any AP by itself."
     what = {"missed": "missed objects", "background": "detections on the background"}
     named = what.get(worst.name, f"errors of the kind {worst.name}")
@@ -118,19 +152,23 @@ def what_goes_wrong(content: Content, best: str) -> str:
 
 def in_points(estimate: Estimate) -> str:
     """Write an estimate in hundredths with its interval."""
-    value = f"{100 * (estimate.value or 0.0):.1f}"
+    value = rounded(100 * (estimate.value or 0.0))
     if estimate.low is None or estimate.high is None:
         return value
-    return f"{value} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    return f"{value} ({rounded(100 * estimate.low)} to {rounded(100 * estimate.high)})"
 
 
 def in_stops(estimate: Estimate, is_open: bool) -> str:
     """Write a stop with its interval."""
-    value = f"{estimate.value:.1f} stops"
+    value = f"{rounded(estimate.value or 0.0)} stops"
     if estimate.low is None or estimate.high is None:
         return value
-    low = f"below {estimate.low:.1f}" if is_open else f"{estimate.low:.1f}"
-    return f"{value} ({low} to {estimate.high:.1f})"
+    return f"{value} ({'below ' if is_open else ''}{rounded(estimate.low)} to {rounded(estimate.high)})"
+
+
+def rounded(value: float, digits: int = 1) -> str:
+    """Write a number with so many digits; 0 without a sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def negative(estimate: Estimate) -> Estimate:
