@@ -429,3 +429,8 @@ def test_outlines_are_drawn_in_units_of_the_page_and_boxes_where_there_are_none(
     )
     triangle = [[0.0, 0, 100, 0, 200, 0, 200, 100]]  # its second point lies on a side
     assert drawing.as_path(Shape("a", [0.0, 0, 9, 9], triangle), 560, 1) == "M0.0 0.0L200.0 0.0L200.0 100.0Z"
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert page.number(-0.04) == "0.0" and page.number(-1234.5, 0) == "−1,234"
+    assert page.gain(Estimate(-0.0004, -0.02, 0.0)) == "+0.0 [−2.0, +0.0]"
