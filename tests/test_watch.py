@@ -20,11 +20,12 @@ from ultralytics.engine.results import Boxes, Results
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
 from yolo_wnlb.imaging.camera import capture, clean, settings
+from yolo_wnlb.imaging.curve import CURVES
 from yolo_wnlb.report.content import Content, Data, Model, Threshold
 from yolo_wnlb.watch import watch as module
 from yolo_wnlb.watch.average import StillAverage
 from yolo_wnlb.watch.confidence import fixed, of_report
-from yolo_wnlb.watch.sources import open_source, without_password
+from yolo_wnlb.watch.sources import Frame, Source, open_source, without_password
 from yolo_wnlb.watch.tracks import Tracks
 
 needs_lap = pytest.mark.skipif(not find_spec("lap"), reason="needs the extra 'watch': pip install 'yolo-wnlb[watch]'")
@@ -117,8 +118,9 @@ def test_frames_that_do_not_belong_together_are_refused():
 # ---- the confidence ----------------------------------------------------------------------------------
 
 
-def threshold(model, where, low, high, confidence):
-    return Threshold(model, "bbox", where, low, high, 20, 30, confidence, [], None, None)
+def threshold(model, where, low, high, confidence, halves=2):
+    of_halves = [] if confidence is None else [confidence] * halves
+    return Threshold(model, "bbox", where, low, high, 20, 30, confidence, of_halves, None, None)
 
 
 def report(folder, rows, models=("best",)):
@@ -144,6 +146,18 @@ def test_confidence_follows_the_brightness_of_a_report(tmp_path):
     assert [round(found.at(brightness), 2) for brightness in (0, 5.7, 22.7, 45.3, 255)] == [0.2, 0.2, 0.4, 0.6, 0.6]
     assert 0.4 < found.at(32) < 0.6
     assert of_report(tmp_path / "report.json", tmp_path / "best.onnx", too_dark=7).too_dark == 7
+
+
+def test_a_slice_of_few_objects_sets_no_confidence_and_still_tells_that_it_is_not_too_dark(tmp_path):
+    few = [
+        threshold("best", "brightness 4 to 8", 4, 8, 0.99, halves=0),
+        threshold("best", "brightness 64 to 128", 64, 128, 0.01, halves=0),
+        threshold("best", "brightness 8 to 16", 8, 16, None),  # by chance: something was right in the darker slice
+    ]
+    found = of_report(report(tmp_path, ROWS[:4] + few), tmp_path / "best.pt")
+    assert found.confidence == (0.4, 0.6) and found.too_dark == 2
+    with pytest.raises(ValueError, match="or its pictures are too few"):
+        of_report(report(tmp_path, few), tmp_path / "best.pt")
 
 
 def test_a_model_is_found_in_a_report_by_content_then_name_and_never_guessed_among_several(tmp_path):
@@ -245,11 +259,32 @@ def test_frames_of_a_video_come_with_their_times(tmp_path):
     assert batches[5][0].seconds == 1 and batches[5][0].picture.shape == (96, 128, 3)
 
 
+class Camera(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, and at /live/COUNT the stream of a camera that is lost after so many frames."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if not self.path.startswith("/live/"):
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        try:
+            for picture in frames_of(int(self.path.rpartition("/")[2]), step=1):
+                jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.02)
+        except OSError:  # nobody reads any more
+            pass
+
+
 @pytest.fixture
 def served(tmp_path):
     """A folder that is served at the URL that is returned with it."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    handler.log_message = lambda *_: None
+    handler = functools.partial(Camera, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}"
@@ -257,9 +292,8 @@ def served(tmp_path):
 
 
 def test_a_url_is_read_while_the_model_works_and_only_the_newest_frame_is_detected(served, monkeypatch):
-    place, url = served
-    film(place / "a.avi", frames_of(40))
-    opened = open_source(f"{url}/a.avi")
+    _, url = served
+    opened = open_source(f"{url}/live/40")
     assert opened.live and opened.count is None
     numbers = []
     for batch in opened.frames:
@@ -268,6 +302,39 @@ def test_a_url_is_read_while_the_model_works_and_only_the_newest_frame_is_detect
     assert [number for batch in numbers for number in batch] == list(range(40)) and len(numbers) < 40
     with pytest.raises(OSError, match=r"cannot be opened, or sends no frames; is the address right"):
         open_source(f"{url}/nothing.avi")
+
+
+def test_a_video_file_at_a_url_waits_as_one_on_the_disk_does(served):
+    place, url = served
+    film(place / "a.avi", frames_of(100))
+    opened = open_source(f"{url}/a.avi")
+    assert not opened.live and opened.count == 100 and opened.rate == 5 and opened.name == f"{url}/a.avi"
+    next(opened.frames)
+    time.sleep(0.3)
+    assert [frame.number for batch in opened.frames for frame in batch] == list(range(1, 100))
+
+
+def test_frames_of_16_bits_are_read_through_the_curve_that_the_model_has_recorded(tmp_path, source, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    codes = np.random.default_rng(0).integers(0, 9000, (8, 8, 3)).astype(np.uint16)
+    assert cv2.imwrite(str(tmp_path / "deep/0.png"), codes)
+    model = module.load_checkpoint(source("yolov8n-seg"))
+    monkeypatch.setattr(module, "load_checkpoint", lambda file: model)
+    pictures = []
+    for name in ("auto", "high-byte"):
+        model.model.curve = name
+        _, channels, curve = module.load(tmp_path / "best.pt")
+        assert curve == CURVES[name]
+        pictures.append(next(open_source(str(tmp_path / "deep"), channels, curve).frames)[0].picture)
+    assert np.array_equal(pictures[1], codes >> 8) and not np.array_equal(*pictures)
+
+
+def test_raw_files_beside_a_finished_picture_are_no_frames(tmp_path):
+    place = folder(tmp_path / "f", frames_of(3))
+    for k in range(3):
+        (place / f"frame{k}.nef").write_bytes(b"of another size")
+    opened = open_source(str(place))
+    assert opened.count == 3 and len(list(opened.frames)) == 3 and not opened.unreadable
 
 
 def test_a_password_of_a_url_is_not_repeated():
@@ -304,7 +371,7 @@ class Eye:
 def eye(monkeypatch, tmp_path):
     """A stand-in for the model best.pt, in an empty folder; returns what is called at each frame."""
     one = Eye()
-    monkeypatch.setattr(module, "load", lambda file: (one, 3))
+    monkeypatch.setattr(module, "load", lambda file: (one, 3, None))
     monkeypatch.chdir(tmp_path)
     return one
 
@@ -388,11 +455,76 @@ def test_a_video_that_breaks_off_is_said_to(tmp_path, eye):
 
 
 @needs_lap
+def test_frames_of_a_folder_that_cannot_be_read_are_left_out_and_counted(tmp_path, eye, capsys):
+    place = folder(tmp_path / "f", frames_of(6))
+    for k in (0, 3, 5):
+        (place / f"frame{k}.png").write_bytes(b"no picture")
+    result = module.watch("f", "best.pt", "out")
+    assert (result.frames, result.detected, result.unreadable, result.dropped) == (3, 3, 3, 0)
+    assert result.remarks == ("frames of f that cannot be read were left out: 3, the first is frame0.png",)
+    assert [(one["frame"], one["seconds"]) for one in lines(tmp_path / "out")[1:]] == [(1, 0.1), (2, 0.2), (4, 0.4)]
+    assert len(list(open_source("out/watch.mp4").frames)) == 3
+    assert main(["watch", "f", "model=best.pt", "limit=2", "out=x"]) == 0
+    said = capsys.readouterr().out
+    assert "2 frames" in said and "left out: 1, the first is frame0.png" in said and "breaks off" not in said
+
+
+@needs_lap
+def test_a_camera_that_is_lost_is_an_error_and_one_that_was_stopped_is_none(served, eye, capsys):
+    _, url = served
+    assert main(["watch", f"{url}/live/10", "model=best.pt", "out=a"]) == 1
+    assert f"note: {url}/live/10 sent no more frames after " in capsys.readouterr().out
+    assert main(["watch", f"{url}/live/200", "model=best.pt", "out=b", "limit=5"]) == 0
+    eye.on_frame = lambda k: os.kill(os.getpid(), signal.SIGINT)
+    assert main(["watch", f"{url}/live/200", "model=best.pt", "out=c"]) == 130
+    assert "sent no more" not in capsys.readouterr().out
+
+
+@needs_lap
+def test_the_video_of_an_odd_size_lacks_the_last_row_and_column_and_the_lines_do_not(tmp_path, eye):
+    pictures = [np.pad(picture[:16, :32], ((0, 1), (0, 1), (0, 0)), constant_values=255) for picture in frames_of(2)]
+    folder(tmp_path / "f", pictures)
+    result = module.watch("f", "best.pt", "out", frames=1, too_dark=0)
+    written = next(open_source("out/watch.mp4").frames)[0].picture
+    assert written.shape == (16, 32, 3) and lines(result.folder)[1]["objects"][0]["box"][2] == 33
+
+
+def passing(*batches):
+    """A live source of these numbers of frames, all alike."""
+    picture = np.full((48, 64, 3), 100, np.uint8)
+    frames = ([Frame(number, number / 25, picture) for number in batch] for batch in batches)
+    return Source("camera 0", True, 25.0, None, frames)
+
+
+@needs_lap
+def test_a_limit_ends_a_live_source_that_has_skipped_past_it(eye, monkeypatch):
+    monkeypatch.setattr(module, "open_source", lambda *_: passing([0], range(1, 3), range(70, 134), range(134, 198)))
+    result = module.watch("0", "best.pt", "out", limit=60)
+    assert result.frames == 71 and result.detected == 3 and not result.lost and not result.remarks
+
+
+@needs_lap
+def test_what_was_averaged_is_told_of_the_frames_that_were_not_lost(eye, monkeypatch):
+    monkeypatch.setattr(module, "open_source", lambda *_: passing([0], range(500, 520), range(980, 1000)))
+    added = []
+
+    class Slow(StillAverage):
+        def add(self, frame):
+            added.append(frame)
+            time.sleep(0.01)
+            return super().add(frame)
+
+    monkeypatch.setattr(module, "StillAverage", Slow)
+    result = module.watch("0", "best.pt", "out")
+    assert result.frames == 1000 and result.dropped == 997 and len(added) == 41
+    assert result.still == pytest.approx(40 / 41) and result.milliseconds > 9  # of the first frame nothing is averaged
+
+
+@needs_lap
 def test_a_live_source_is_averaged_whole_and_its_video_plays_as_fast_as_it_came(served, eye):
     place, url = served
-    film(place / "a.avi", frames_of(20))
     eye.on_frame = lambda k: time.sleep(0.15)
-    result = module.watch(f"{url}/a.avi", "best.pt", "out")
+    result = module.watch(f"{url}/live/20", "best.pt", "out")
     assert result.frames == 20 and result.dropped == 20 - result.detected > 0
     assert "came while the model was busy" in str(result)
     written = len(list(open_source(str(place / "out/watch.mp4")).frames))
@@ -420,7 +552,8 @@ def make_mixed(place):
     (place / "one.png").write_bytes((place / "mixed/frame0.png").read_bytes())
     (place / "rest.pt").write_text("no model")
     folder(place / "broken", frames_of(2))
-    (place / "broken/frame1.png").write_bytes(b"no picture")
+    for k in (0, 1):
+        (place / f"broken/frame{k}.png").write_bytes(b"no picture")
     folder(place / "good", frames_of(2))
     report(place, [])
     (place / "other.json").write_text("{}")
@@ -435,7 +568,7 @@ MISTAKES = {  # what: words, message
     "an empty folder": ("empty model=best.pt", "empty holds no pictures"),
     "no video": ("text.mp4 model=best.pt", "text.mp4 cannot be read as a video"),
     "a single picture": ("one.png model=best.pt", "is a single picture; give the folder of the frames"),
-    "a broken frame": ("broken model=best.pt", "frame1.png cannot be read as an image"),
+    "broken frames alone": ("broken model=best.pt", "none of the frames in broken can be read: "),
     "mixed sizes": ("mixed model=best.pt", "frame2.png 128 x 64; frames of one camera have one size"),
     "a camera that is not there": ("97 model=best.pt", "camera 97 cannot be opened"),
     "no average of frames": ("good model=best.pt frames=0", "frames=0: wanted a whole number, 1 or more"),

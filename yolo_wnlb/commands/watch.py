@@ -53,4 +53,4 @@ def run_watch(files: list[str], options: dict[str, Any]) -> int:
     print(result)
     if result.stopped:
         raise KeyboardInterrupt
-    return 0
+    return 1 if result.lost else 0

@@ -47,8 +47,9 @@ def fixed(confidence: float, too_dark: float | None = None) -> Confidences:
 def of_report(file: str | Path, weights: Path, too_dark: float | None = None) -> Confidences:
     """Return the confidences that `yolo-wnlb report` found for a model.
 
-    Those of real pictures by brightness count; darkened pictures (stops) only where no real ones are as dark. Pictures
-    are too dark where nothing that was found was right, and in no darker pictures either.
+    Those of real pictures by brightness count; darkened pictures (stops) only where no real ones are as dark. A slice
+    of so few objects that no confidence was found on each half of its pictures does not count. Pictures are too dark
+    where nothing that was found was right, and in no darker pictures either.
 
     Args:
         file: The report.json.
@@ -60,18 +61,19 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
     model = model_of(content, file, weights)
     rows = [row for row in content.thresholds if row.model == model.name and row.kind == content.kind]
     real = [row for row in rows if row.where.startswith("brightness ")]
-    darkest = min((middle(row) for row in real if row.confidence is not None), default=np.inf)
+    darkest = min((middle(row) for row in real if row.of_halves), default=np.inf)
     rows = real + [row for row in rows if row.where.startswith("stop ") and middle(row) < darkest]
     rows.sort(key=middle)
-    right = [row for row in rows if row.confidence is not None]
+    right = [row for row in rows if row.confidence is not None and row.of_halves]
     if not right:
         raise ValueError(
             f"{file} has no confidence by brightness of {model.name}: nothing that it found was right, or its pictures "
             "are too few; give conf= a number"
         )
     if too_dark is None:
-        blind = [row for row in rows if row.confidence is None and middle(row) < middle(right[0])]
-        too_dark = max((min(row.high, middle(right[0])) for row in blind), default=min(TOO_DARK, middle(right[0])))
+        darkest = min(middle(row) for row in rows if row.confidence is not None)  # one that is right is enough
+        blind = [row for row in rows if row.confidence is None and middle(row) < darkest]
+        too_dark = max((min(row.high, darkest) for row in blind), default=min(TOO_DARK, darkest))
     knots = dict.fromkeys(middle(row) for row in right)  # two rows of one brightness: the first counts
     values = {brightness: next(row for row in right if middle(row) == brightness).confidence for brightness in knots}
     # a confidence of 0 would let everything through, one of 1 nothing

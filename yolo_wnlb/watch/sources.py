@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +16,22 @@ import cv2
 import numpy as np
 from ultralytics.data.utils import IMG_FORMATS
 
+from yolo_wnlb.imaging.curve import Curve
+from yolo_wnlb.imaging.deep import without_raw_twins
 from yolo_wnlb.yolo.models import FLAGS, read_picture
 
 FOLDER_RATE = 10.0  # frames a second that a folder is taken to have, for the times and the video that are written
 LIVE_RATE = 25.0  # of a camera that does not tell
 MOST_WAITING = 64  # frames of a camera that wait while the model works; older ones are dropped
 PATIENCE = 10.0  # seconds that a camera may take to open, and between two frames
+FILE_SCHEMES = ("http", "https", "ftp", "file")  # of a URL that may be a video of known length, which waits
 
 
 class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        number: 0, 1, ... in the order of the source; frames that were dropped count.
+        number: 0, 1, ... in the order of the source; frames that were dropped, or cannot be read, count.
         seconds: From the beginning: as the rate of a file has it; by the clock where the source is live.
         picture: uint8 (H, W, C), BGR if C is 3.
     """
@@ -51,6 +54,7 @@ class Source:
         rate: Frames a second.
         count: How many frames there are by what the file says; None where nobody knows.
         frames: Yields all frames that have come since the last turn, one or more, the newest last.
+        unreadable: Files of a folder that cannot be read and were left out, up to the frame at hand.
     """
 
     name: str
@@ -58,14 +62,16 @@ class Source:
     rate: float
     count: int | None
     frames: Frames
+    unreadable: list[Path] = field(default_factory=list)
 
 
-def open_source(source: str, channels: int = 3) -> Source:
+def open_source(source: str, channels: int = 3, curve: Curve | None = None) -> Source:
     """Open a source of frames.
 
     Args:
         source: A video file, a folder of pictures, the number of a camera (0 is the first), or a URL (rtsp://, http://).
         channels: Of the pictures that the model takes: 1 (grey) or 3.
+        curve: Of pictures in a folder with more than 8 bits, as the model was trained; None is the default.
     Raises: OSError: it is not there or cannot be opened. ValueError: it holds no frames, or the model takes pictures of
         another number of channels.
     """
@@ -75,7 +81,7 @@ def open_source(source: str, channels: int = 3) -> Source:
         return open_live(source, without_password(source), channels)
     path = Path(source)
     if path.is_dir():
-        return open_folder(path, channels)
+        return open_folder(path, channels, curve)
     if source.isdecimal() and not path.exists():
         return open_live(int(source), f"camera {source}", channels)
     if not path.is_file():
@@ -98,22 +104,36 @@ def without_password(url: str) -> str:
     return re.sub(r"(://)[^/?#]*@", r"\1", url)
 
 
-def open_folder(folder: Path, channels: int) -> Source:
-    """Open a folder of pictures; frame10 comes after frame9."""
+def open_folder(folder: Path, channels: int, curve: Curve | None = None) -> Source:
+    """Open a folder of pictures; frame10 comes after frame9.
+
+    RAW files beside a finished picture of the same name are no frames of their own. Its frames raise OSError where not
+    a single file can be read.
+    """
 
     def in_order(file: Path) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
     inside = [file for file in folder.iterdir() if file.suffix[1:].lower() in IMG_FORMATS and file.name[0] != "."]
-    files = sorted((file for file in inside if file.is_file()), key=in_order)
+    kept, _ = without_raw_twins(str(file) for file in inside if file.is_file())
+    files = sorted(map(Path, kept), key=in_order)
     if not files:
         raise ValueError(f"{folder} holds no pictures; wanted frames such as 0001.jpg, or the name of a video file")
 
     def frames() -> Frames:
         for number, file in enumerate(files):
-            yield [Frame(number, number / FOLDER_RATE, read_picture(file, channels))]
+            try:
+                picture = read_picture(file, channels, curve)
+            except OSError as error:
+                unreadable.append(file)
+                if len(unreadable) == len(files):
+                    raise OSError(f"none of the frames in {folder} can be read: {error}") from error
+                continue
+            yield [Frame(number, number / FOLDER_RATE, picture)]
 
-    return Source(str(folder), False, FOLDER_RATE, len(files), of_one_size(frames(), [str(file) for file in files]))
+    unreadable: list[Path] = []
+    checked = of_one_size(frames(), [str(file) for file in files])
+    return Source(str(folder), False, FOLDER_RATE, len(files), checked, unreadable)
 
 
 def of_one_size(frames: Frames, names: list[str]) -> Frames:
@@ -122,16 +142,18 @@ def of_one_size(frames: Frames, names: list[str]) -> Frames:
     Raises: ValueError: two sizes are mixed.
     """
     first: np.ndarray | None = None
+    name_of_first = names[0]
     with closing(frames):
         for batch in frames:
             for frame in batch:
-                first = frame.picture if first is None else first
+                name = names[frame.number] if frame.number < len(names) else f"frame {frame.number}"
+                if first is None:
+                    first, name_of_first = frame.picture, name
                 if frame.picture.shape != first.shape:
                     sizes = [f"{picture.shape[1]} x {picture.shape[0]}" for picture in (first, frame.picture)]
-                    name = names[frame.number] if frame.number < len(names) else f"frame {frame.number}"
                     raise ValueError(
-                        f"mixed sizes: {names[0]} has {sizes[0]} pixels, {name} {sizes[1]}; frames of one camera have "
-                        "one size"
+                        f"mixed sizes: {name_of_first} has {sizes[0]} pixels, {name} {sizes[1]}; frames of one "
+                        "camera have one size"
                     )
             yield batch
 
@@ -139,12 +161,16 @@ def of_one_size(frames: Frames, names: list[str]) -> Frames:
 def open_film(path: Path, channels: int) -> Source:
     """Open a video file."""
     film = cv2.VideoCapture(str(path))
-    rate, count = float(film.get(cv2.CAP_PROP_FPS)), int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-    rate = rate if 0 < rate < 1000 else LIVE_RATE
     first: Any = film.read()[1] if film.isOpened() else None
     if first is None:
         film.release()
         raise ValueError(f"{path} cannot be read as a video: it is damaged, of an unknown kind, or has no frames")
+    return source_of_film(film, first, str(path), channels)
+
+
+def source_of_film(film: cv2.VideoCapture, first: np.ndarray, name: str, channels: int) -> Source:
+    """Return a video that was opened, and whose first frame was read, as a source whose frames wait."""
+    rate, count = rate_of(film), count_of(film)
 
     def frames() -> Frames:
         number, picture = 0, first
@@ -155,11 +181,25 @@ def open_film(path: Path, channels: int) -> Source:
         finally:
             film.release()
 
-    return Source(str(path), False, rate, count if count > 0 else None, of_one_size(frames(), [f"the start of {path}"]))
+    return Source(name, False, rate, count, of_one_size(frames(), [f"the start of {name}"]))
+
+
+def rate_of(film: cv2.VideoCapture) -> float:
+    """Return the frames a second of a video or camera, LIVE_RATE where it does not tell."""
+    rate = float(film.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate < 1000 else LIVE_RATE
+
+
+def count_of(film: cv2.VideoCapture) -> int | None:
+    """Return how many frames a video has by what it says, None where it has no known end."""
+    count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
+    return count if count > 0 else None
 
 
 def open_live(address: int | str, name: str, channels: int) -> Source:
     """Open a camera or a URL; its frames are read in a thread, since they do not wait until the model is ready.
+
+    A URL by http and the like that says how many frames it has is a video file, and is read as one.
 
     Raises: OSError: it cannot be opened.
     """
@@ -170,15 +210,15 @@ def open_live(address: int | str, name: str, channels: int) -> Source:
         film.release()
         question = "is it plugged in, and free?" if isinstance(address, int) else "is the address right, and it on?"
         raise OSError(f"{name} cannot be opened, or sends no frames; {question}")
-    rate = float(film.get(cv2.CAP_PROP_FPS))
-    rate = rate if 0 < rate < 1000 else LIVE_RATE
+    if isinstance(address, str) and address.partition(":")[0].lower() in FILE_SCHEMES and count_of(film):
+        return source_of_film(film, first, name, channels)
 
     def frames() -> Frames:
         with closing(Reader(film, first)) as reader:
             while batch := reader.take():
                 yield [frame._replace(picture=with_channels(frame.picture, channels)) for frame in batch]
 
-    return Source(name, True, rate, None, of_one_size(frames(), [f"the start of {name}"]))
+    return Source(name, True, rate_of(film), None, of_one_size(frames(), [f"the start of {name}"]))
 
 
 class Reader:

@@ -22,12 +22,14 @@ from ultralytics import YOLO
 
 from yolo_wnlb.data.journal import folder_for
 from yolo_wnlb.imaging.brightness import mean_luma
+from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.version import __version__
 from yolo_wnlb.watch.average import MOST_FRAMES, Average, StillAverage
 from yolo_wnlb.watch.confidence import Confidences, fixed, of_report
 from yolo_wnlb.watch.sources import Frame, Source, is_url, open_source
 from yolo_wnlb.watch.tracks import Tracked, Tracks
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint, load_export
+from yolo_wnlb.yolo.sixteen_bits import curve_of
 
 FORMAT = "yolo_wnlb watch 1"  # first line of watch.jsonl
 FILES = ("watch.jsonl", "watch.mp4")
@@ -40,15 +42,17 @@ class Watched:
 
     Attributes:
         folder: Where the results lie.
-        frames: Number of frames that were read.
+        frames: Number of frames that were read; of a live source, that came.
         detected: On how many of them detection was tried.
         too_dark: How many were too dark to try.
         dropped: How many of a live source came while the model was busy; they are in the averages, if not too old.
         objects: Number of objects that were followed.
-        still: Mean share of the pixels that were averaged.
-        milliseconds: Of the averaging alone, for a frame.
+        still: Mean share of the pixels that were averaged, over the frames that went into the average.
+        milliseconds: Of the averaging alone, for such a frame.
         seconds: That all took.
         stopped: Whether Ctrl-C, or SIGTERM, ended it.
+        lost: Whether a live source sent no more frames, before `limit` was reached or somebody stopped it.
+        unreadable: How many pictures of a folder cannot be read and were left out.
         remarks: What to know of it.
     """
 
@@ -62,6 +66,8 @@ class Watched:
     milliseconds: float = 0.0
     seconds: float = 0.0
     stopped: bool = False
+    lost: bool = False
+    unreadable: int = 0
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -116,11 +122,11 @@ def watch(
     Raises: ValueError, OSError, ImportError: with the remedy.
     """
     check(frames, too_dark, keep, hold, iou, limit)
-    detector, channels = load(Path(model))
+    detector, channels, curve = load(Path(model))
     confidences = confidence_of(conf, Path(model), too_dark)
     tracks = Tracks(detector.names, keep, hold)
     address = str(source)
-    opened = open_source(address if is_url(address) else str(Path(address).expanduser()), channels)
+    opened = open_source(address if is_url(address) else str(Path(address).expanduser()), channels, curve)
     settings: dict[str, Any] = {
         "conf": keep * min(confidences.confidence),
         "iou": iou,
@@ -174,19 +180,21 @@ def confidence_of(conf: float | str | Path, weights: Path, too_dark: float | Non
         raise ValueError(f"conf is {conf}; wanted a number between 0 and 1, or a report.json") from None
 
 
-def load(file: Path) -> tuple[YOLO, int]:
-    """Load a model, and return it with the number of channels that its pictures have.
+def load(file: Path) -> tuple[YOLO, int, Curve]:
+    """Load a model, and return it with the number of channels that its pictures have and their tone curve.
+
+    The curve is that of pictures with more than 8 bits, as the model has recorded it.
 
     Raises: OSError, ValueError: it is not there, unreadable, or for another task.
     """
     if file.suffix == ".pt":
         model = load_checkpoint(file)
-        return model, channels_of(model)
+        return model, channels_of(model), curve_of(None, model)
     backend = load_export(file)
     task = backend.metadata["task"]
     if task not in ("detect", "segment"):
         raise ValueError(f"{file} is a model for '{task}'; wanted one for detect or segment")
-    return YOLO(file, task=task), channels_of(backend)
+    return YOLO(file, task=task), channels_of(backend), curve_of(None, backend)
 
 
 def refuse_overwriting(folder: Path, source: Source, exist_ok: bool) -> None:
@@ -239,7 +247,9 @@ def follow(
     limit: int | None,
 ) -> None:
     """Go through the frames until the source ends, `limit` is reached or `stop` says so; fills `result`."""
-    began, averaging, still, seen = time.monotonic(), 0.0, 0.0, set[int]()
+    began, averaging, still, averaged, seen = time.monotonic(), 0.0, 0.0, 0, set[int]()
+    came, last = 0, 0.0  # frames up to the newest one, dropped and unreadable ones with them, and its time
+    reached = False
     try:
         for batch in source.frames:
             if limit is not None:
@@ -249,9 +259,12 @@ def follow(
                 mean = average.add(frame.picture)
                 averaging += time.perf_counter() - start
                 still += mean.still
+                averaged += 1
             frame = batch[-1]
-            result.dropped += frame.number - result.frames
-            result.frames = frame.number + 1
+            if source.live:
+                result.dropped += frame.number - came
+            came, last = frame.number + 1, frame.seconds
+            result.frames = came - len(source.unreadable)
             brightness = mean_luma(mean.picture)
             if brightness < confidences.too_dark:
                 result.too_dark += 1
@@ -265,14 +278,36 @@ def follow(
                 result.detected += 1
                 output.write(frame, mean, brightness, confidence, found, objects)
             result.stopped = stop()
-            if result.stopped or result.frames == limit:
+            reached = limit is not None and result.frames >= limit
+            if result.stopped or reached:
                 break
     finally:
         source.frames.close()
     result.seconds, result.objects = time.monotonic() - began, len(seen)
-    result.still, result.milliseconds = still / max(result.frames, 1), 1e3 * averaging / max(result.frames, 1)
-    if source.count and not result.stopped and result.frames < min(source.count, limit or source.count):
-        result.remarks = (f"{source.name} breaks off after {result.frames} of {source.count} frames",)
+    result.still, result.milliseconds = still / max(averaged, 1), 1e3 * averaging / max(averaged, 1)
+    result.stopped = result.stopped or (not reached and stop())  # while no frame came
+    result.unreadable = len(source.unreadable)
+    result.lost = source.live and not result.stopped and not reached
+    result.remarks = tuple(remarks(source, result, last, reached))
+
+
+def remarks(source: Source, result: Watched, last: float, reached: bool) -> Iterator[str]:
+    """Say what is amiss with a source: it went away, it breaks off, files of it cannot be read.
+
+    Args:
+        source: After its last frame.
+        result: What was done.
+        last: Time of the last frame, in seconds.
+        reached: Whether `limit` ended it.
+    """
+    read = result.frames + result.unreadable
+    if result.lost:
+        yield f"{source.name} sent no more frames after {last:.1f} s"
+    elif source.count and not result.stopped and not reached and read < source.count:
+        yield f"{source.name} breaks off after {read} of {source.count} frames"
+    if source.unreadable:
+        first = source.unreadable[0].name
+        yield f"frames of {source.name} that cannot be read were left out: {result.unreadable}, the first is {first}"
 
 
 class Output:
