@@ -432,5 +432,5 @@ def test_outlines_are_drawn_in_units_of_the_page_and_boxes_where_there_are_none(
 
 
 def test_what_rounds_to_zero_has_no_sign():
-    assert page.number(-0.04) == "0.0" and page.number(-1234.5, 0) == "−1,234"
-    assert page.gain(Estimate(-0.0004, -0.02, 0.0)) == "+0.0 [−2.0, +0.0]"
+    assert page.number(-0.04) == "0.0" and page.number(-1234.5, 0) == f"{page.MINUS}1,234"
+    assert page.gain(Estimate(-0.0004, -0.02, 0.0)) == f"+0.0 [{page.MINUS}2.0, +0.0]"
