@@ -39,7 +39,7 @@ def equal_models(rng, groups, images_of_a_group, spread):
             images=images,
             classes=1,
         )
-        numbers = {"AP50": float(matches.precision(None, slice(0, 1)).mean())}
+        numbers = {"AP50": float(matches.average_precision(None, slice(0, 1)).mean())}
         protocol = {"truth": "0", "max_detections": 100}
         names = [f"place{i // images_of_a_group}_{i}.jpg" for i in range(images)]
         result.append(Evaluation(numbers, {}, {}, {}, protocol, matches={"segm": matches}, file_names=names))

@@ -22,6 +22,7 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation, available, evaluate
 from yolo_wnlb.metrics.bootstrap import draws, paired_bootstrap
 from yolo_wnlb.metrics.engines import choose
+from yolo_wnlb.metrics.matches import Matches
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 HEIGHT, WIDTH = 160, 240
@@ -377,7 +378,7 @@ def test_images_that_count_once_give_the_evaluation_itself(case, kind, metric):
     truth, predictions = case
     result = evaluate(truth, predictions, iou_types=[kind])
     ones = np.ones((2, len(truth["images"])), int)
-    assert result.resampled(ones, metric, kind).tolist() == [result.numbers(kind)[metric]] * 2
+    assert result.resampled(ones, metric, kind) == pytest.approx([result.numbers(kind)[metric]] * 2, rel=0, abs=1e-12)
 
 
 def test_images_that_count_more_often_equal_copies_of_them(generated):
@@ -399,7 +400,65 @@ def test_images_that_count_more_often_equal_copies_of_them(generated):
         again = evaluate({**truth, "images": copies["images"], "annotations": annotations}, copies["predictions"])
         for kind in KINDS:
             for metric in ("AP", "AP50"):
-                assert result.resampled(weights[None], metric, kind)[0] == again.numbers(kind)[metric]
+                [value] = result.resampled(weights[None], metric, kind)
+                assert value == pytest.approx(again.numbers(kind)[metric], rel=0, abs=1e-12)
+
+
+def plain_average_precision(matches, weights, k, bit):
+    """The definition, detection by detection and recall by recall: of one drawing, one class and one threshold."""
+    objects = sum(weights[i] for i, c in zip(matches.object_image, matches.object_category) if c == k)
+    if not objects:
+        return -1.0
+    found = counted = 0
+    curve = []  # (recall, precision)
+    for image, category, hit, ignored in zip(matches.image, matches.category, matches.hit, matches.ignored):
+        if category == k and not ignored >> bit & 1:
+            counted += weights[image]
+            found += weights[image] * (hit >> bit & 1)
+            curve.append((found / objects, found / (counted + np.spacing(1))))
+    return sum(max((p for r, p in curve if r >= recall), default=0) for recall in np.linspace(0, 1, 101)) / 101
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_drawn_average_precision_is_that_of_101_recalls(seed):
+    """Of 6 classes, 4 has no objects, 5 no detections and 0 no hits; of the drawings, 0 is empty, 1 without objects."""
+    rng = np.random.default_rng(seed)
+    image, category = np.repeat(np.arange(12), 12), np.tile(np.arange(5), 29)[:144]
+    object_image = np.repeat(np.arange(10), 18)  # images 10 and 11 have none
+    hit = np.zeros(144, int)
+    ignored = np.zeros(144, int)
+    for bit in range(10):
+        lot = rng.random(144)
+        hit |= ((lot < 0.6 - 0.06 * bit) & (image < 10) & (category > 0) & (category < 4)).astype(int) << bit
+        ignored |= (lot > 0.9).astype(int) << bit
+    score = rng.integers(0, 30, 144) / 30  # with ties
+    order = np.lexsort((image, -score, category))
+    matches = Matches(
+        image=image[order],
+        category=category[order],
+        score=score[order],
+        hit=hit[order],
+        ignored=ignored[order],
+        object_image=object_image,
+        object_category=np.tile([0, 1, 2, 3, 5, 1, 2, 3, 1], 20),
+        images=12,
+        classes=6,
+    )
+    weights = rng.integers(0, 3, (8, 12))
+    weights[0] = 0
+    weights[1] = np.arange(12) >= 10
+    weights[2] = np.arange(12) == 3
+    wanted = np.array(
+        [[[plain_average_precision(matches, row, k, bit) for k in range(6)] for bit in range(10)] for row in weights]
+    )
+    assert (wanted[:2] == -1).all() and (wanted[3:, :, 4] == -1).all() and (wanted[3:, :, [0, 5]] == 0).all()
+    assert (wanted[3:, 0, 1:4] > 0).all()
+    assert matches.average_precision(weights) == pytest.approx(wanted, rel=0, abs=1e-12)
+    assert (matches.average_precision(weights, slice(5, 6)) == matches.average_precision(weights)[:, 5:6]).all()
+    evaluation = Evaluation({}, {}, {}, {}, {}, matches={"segm": matches})
+    for metric, part in (("AP", slice(None)), ("AP50", slice(0, 1)), ("AP75", slice(5, 6))):
+        means = [-1.0, -1.0, *(row[part][row[part] > -1].mean() for row in wanted[2:])]
+        assert evaluation.resampled(weights, metric) == pytest.approx(means, rel=0, abs=1e-12)
 
 
 def test_an_evaluation_does_not_differ_from_itself(generated):

@@ -29,7 +29,7 @@ from yolo_wnlb.version import __version__
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
-CELLS = 4_000_000  # of an array at once
+CELLS = 1_000_000  # of an array at once
 FLOOR = 0.05  # a lowest score above this says that the predictions were cut
 HEADER = ("format", "predictions", "categories", "image_list")  # of a predictions file, and not of the protocol
 UNSTATED = ("image_size", "confidence_floor", "mask_threshold")  # what a protocol has to say
@@ -105,15 +105,15 @@ class Evaluation(Score):
     def resampled(self, weights: np.ndarray, metric: str = "", kind: str = "") -> np.ndarray:
         """Return AP, AP50 or AP75 with each image counted so often, int (B, images) -> float (B,); see `Score`.
 
-        It equals, to the last digit, what `evaluate` returns for as many copies of each image; but for
-        ties: copies of an image that has equal scores in one class come one after the other there.
+        It equals what `evaluate` returns for as many copies of each image, within 1e-12, for it is summed in another
+        order; but for ties: copies of an image that has equal scores in one class come one after the other there.
         """
         thresholds, matches = SLICES[self.metric_named(metric)], self.matches[self.known(kind)]
         widest = np.bincount(matches.category, minlength=1).max()
-        batch = max(1, CELLS // max(widest, 1010 * matches.classes))
+        batch = max(1, CELLS // max(widest, 1))
         values = []
         for start in range(0, len(weights), batch):
-            for precision in matches.precision(weights[start : start + batch], thresholds):
+            for precision in matches.average_precision(weights[start : start + batch], thresholds):
                 measured = precision[precision > -1]
                 values.append(float(measured.mean()) if measured.size else -1.0)
         return np.array(values)

@@ -58,8 +58,15 @@ class Matches(NamedTuple):
             classes=self.classes,
         )
 
-    def precision(self, weights: np.ndarray | None = None, thresholds: slice = slice(None)) -> np.ndarray:
-        """Precision at 101 recalls, float (B, T, 101, K); -1 for classes without objects.
+    def average_precision(self, weights: np.ndarray | None = None, thresholds: slice = slice(None)) -> np.ndarray:
+        """Average precision by threshold and class, float (B, T, K); -1 for classes without objects.
+
+        It is the mean over the 101 recalls R of the highest precision at recall R or above. Recall rises at hits
+        alone, so all recalls between one hit and the next share one value and need not be listed:
+
+            AP  =  1/101 Σ_h  best(h) · (reached(h) - reached(h - 1))
+
+        best(h) is the highest precision at hit h or a later one, reached(h) the number of R up to the recall of hit h.
 
         Args:
             weights: How often each image counts, whole numbers (B, images). Default: once, B = 1.
@@ -67,25 +74,30 @@ class Matches(NamedTuple):
         """
         weights = np.ones((1, self.images), np.int64) if weights is None else weights
         bits = range(len(THRESHOLDS))[thresholds]
-        result = -np.ones((len(weights), len(bits), len(RECALLS), self.classes))
+        result = -np.ones((len(weights), len(bits), self.classes))
         starts = np.searchsorted(self.category, np.arange(self.classes + 1))
         for k in range(self.classes):
-            rows = slice(starts[k], starts[k + 1])
             objects = weights[:, self.object_image[self.object_category == k]].sum(1)  # (B,)
-            if not objects.any():
+            some = objects > 0
+            result[some, :, k] = 0
+            end = starts[k] + np.flatnonzero(self.hit[starts[k] : starts[k + 1]]).max(initial=-1) + 1
+            if end == starts[k] or not some.any():
                 continue
-            weight = weights[:, self.image[rows]]  # (B, D)
+            rows = slice(starts[k], end)  # what comes after the last hit changes nothing
+            weight = np.take(weights, self.image[rows], axis=1)  # (B, D)
             total = np.cumsum(weight, axis=1)
             for t, bit in enumerate(bits):
-                hits = np.flatnonzero(self.hit[rows] >> bit & 1)  # recall rises at these alone
+                hits = np.flatnonzero(self.hit[rows] >> bit & 1)
+                if not len(hits):
+                    continue
                 ignored = self.ignored[rows] >> bit & 1
                 counted = np.cumsum(weight * (1 - ignored), axis=1) if ignored.any() else total
-                found = np.cumsum(weight[:, hits], axis=1)
-                exact = found / (counted[:, hits] + np.spacing(1))
-                best = np.zeros((len(weights), len(hits) + 1))  # the last is for recalls that are never reached
-                best[:, :-1] = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]  # at this recall or a higher one
-                for b in np.flatnonzero(objects):
-                    result[b, t, :, k] = best[b, np.searchsorted(found[b] / objects[b], RECALLS)]
+                found = np.cumsum(weight[:, hits], axis=1)  # (B, H)
+                precision = found / (counted[:, hits] + np.spacing(1))
+                best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+                reached = np.searchsorted(RECALLS, found / np.maximum(objects, 1)[:, None], "right")
+                value = (best * np.diff(reached, axis=1, prepend=0)).sum(1) / len(RECALLS)
+                result[some, t, k] = value[some]
         return result
 
 
