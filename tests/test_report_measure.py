@@ -332,6 +332,10 @@ def test_the_verdict_says_on_which_pictures_the_stops_were_measured():
         ([chosen("brightness 64 to 128", 128.0, 0.3, [0.2, 0.2])], ""),  # not dark
         ([chosen("brightness 32 to 64", 64.0, 0.3, [0.2, 0.2])], ""),  # in part not dark
         ([chosen("stop -1", 40.0, 0.3, [0.2, 0.2])], ""),
+        (
+            [chosen("stop -3", 90.0, 0.3, [0.3, 0.3]), chosen("stop -4", 20.0, 0.01, [0.01, 0.01])],
+            "(stop -3) set conf=0.30",
+        ),  # at -4 less than half of the AP is left, which is at -2.5
         ([chosen("brightness 8 to 16", 16.0, 0.3, [0.2, 0.2], objects=29)], ""),  # too few
         ([chosen("brightness 8 to 16", 16.0, 0.3, [])], ""),
         ([replace(chosen("brightness 8 to 16", 16.0, 0.3, [0.2, 0.2]), pictures=20)], ""),  # all pictures

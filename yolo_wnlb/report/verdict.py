@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from yolo_wnlb.imaging.camera import DAYLIGHT
@@ -106,14 +107,19 @@ def which_confidence(content: Content, best: str) -> str:
             f": {how} it finds {100 * rates.recall:.0f} of 100 objects, with {rates.false_alarms:,.0f} false alarms in "
             "1,000 pictures"
         )
-    dark = darkest(rows[1:], whole)
+    half = [
+        row.stop.value for row in content.half_stops if (row.model, row.kind) == (best, content.kind) and row.reached
+    ]
+    dark = darkest(rows[1:], whole, half[0] if half and half[0] is not None else -math.inf)
     if dark and dark.confidence is not None and far_apart(dark, whole):
         text += f"; in the dark ({dark.where}) set conf={dark.confidence:.2f}"
     return f"{text}."
 
 
-def darkest(rows: Sequence[Threshold], whole: Threshold) -> Threshold | None:
+def darkest(rows: Sequence[Threshold], whole: Threshold, half: float) -> Threshold | None:
     """Return the darkest row of dark pictures with objects enough: of real pictures, or where there is none of stops.
+
+    Stops below `half`, where less than half of the AP is left, are passed over: nobody should rely on the model there.
 
     A range of brightness that holds all pictures is passed over: its confidence is that of the whole.
     """
@@ -123,6 +129,7 @@ def darkest(rows: Sequence[Threshold], whole: Threshold) -> Threshold | None:
     if dark:
         return min(dark, key=lambda row: row.high)
     stops = {int(row.where.removeprefix("stop ")): row for row in enough if row.where.startswith("stop ")}
+    stops = {stop: row for stop, row in stops.items() if stop > half - 1}
     return stops[min(stops)] if stops and min(stops) <= DARK else None
 
 
