@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from yolo_wnlb.calibrate.calibrate import calibrate
+from yolo_wnlb.calibrate.report import shown
 from yolo_wnlb.commands.options import response
 from yolo_wnlb.imaging.camera import PRESETS
 
@@ -42,7 +43,7 @@ def main() -> int:
     print(f"| octaves | calibrated | {' | '.join(PRESETS)} | fitted to the same pictures |")
     print("|---" * (len(PRESETS) + 3) + "|")
     distances = [other.fit.octaves(fitted.fit.noise), *(other.noise[name] for name in PRESETS), other.noise["fit"]]
-    print(f"| noise | {' | '.join(f'{value:.2f}' for value in distances)} |")
+    print(f"| noise | {' | '.join(map(shown, distances))} |")
     return 0
 
 

@@ -37,7 +37,10 @@ def main(words: list[str]) -> None:
     folders = [Path(word) for word in words if "=" not in word]
     if len(folders) < 2 or {*options} - {"first"}:
         sys.exit(__doc__)
-    reports = [read_json(folder / "robustness.json") for folder in folders]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        sys.exit("a folder is given twice; give the report of another seed for each")
+    reports = [report_in(folder) for folder in folders]
+    check_seeds(folders, reports)
     if any(report["request"] != reports[0]["request"] for report in reports):
         sys.exit("the reports are of other pictures, sizes or seeds of the corruptions; measure all of them alike")
     for kind in reports[0]["kinds"]:
@@ -58,6 +61,39 @@ def main(words: list[str]) -> None:
         print_tables(kind, scores, first, units)
 
 
+def report_in(folder: Path) -> dict[str, Any]:
+    """Read the report in a folder; end with one line where there is none, or its cells are not beside it."""
+    if not folder.is_dir():
+        sys.exit(f"there is no folder {folder}; give the out= of yolo-wnlb robustness, one for each seed")
+    try:
+        report = read_json(folder / "robustness.json")
+    except FileNotFoundError:
+        sys.exit(f"{folder} holds no robustness.json; give the out= of yolo-wnlb robustness, when it has ended")
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    if not isinstance(report, dict) or {"request", "kinds", "models", "cells"} - {*report}:
+        sys.exit(f"{folder / 'robustness.json'} is no report of yolo-wnlb robustness")
+    if not (folder / CELLS).is_dir():
+        sys.exit(f"{folder} lacks the folder {CELLS}/ of its report, which the intervals are from; copy it along")
+    return report
+
+
+def check_seeds(folders: list[Path], reports: list[dict[str, Any]]) -> None:
+    """End with one line where a row has the same model in two reports: it would count as two seeds."""
+    seen: dict[tuple[str, str], str] = {}
+    for folder, report in zip(folders, reports):
+        for model in report["models"]:
+            row, said = row_of(model["name"]), f"{model['name']} in {folder}"
+            if other := seen.get((row, model["sha256"])):
+                sys.exit(f"{other} and {said} are the same model (equal sha256), so not two seeds of row {row}")
+            seen[row, model["sha256"]] = said
+
+
+def row_of(model: str) -> str:
+    """Return the row of the study that a model belongs to: its name without the seed."""
+    return re.sub(r"-\d+(/(last|best))?$", "", model)
+
+
 def cells_of(folder: Path, report: dict[str, Any], kind: str) -> Iterator[tuple[str, Column, Any]]:
     """Yield the row of the study, the column and the score of each cell of a report, controls left out."""
     module: Any = robustness_classifiers if kind == "accuracy" else robustness_detectors
@@ -70,12 +106,14 @@ def cells_of(folder: Path, report: dict[str, Any], kind: str) -> Iterator[tuple[
         if cell["kind"] != kind or cell["family"].startswith("control"):
             continue
         name, sha256 = cell["corruption"], hashes[cell["model"]]
-        found = dict(files[sha256, name.removesuffix(WHITE_BOX), cell["level"]])
+        place = (sha256, name.removesuffix(WHITE_BOX), cell["level"])
+        if place not in files:
+            sys.exit(f"{folder / CELLS} lacks {name} {cell['strength']} of {cell['model']}; copy the report again")
+        found = dict(files[place])
         if len(found) > 1 and attack_named(name) and not name.endswith(WHITE_BOX):
             found.pop(sha256)  # by a surrogate; the model's own gradients are the white box
         file = found.get(sha256) or next(iter(found.values()))
-        row = re.sub(r"-\d+(/(last|best))?$", "", cell["model"])
-        yield row, (name, cell["strength"] or NAMES[kind]), module.read_score(file)
+        yield row_of(cell["model"]), (name, cell["strength"] or NAMES[kind]), module.read_score(file)
 
 
 def print_tables(kind: str, scores: Scores, first: str, units: int) -> None:
@@ -102,4 +140,7 @@ def entry(runs: list[Drawn], base: list[Drawn] | None, units: int) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (OSError, ValueError) as wrong:
+        sys.exit(str(wrong))

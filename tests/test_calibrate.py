@@ -1,6 +1,9 @@
 """calibrate: known cameras are found again, and mistakes in the pictures are named."""
 
 import random
+import runpy
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,11 +12,12 @@ import yaml
 from PIL import Image
 
 from yolo_wnlb.calibrate.calibrate import calibrate
-from yolo_wnlb.calibrate.sources import jpeg_quality, read_frames
+from yolo_wnlb.calibrate.sources import jpeg_quality, read_frames, read_pairs
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
-from yolo_wnlb.imaging.camera import Shot, capture, settings
+from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, settings
 
+ROOT = Path(__file__).resolve().parents[1]
 STOPS = (0, -1, -2.5, -4)  # of the scenes: how dark they are
 
 
@@ -245,6 +249,8 @@ def test_mistakes_are_named_and_nothing_is_written(tmp_path, what):
     [
         ({"out": "my.txt"}, "wanted a name that ends in .yaml or .yml"),
         ({"out": "nowhere/my.yaml"}, "which does not exist"),
+        ({"day": ""}, "the name of a source is empty"),
+        ({"still": ["pairs", " "]}, "the name of a source is empty"),
         ({"crf": "mixture"}, "which stands for many responses"),
         ({"crf": "kodak"}, "crf is 'kodak'"),
     ],
@@ -277,3 +283,92 @@ def test_noise_that_is_not_of_a_sensor_is_said_to_be_far_from_the_fit(tmp_path):
     assert found.noise["fit"] > 0.2 and any("octaves from that of the pictures" in remark for remark in found.remarks)
     of_sensor = calibrate(write(tmp_path / "other", frames), tmp_path / "other.yaml")
     assert not any("octaves from that of the pictures" in remark for remark in of_sensor.remarks)
+
+
+def greys(folder, seed=0):
+    """Three pictures of one grey with noise that does not depend on light, as far as three can tell."""
+    rng = np.random.default_rng(seed)
+    return write(folder, [np.clip(rng.normal(40, 8, (128, 128)), 0, 255).astype(np.uint8) for _ in range(3)])
+
+
+def test_without_shot_noise_the_presets_are_compared_all_the_same(tmp_path):
+    day = write(tmp_path / "day", scenes(2, 128, 128))
+    found = calibrate(greys(tmp_path / "night"), tmp_path / "my.yaml", day=day)
+    assert found.fit.noise.sigma_s == 0 and set(found.noise) == set(found.brightness) == {"fit", *PRESETS}
+    table = [line for line in str(found).splitlines() if line.startswith(("| octaves", "| noise", "| brightness"))]
+    assert [line.count("|") for line in table] == [len(PRESETS) + 3] * 3
+    del found.noise["mild"]
+    line = next(line for line in str(found).splitlines() if line.startswith("| noise"))
+    assert line.count("|") == len(PRESETS) + 3 and line.endswith(" - |")
+
+
+def test_the_held_out_comparison_takes_pictures_without_shot_noise(tmp_path, capsys, monkeypatch):
+    main_of = runpy.run_path(str(ROOT / "scripts/calibrate_heldout.py"))["main"]
+    folders = [str(greys(tmp_path / name, seed)) for seed, name in enumerate("ab")]
+    monkeypatch.setattr(sys, "argv", ["calibrate_heldout.py", "--fit", folders[0], "--measure", folders[1]])
+    assert main_of() == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert "| mild |" in header and row.count("|") == header.count("|") and "nan" not in row
+
+
+def test_the_error_of_one_picture_is_unknown_and_its_spans_are_wide(tmp_path):
+    frames = shots(scenes(8, 240, 320), 1, sigma_s=0.05, sigma_c=0.01)
+    found = calibrate(write(tmp_path / "one", frames[7:]), tmp_path / "my.yaml")
+    for name, true in (("sigma_s", 0.05), ("sigma_c", 0.01)):
+        low, high = found.found[name].span
+        assert low <= true <= high and high >= 3.9 * low and found.found[name].error is None, name
+    assert any(remark.startswith("one picture: give more") for remark in found.remarks)
+    assert "| - | 1 single night picture |" in str(found)
+    held = yaml.safe_load((tmp_path / "my.yaml").read_text())
+    assert held["found"]["sigma_c"]["standard_error"] is None and settings(str(tmp_path / "my.yaml")).sigma_c
+    white = np.full_like(frames[0], 255)
+    white[0, 0] = 255, 255, 200  # or it would be the picture of a grey camera
+    beside = calibrate(write(tmp_path / "two", [frames[7], white]), tmp_path / "two.yaml")
+    assert beside.found["sigma_c"].error is None
+    more = calibrate(write(tmp_path / "more", frames), tmp_path / "more.yaml")
+    assert more.found["sigma_c"].error > 1e-5 and not any("one picture" in remark for remark in more.remarks)
+
+
+def test_what_is_given_twice_counts_once(tmp_path):
+    night = write(tmp_path / "night", noisy(3, frames=1))
+    once = calibrate(night, tmp_path / "once.yaml")
+    for number, twice in enumerate(([night, night], [night, f"{night}/001.png"], [f"{night}/../night", night])):
+        found = calibrate(twice, tmp_path / f"{number}.yaml")
+        assert found.found == once.found and found.remarks == once.remarks
+    (night / "copy.png").write_bytes((night / "001.png").read_bytes())
+    copied = calibrate(night, tmp_path / "copied.yaml")
+    assert copied.found == once.found and "1 of 4 pictures are copies of others and do not count" in copied.remarks
+
+
+def test_pairs_that_are_given_twice_count_once(tmp_path):
+    still = write(tmp_path / "still", noisy(3))
+    write(still / "more", noisy(1, sigma_c=0.03))
+    remarks = []
+    once = [(one.name, other.name) for one, other in read_pairs([still], remarks)]
+    assert len(once) == 4 and not remarks
+    for twice in ([still, still], [still, still / "more"], [still, still / "000.png"], [still / "000.png", still]):
+        assert [(one.name, other.name) for one, other in read_pairs(twice, remarks)] == once
+    files = [still / f"{i:03}.png" for i in range(4)]
+    assert len(read_pairs([*files, *files], remarks)) == 2 and not remarks
+
+
+def test_more_loose_pairs_than_are_taken_stay_pairs(tmp_path):
+    write(tmp_path, [np.full((64, 64, 3), i, np.uint8) for i in range(120)])
+    pairs = read_pairs(sorted(tmp_path.glob("*.png")), [])
+    assert len(pairs) == 48 and all(int(b.picture[0, 0]) - int(a.picture[0, 0]) == 1 for a, b in pairs)
+
+
+def test_a_picture_without_a_partner_is_named(tmp_path):
+    burst = write(tmp_path / "burst", noisy(1, frames=3))
+    found = calibrate(out=tmp_path / "a.yaml", still=burst)
+    assert found.found["sigma_s"].source == "1 pair of still scenes"
+    assert any("the last of each has no partner" in said and said.endswith("002.png") for said in found.remarks)
+    capped = write(tmp_path / "capped", shots([np.zeros((96, 128, 3), np.uint8)], frames=5, sigma_c=0.02))
+    found = calibrate(out=tmp_path / "b.yaml", capped=capped)
+    assert any("004.png has no partner" in said for said in found.remarks)
+
+
+def test_an_empty_name_is_not_the_working_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, noisy(2)))
+    assert main(["calibrate", "", "out=my.yaml"]) == 2
+    assert "the name of a source is empty" in capsys.readouterr().err and not (tmp_path / "my.yaml").exists()

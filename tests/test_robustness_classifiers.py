@@ -323,7 +323,7 @@ def test_the_means_over_seeds_are_those_of_the_reports_and_a_surrogate_is_not_th
     """scripts/robustness_over_seeds.py, on two reports whose models are other ones."""
     main_of = runpy.run_path(str(ROOT / "scripts/robustness_over_seeds.py"))["main"]
     found = []
-    for seed, models in enumerate([("foreground", "joint"), ("background", "joint")]):
+    for seed, models in enumerate([("foreground", "joint"), ("background", "foreground")]):
         folder = tmp_path / str(seed)
         for model, name in zip(models, (f"plain-{seed}", f"fused-{seed}")):
             (folder / name).mkdir(parents=True)
@@ -341,3 +341,33 @@ def test_the_means_over_seeds_are_those_of_the_reports_and_a_surrogate_is_not_th
     assert means[1:] == [round(100 * (a + b) / 2, 1) for a, b in zip(*found)] and len(means) == 3
     with pytest.raises(SystemExit, match="first=nobody is no row; choose from plain, fused"):
         main_of([str(tmp_path / "0/out"), str(tmp_path / "1/out"), "first=nobody"])
+
+
+def test_reports_that_are_no_seeds_or_incomplete_end_with_one_line(home, tmp_path):
+    main_of = runpy.run_path(str(ROOT / "scripts/robustness_over_seeds.py"))["main"]
+    for seed, model in enumerate(["foreground", "background", "foreground"]):
+        (tmp_path / f"plain-{seed}").mkdir()
+        shutil.copy(home / f"{model}.pt", tmp_path / f"plain-{seed}/last.pt")
+        options = {"suite": ["noise"], "levels": [3], "save": 0, "device": "cpu", "split": "test"}
+        robustness([tmp_path / f"plain-{seed}/last.pt"], SOURCE, out=tmp_path / str(seed), **options)
+
+    def refused(*folders):
+        with pytest.raises(SystemExit) as caught:
+            main_of([str(tmp_path / folder) for folder in folders])
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "a folder is given twice" in refused("0", "1/../0")
+    assert re.search(r"last in \S*/0 and last in \S*/2 are the same model \(equal sha256\)", refused("0", "1", "2"))
+    assert "there is no folder" in refused("0", "nowhere")
+    assert "holds no robustness.json" in refused("0", "plain-1")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/robustness.json").write_text("[]")
+    assert "is no report" in refused("0", "other")
+    (tmp_path / "other/robustness.json").write_text("{")
+    assert "is no JSON" in refused("0", "other")
+    cell = next(file for file in (tmp_path / "1/cells").rglob("*.json") if "noise" in file.name)
+    cell.unlink()
+    assert re.search(r"cells lacks \w*noise\w* .*of last", refused("0", "1"))
+    shutil.rmtree(tmp_path / "1/cells")
+    assert "1 lacks the folder cells/ of its report" in refused("0", "1")

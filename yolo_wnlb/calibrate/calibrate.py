@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from yolo_wnlb.calibrate.noise import (
     smoothed,
 )
 from yolo_wnlb.calibrate.report import Calibration, Found, draw, middle_noise
-from yolo_wnlb.calibrate.sources import Frame, check_one_camera, read_frames, read_pairs
+from yolo_wnlb.calibrate.sources import Frame, check_one_camera, read_frames, read_pairs, without_copies
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, named_response, picture_rng, settings
 from yolo_wnlb.imaging.camera_file import SUFFIXES
 
@@ -37,6 +38,7 @@ ASSUMED_DAY = (0.08, 0.2, 0.4)  # mean light of ordinary day photos at QUANTILES
 QUANTILES = (10, 50, 90)
 FAR = 0.2  # octaves between the pictures and the fit to them from which on the model does not describe them
 MISTAKEN = 0.1  # share of the variance of the other noise that may be taken for this one; 0.07 with known cameras
+ALONE = 2.0  # factor each way of the spans of a single picture; with it 44 of 48 numbers of known cameras were in them
 LEAST_SPAN = 0.03  # relative half-width of each span: what the model itself is not sure of
 DIGITS = 6
 
@@ -68,13 +70,14 @@ def calibrate(
     response = named_response(crf)
     if response is None:
         raise ValueError(f"crf is {crf!r}, which stands for many responses; one camera has one: srgb, gamma:2.2 or n,u")
-    dark, pairs, night = (listed(value) for value in (capped, still, sources))
+    dark, pairs, night, light = (listed(value) for value in (capped, still, sources, day))
     if not (dark or pairs or night):
         raise ValueError("nothing to measure; give night pictures, still=FOLDER of pairs, or capped=FOLDER")
+    remarks: list[str] = []
     capped_frames = read_frames(dark, adjacent=True) if dark else []
-    pair_frames = read_pairs(pairs) if pairs else []
-    night_frames = read_frames(night) if night else []
-    day_frames = read_frames(listed(day)) if day else []
+    pair_frames = read_pairs(pairs, remarks) if pairs else []
+    night_frames = without_copies(read_frames(night), remarks) if night else []
+    day_frames = read_frames(light) if light else []
     everything = [*capped_frames, *(frame for pair in pair_frames for frame in pair), *night_frames]
     check_one_camera(everything)
     qualities = [frame.quality for frame in everything if frame.quality is not None]
@@ -83,10 +86,9 @@ def calibrate(
     is_grey = everything[0].picture.ndim == 2
 
     found: dict[str, Found] = {}
-    remarks: list[str] = []
     fits: list[Fit] = []
     if capped_frames:
-        fits.append(fit_capped(capped_frames, shot, found))
+        fits.append(fit_capped(capped_frames, shot, found, remarks))
     if pair_frames:
         fits.append(fit_still(pair_frames, shot, found, remarks))
     if night_frames and not pair_frames:
@@ -114,8 +116,7 @@ def calibrate(
             "a sensor behind this response: turn denoising and sharpening off, do not resize, or give the camera's "
             "crf=; crf=0.69,0.5 is that of a usual digital camera"
         )
-    if last.noise.sigma_s:
-        distances |= {preset: last.octaves(middle_noise(preset)) for preset in PRESETS}
+    distances |= {preset: last.octaves(middle_noise(preset)) for preset in PRESETS}
     bright = [cropped(frame.picture) for frame in day_frames]
     dimness = brightness_distances(bright, real_night, camera) if bright and real_night else {}
     result = Calibration(camera, found, last, distances, dimness, remarks, out, out.with_suffix(".png"))
@@ -124,10 +125,16 @@ def calibrate(
 
 
 def listed(sources: Sources) -> list[str | Path]:
-    """Return one source or several as a list."""
+    """Return one source or several as a list.
+
+    Raises: ValueError: a name is empty, which would stand for the working directory.
+    """
     if sources is None:
         return []
-    return [sources] if isinstance(sources, (str, Path)) else list(sources)
+    given = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    if not all(str(source).strip() for source in given):
+        raise ValueError("the name of a source is empty; give pictures, folders or videos, . for the working directory")
+    return given
 
 
 def refuse_place(out: Path, exist_ok: bool) -> None:
@@ -150,7 +157,7 @@ def cropped(picture: np.ndarray) -> np.ndarray:
 # ---- one fit for each kind of source ----------------------------------------------------------------
 
 
-def fit_capped(frames: list[Frame], shot: Shot, found: dict[str, Found]) -> Fit:
+def fit_capped(frames: list[Frame], shot: Shot, found: dict[str, Found], remarks: list[str]) -> Fit:
     """Fit read noise, banding and fixed pattern to capped frames, and count hot pixels."""
     if len(frames) < 2:
         raise ValueError(f"{frames[0].name} is one capped frame only; wanted two or more")
@@ -173,6 +180,10 @@ def fit_capped(frames: list[Frame], shot: Shot, found: dict[str, Found]) -> Fit:
     result = fit(
         measure_pairs(pairs, shot.crf), Scene(black, shot, 2), lambda t: measure_pairs(as_pairs(t), shot.crf), dark=True
     )
+    if len(frames) % 2:
+        remarks.append(
+            f"{frames[-1].name} has no partner, as the capped frames are odd in number: it counts for hot pixels alone"
+        )
     said = f"{len(frames)} capped frames"
     keep(found, "sigma_c", result.noise.sigma_c, result.errors.sigma_c, said)
     keep_lines(found, result, said)
@@ -213,7 +224,7 @@ def fit_still(pairs: list[tuple[Frame, Frame]], shot: Shot, found: dict[str, Fou
             f"a sensor's has {result.simulated.grain:.2f}): denoising or compression has eaten it; turn denoising off, "
             "or give pictures of higher quality"
         )
-    said = f"{len(pairs)} pairs of still scenes"
+    said = f"{number_of(pairs, 'pair')} of still scenes"
     has_capped = "sigma_c" in found
     for name in ("sigma_s", "sigma_c"):
         if name not in found:
@@ -279,15 +290,21 @@ def fit_night(frames: list[Frame], shot: Shot, known: Noise, found: dict[str, Fo
     scene = Scene([smoothed(picture) for picture in pictures], shot, 1)
     common = replace(known, sigma_s=0.0, sigma_c=0.0)
     result = fit(real, scene, lambda taken: measure_singles([t[0] for t in taken], shot.crf), known=common)
-    said = f"{len(frames)} single night pictures"
+    said = number_of(frames, "single night picture")
     each = result.each[np.isfinite(result.each)]
     low, high = np.percentile(each, [10, 90]) if len(each) else (1.0, 1.0)
     for name in ("sigma_s", "sigma_c"):
         if name not in found:
             middle, span = getattr(result.noise, name), likely(name, result)
             widened = min(middle * low, span[0]), max(middle * high, span[1])
-            found[name] = Found(rounded(widened), getattr(result.errors, name), said)
-            remarks += hardly_shows(name, span, said)
+            error = getattr(result.errors, name) if is_known(result) else None
+            found[name] = Found(rounded(widened), error, said)
+            remarks += hardly_shows(name, span, said) if is_known(result) else []
+    if not is_known(result):
+        remarks.append(
+            "one picture: give more; how far its noise is from that of others is unknown, so each span goes from half "
+            "to double, and further where the other noise may be taken for this one"
+        )
     remarks.append(
         "texture that is as fine as noise counts as noise in single pictures; pairs of a still scene do better"
     )
@@ -303,16 +320,29 @@ def likely(name: str, result: Fit) -> tuple[float, float]:
     """Return the ends that sigma_s or sigma_c may have: two standard errors, and what the model is not sure of.
 
     Where the other kind of noise covers this one, a small part of that may be taken for it: shot noise shows best in
-    the brightest parts, read noise in the darkest.
+    the brightest parts, read noise in the darkest. Of a single picture the error is unknown: it may be all of the
+    other noise, and a factor of ALONE.
     """
     value, light = getattr(result.noise, name), result.real.curve()[0]
     half = max(2 * getattr(result.errors, name), LEAST_SPAN * value)
     covering = result.noise.sigma_c**2 / np.nanmax(light)
     if name == "sigma_c":
         covering = result.noise.sigma_s**2 * np.nanmin(light)
-    unsure = MISTAKEN * float(covering)
+    unsure = (MISTAKEN if is_known(result) else 1.0) * float(covering)
     low, high = max(value**2 - unsure, 0.0) ** 0.5, (value**2 + unsure) ** 0.5
+    if not is_known(result):
+        return min(low, value / ALONE), max(high, value * ALONE)
     return max(min(low, value - half), 0.0), max(high, value + half)
+
+
+def is_known(result: Fit) -> bool:
+    """Say whether the errors of a fit are known: those of a single picture are not."""
+    return not math.isnan(result.errors.sigma_c)
+
+
+def number_of(items: Sequence[Any], name: str) -> str:
+    """Return how many there are, in words: 1 pair, 2 pairs."""
+    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
 
 
 def hardly_shows(name: str, span: tuple[float, float], source: str) -> list[str]:
@@ -352,10 +382,10 @@ def exposure(night: list[np.ndarray], day: list[np.ndarray], crf: Any, remarks: 
     """Return the span of stops between day and night, from quantiles of the mean light of pictures."""
     light = np.percentile([float(linear(picture, crf).mean()) for picture in night], QUANTILES)
     bright = np.array(ASSUMED_DAY)
-    source = f"{len(night)} night pictures, against ordinary day photos (assumed: give day=)"
+    source = f"{number_of(night, 'night picture')}, against ordinary day photos (assumed: give day=)"
     if day:
         bright = np.percentile([float(linear(picture, crf).mean()) for picture in day], QUANTILES)
-        source = f"{len(night)} night and {len(day)} day pictures"
+        source = f"{number_of(night, 'night picture')} and {number_of(day, 'day picture')}"
     stops = np.log2(np.maximum(light, 1e-6) / np.maximum(bright, 1e-6))
     if stops.max() > 0:
         remarks.append("some night pictures are as bright as day: ev ends at 0")

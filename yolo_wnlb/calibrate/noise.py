@@ -218,7 +218,7 @@ class Fit:
     """The result: the noise, its standard errors, and both measurements, whose curves agree if the model is right."""
 
     noise: Noise
-    errors: Noise
+    errors: Noise  # nan where a single part alone was measured
     each: np.ndarray  # how much noisier each part is than all of them
     real: Measured
     simulated: Measured
@@ -279,8 +279,9 @@ def fit(
     rng = np.random.default_rng(0)
     parts = len(real.count)
     banding = noise.sigma_row**2 + noise.sigma_column**2 if known else 0.0
+    telling = int((real.count.sum(1) >= FEWEST).sum())  # the spread of a single part is 0, whatever its error
     draws = [solve(noise, real, simulated, rng.integers(0, parts, parts), dark, banding) for _ in range(100)]
-    sigma_s, sigma_c = np.array(draws).std(0)
+    sigma_s, sigma_c = np.array(draws).std(0) if telling > 1 else (np.nan, np.nan)
     lines = [
         value / (2 * max(square, 1e-20) ** 0.5) if square > 0 and known is None else 0.0
         for square, value in (real.row, real.column, real.fixed)

@@ -57,12 +57,12 @@ class Calibration:
         for name, one in self.found.items():
             span = "-".join(f"{value:.4g}" for value in dict.fromkeys(one.span))
             lines.append(f"| {name} | {span} | {'-' if one.error is None else f'{one.error:.2g}'} | {one.source} |")
-        header = " | ".join(self.noise)
-        lines += ["", f"| octaves from the pictures | {header} |", "|---" * (1 + len(self.noise)) + "|"]
+        columns = list(dict.fromkeys([*self.noise, *self.brightness]))
+        lines += ["", f"| octaves from the pictures | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
         for name, distances in (("noise", self.noise), ("brightness", self.brightness)):
             if distances:
-                values = " | ".join("-" if math.isnan(value) else f"{value:.2f}" for value in distances.values())
-                lines.append(f"| {name} | {values} |")
+                values = [distances.get(column, math.nan) for column in columns]
+                lines.append(f"| {name} | {' | '.join(map(shown, values))} |")
         lines += ["", *(f"note: {remark}" for remark in self.remarks)]
         return "\n".join([*lines, f"wrote {self.file} and {self.picture}; use it as lowlight={self.file}"])
 
@@ -78,6 +78,11 @@ class Calibration:
             "octaves_from_the_pictures": {"noise": plain(self.noise), "brightness": plain(self.brightness)},
             "remarks": self.remarks,
         }
+
+
+def shown(octaves: float) -> str:
+    """Write a distance; '-' for one that could not be measured."""
+    return "-" if math.isnan(octaves) else f"{octaves:.2f}"
 
 
 def plain(distances: dict[str, float]) -> dict[str, float | None]:

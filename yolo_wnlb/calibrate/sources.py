@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -33,18 +34,23 @@ class Frame(NamedTuple):
 def read_frames(sources: Sequence[str | Path], most: int = MOST, *, adjacent: bool = False) -> list[Frame]:
     """Read pictures, folders of pictures (with all below) and videos; at most `most`, evenly spaced.
 
+    A file that is given twice, alone or in a folder, counts once.
+
     adjacent: frames of a video one right after the other, as pairs need them.
     Raises: FileNotFoundError: there is no such file. ValueError: it cannot be read, or has no pictures.
     """
     frames: list[Frame] = []
+    seen: set[Path] = set()
     for source in map(Path, sources):
         if source.is_dir():
             files = sorted(file for file in source.rglob("*") if file.suffix.lower() in PICTURES)
             if not files:
                 raise ValueError(f"{source} holds no pictures ({', '.join(sorted(PICTURES))})")
-            frames += [read_picture(file) for file in evenly(files, most)]
+            frames += [read_picture(file) for file in evenly(unseen(files, seen), most)]
         elif not source.is_file():
             raise FileNotFoundError(f"there is no {source}; give pictures, folders of pictures or videos")
+        elif not unseen([source], seen):
+            continue
         elif source.suffix.lower() in VIDEOS:
             frames += read_video(source, most, adjacent)
         else:
@@ -52,31 +58,65 @@ def read_frames(sources: Sequence[str | Path], most: int = MOST, *, adjacent: bo
     return evenly(frames, most)
 
 
+def unseen(files: Sequence[Path], seen: set[Path]) -> list[Path]:
+    """Return the files, or folders, that were not seen yet, and note them down."""
+    new = []
+    for file in files:
+        if (place := file.resolve()) not in seen:
+            seen.add(place)
+            new.append(file)
+    return new
+
+
+def without_copies(frames: list[Frame], remarks: list[str]) -> list[Frame]:
+    """Keep one of equal pictures, whatever their names, and say so."""
+    kept: dict[tuple[tuple[int, ...], bytes], Frame] = {}
+    for frame in frames:
+        kept.setdefault((frame.picture.shape, sha256(frame.picture.tobytes()).digest()), frame)
+    if left := len(frames) - len(kept):
+        remarks.append(f"{left} of {len(frames)} pictures are copies of others and do not count")
+    return list(kept.values())
+
+
 def evenly(items: list, most: int) -> list:
     """Keep at most `most` items, evenly spaced."""
     return items if len(items) <= most else [items[i * len(items) // most] for i in range(most)]
 
 
-def read_pairs(sources: Sequence[str | Path]) -> list[tuple[Frame, Frame]]:
+def read_pairs(sources: Sequence[str | Path], remarks: list[str]) -> list[tuple[Frame, Frame]]:
     """Read pairs of pictures of a still scene: in each folder, in the order of names, first and second, and so on.
+
+    The last picture of an odd number has no partner; a remark says so. What is given twice counts once.
 
     Raises: as `read_frames`, and ValueError: a folder has one picture only.
     """
     pairs: list[tuple[Frame, Frame]] = []
-    loose = [source for source in sources if not Path(source).is_dir()]
-    groups = [read_frames([source], adjacent=True) for source in loose if Path(source).suffix.lower() in VIDEOS]
-    if singles := [source for source in loose if Path(source).suffix.lower() not in VIDEOS]:
-        groups.append(read_frames(singles))
-    for source in (Path(source) for source in sources if Path(source).is_dir()):
+    folders = {folder.resolve() for folder in map(Path, sources) if folder.is_dir()}
+    loose = [
+        source
+        for source in unseen([source for source in map(Path, sources) if not source.is_dir()], set())
+        if folders.isdisjoint(source.resolve().parents)
+    ]
+    groups = [read_frames([source], adjacent=True) for source in loose if source.suffix.lower() in VIDEOS]
+    if singles := [source for source in loose if source.suffix.lower() not in VIDEOS]:
+        groups.append(read_frames(singles[: 2 * MOST], 2 * MOST))
+    seen: set[Path] = set()
+    for source in (source for source in map(Path, sources) if source.is_dir()):
         inside = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
         found = [[f for f in sorted(folder.iterdir()) if f.suffix.lower() in PICTURES] for folder in inside]
         if not any(found):
             raise ValueError(f"{source} holds no pictures ({', '.join(sorted(PICTURES))})")
-        groups += [[read_picture(file) for file in files[: 2 * MOST]] for files in found if files]
+        new = [[read_picture(file) for file in unseen(files[: 2 * MOST], seen)] for files in found]
+        groups += [group for group in new if group]
     for group in groups:
         if len(group) == 1:
             raise ValueError(f"{group[0].name} is one picture only of its scene; a still scene needs two or more")
         pairs += list(zip(group[::2], group[1::2]))
+    if odd := [group[-1].name for group in groups if len(group) % 2]:
+        remarks.append(
+            f"{len(odd)} of {len(groups)} bursts have an odd number of pictures: the last of each has no partner and "
+            f"is left out, such as {odd[0]}"
+        )
     return evenly(pairs, MOST)
 
 
