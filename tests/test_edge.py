@@ -1,6 +1,7 @@
 """Exports for small devices: their AP against that of the checkpoint, and what an int8 file keeps in float."""
 
 import importlib.util
+import json
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.detectors import exported_ap
 from yolo_wnlb.wnlb import WNLB
-from yolo_wnlb.yolo import int8, patches, tensorrt
+from yolo_wnlb.yolo import int8, night, patches, tensorrt
 from yolo_wnlb.yolo.parity import check_export, numbers_of
 
 SIZE = 64
@@ -119,6 +120,20 @@ def test_an_export_that_finds_less_fails_with_its_interval(weights, exported, sh
     assert main(["export-check", str(weights), str(exported), f"data={shapes}", "keep=0.1"]) == 0
 
 
+def test_an_export_whose_metadata_name_no_blocks_is_of_another_model(weights, quantised, shapes, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    assert exported_ap.load_pair(weights, quantised)
+    model, other = onnx.load(quantised), tmp_path / "other.onnx"
+    left = [entry for entry in model.metadata_props if entry.key != night.KEY]
+    assert len(left) == len(model.metadata_props) - 1
+    del model.metadata_props[:]
+    model.metadata_props.extend(left)  # as an export of a model without blocks has them
+    onnx.save(model, other)
+    assert main(["export-check", str(weights), str(other), f"data={shapes}"]) == 2
+    message = "has wNLB blocks, and the metadata of"
+    assert message in (said := capsys.readouterr().err) and f"{other} name none: it is the export of another" in said
+
+
 def test_both_models_get_the_same_input(weights, exported):
     checkpoint, other = exported_ap.load_pair(weights, exported)
     assert (checkpoint.size, checkpoint.flexible, checkpoint.channels) == (other.size, other.flexible, 3)
@@ -188,12 +203,17 @@ def test_openvino_gets_attention_as_one_operation_that_stays_in_float(weights, s
     assert sum(op.get_type_name() == "FakeQuantize" for op in operations) > 20
 
 
+def script(name):
+    """Import a file of scripts/."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_deployment_script_runs_an_int8_file(quantised):
-    script = Path(__file__).parents[1] / "scripts" / "onnx_inference.py"
-    spec = importlib.util.spec_from_file_location("onnx_inference", script)
-    example = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = example  # dataclasses look their module up
-    spec.loader.exec_module(example)
+    example = script("onnx_inference")
     model = example.Model(quantised)
     found = model(np.full((50, 70, 3), 90, np.uint8), conf=0.0)
     assert model.size == (SIZE, SIZE) and found.masks.shape[1:] == (50, 70)
@@ -277,3 +297,155 @@ def test_the_widths_of_the_models_are_those_of_the_table_in_the_docs():
 )
 def test_how_many_bits_an_export_asks_for_is_read_in_old_and_new_releases(args, bits):
     assert patches.bits_of(SimpleNamespace(**args)) == bits
+
+
+# ---- scripts/edge_int8.py ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edge(tmp_path, monkeypatch, capsys):
+    """A function of words of a command line: runs the script, and returns its exit status, table and message.
+
+    Exports are not made: a cell is as `edge.cell` says, and `edge.measured` lists the files that each one drew.
+    """
+    module = script("edge_int8")
+    shapes_set(tmp_path / "val", train=4, val=2)
+    shapes_set(tmp_path / "day", train=6, val=3)
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    place = SimpleNamespace(folder=tmp_path, module=module, measured=[], cell={"checkpoint": 0.4, "export": 0.3})
+
+    def measure(args, pictures, model, format, drawn, of):
+        place.measured.append([file.name for file in drawn])
+        return {**place.cell, "low": -0.2, "high": 0.0}
+
+    def run(*words, model="a.pt", models=(), **options):
+        given = {"data": "val/data.yaml", "day": "day/data.yaml", "out": "out", "pictures": 3, "seeds": 1, **options}
+        place.measured.clear()
+        flags = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+        monkeypatch.setattr(sys, "argv", ["edge_int8.py", f"one={model}", *models, *flags, "--formats", "onnx", *words])
+        try:
+            status = module.main()
+        except SystemExit as ended:
+            status = ended.code
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(module, "check_model", lambda file, truth: None)
+    place.run = run
+    return place
+
+
+def test_a_cell_is_measured_once_and_says_what_it_is_of(edge):
+    status, table, _ = edge.run()
+    assert status == 0 and "| one | onnx | 192 | float | 40.00 | 75.0 | - | - |" in table
+    assert [len(drawn) for drawn in edge.measured] == [3]
+    [file] = (edge.folder / "out").glob("cell-*.json")
+    assert json.loads(file.read_text())["of"].keys() == edge.module.ORIGIN.keys()
+    assert edge.run() == (0, table, "") and not edge.measured
+    assert edge.run(seeds=2)[0] == 0 and len(edge.measured) == 1
+
+
+def repaint(file):
+    """Write other pixels into a picture."""
+    import cv2
+
+    cv2.imwrite(str(file), 255 - cv2.imread(str(file)))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "what"),
+    [
+        (lambda root: (root / "a.pt").write_bytes(b"others"), {}, "weights"),
+        (lambda root: repaint(next((root / "val/images/val").iterdir())), {}, "labelled pictures"),
+        (lambda root: [*map(repaint, (root / "day/images/train").iterdir())], {}, "pictures to calibrate on"),
+        (lambda root: None, {"data": "day/data.yaml"}, "labelled pictures"),
+        (lambda root: None, {"split": "train"}, "labelled pictures, --split"),
+        (lambda root: None, {"day": "val/data.yaml", "pictures": 2}, "--pictures, pictures to calibrate on"),
+    ],
+    ids=["weights", "pictures", "calibration", "data", "split", "count"],
+)
+def test_cells_of_something_else_are_refused(edge, change, options, what):
+    assert edge.run()[0] == 0
+    change(edge.folder)
+    status, table, message = edge.run(**options)
+    assert (status, table, edge.measured, message.count("\n")) == (2, "", [], 1)
+    assert "out/cell-one-onnx-day-0-192.json is of other " in message
+    assert f"{what} than this command names; give another --out, or remove this file" in message
+
+
+def test_files_that_do_not_say_what_they_are_of_are_refused(edge):
+    from yolo_wnlb.metrics.average_precision import evaluate
+
+    edge.run(cells=0)
+    truth = coco.ground_truth("val/data.yaml")
+    found = evaluate(truth, [], iou_types=["segm"], protocol={})
+    known = edge.folder / "out/checkpoint-one-192.json"
+    found.to_json(known)
+    assert "checkpoint-one-192.json does not say what it was measured on" in edge.run()[2]
+    found.protocol["of"] = {"weights": "x"}
+    found.to_json(known)
+    assert "checkpoint-one-192.json is of other weights, labelled pictures, --split than" in edge.run()[2]
+    known.unlink()
+    assert edge.run()[0] == 0
+    [cell] = (edge.folder / "out").glob("cell-*.json")
+    cell.write_text(json.dumps({**json.loads(cell.read_text()), "of": None}))
+    assert "cell-one-onnx-day-0-192.json does not say what it was measured on" in edge.run()[2]
+    cell.write_text("{")
+    assert "is no JSON" in edge.run()[2]
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "message"),
+    [
+        ([], {"model": "no.pt"}, "one=no.pt: there is no such checkpoint"),
+        ([], {"model": "val/data.yaml"}, "one=val/data.yaml: there is no such checkpoint"),
+        (["b/c=a.pt"], {}, "'b/c=a.pt' is no NAME=FILE.pt, with a name of letters"),
+        (["a.pt"], {}, "'a.pt' is no NAME=FILE.pt"),
+        (["one=b.pt"], {}, "two models have one name"),
+        ([], {"pictures": 7}, "day/data.yaml has 6 pictures in train, and --pictures is 7"),
+        ([], {"data": "no.yaml"}, "no.yaml"),
+        ([], {"day": "no.yaml"}, "no.yaml"),
+        ([], {"imgsz": 100}, "--imgsz is 100; wanted a multiple of 32"),
+        ([], {"seeds": 0}, "--pictures and --seeds have to be 1 or more"),
+        ([], {"out": "a.pt"}, "a.pt"),
+    ],
+)
+def test_mistakes_are_named_before_the_first_cell(edge, models, options, message):
+    status, table, said = edge.run(models=models, **options)
+    assert (status, table, edge.measured) == (2, "", [])
+    assert message in said and "Traceback" not in said and said.splitlines()[-1].startswith("edge_int8.py: error: ")
+
+
+def test_an_error_of_a_cell_is_one_line(edge, monkeypatch):
+    def fail(*args):
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr(edge.module, "measure", fail)
+    assert edge.run() == (2, "", "edge_int8.py: error: two lines\n")
+
+
+def test_a_checkpoint_without_ap_has_no_share_to_keep(edge):
+    edge.cell = {"checkpoint": 0.0, "export": 0.0}
+    assert "| one | onnx | 192 | float | 0.00 | - | - | - |" in edge.run()[1]
+    edge.cell |= {"precision": "float16", "difference": {}, "ok": True}
+    assert "| one | onnx | 192 | float16 | - | nan | nan | nan | OK |" in edge.run("--fp16")[1]
+
+
+def test_pictures_of_one_name_all_calibrate(edge):
+    files = [edge.folder / part / "night.png" for part in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(file.parent.name.encode())
+    data = edge.module.gather(files, {0: "disc"}, edge.folder / "gathered")
+    copies = sorted((data.parent / "images").iterdir())
+    assert [file.read_bytes() for file in copies] == [b"a", b"b"]
+    assert [file.stem for file in sorted((data.parent / "labels").iterdir())] == [file.stem for file in copies]
+
+
+def test_checkpoints_are_checked_for_masks_and_classes(weights, shapes):
+    module, truth = script("edge_int8"), coco.ground_truth(shapes)
+    module.check_model(str(weights), truth)
+    with pytest.raises(ValueError, match="classes of the detector are not the 1 of the truth"):
+        module.check_model(str(weights), {**truth, "categories": [{**c, "name": "x"} for c in truth["categories"][:1]]})

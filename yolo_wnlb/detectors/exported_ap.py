@@ -151,7 +151,7 @@ def load_pair(weights: str | Path, exported: str | Path, device: str = "cpu") ->
     """
     export, checkpoint = detector.load(exported, device), load_checkpoint(Path(weights))
     check_same_model(checkpoint, export.backend, f"{weights} and {exported}")
-    as_exported(checkpoint, export.backend, f"{weights}", f"{exported}")
+    as_exported(checkpoint, export.backend, f"{weights}", f"{exported}", stated=True)
     net: Any = checkpoint.model
     if bool(getattr(net, "end2end", False)) != detector.end_to_end(export):
         net.end2end = detector.end_to_end(export)

@@ -239,16 +239,28 @@ def check_same_model(model: YOLO, backend: AutoBackend, files: str) -> None:
             raise ValueError(f"{files} differ in {what}: {a} against {b}; export this checkpoint again")
 
 
-def as_exported(checkpoint: YOLO, backend: AutoBackend, weights: str, exported: str) -> None:
+def as_exported(checkpoint: YOLO, backend: AutoBackend, weights: str, exported: str, *, stated: bool = False) -> None:
     """Switch the blocks of a checkpoint as they were at its export, where the metadata of the export say it.
 
-    Raises: ValueError: the export has blocks, and the checkpoint has none.
+    Args:
+        checkpoint: The checkpoint.
+        backend: The export.
+        weights: What messages call the checkpoint.
+        exported: What they call the export.
+        stated: Refuse an export of no model with blocks, as its metadata say, for a checkpoint with blocks. Exports of
+            earlier revisions are refused too: only a comparison number by number can tell them.
+    Raises: ValueError: the export has blocks, and the checkpoint has none; with `stated` the other way round too.
     """
     at_night = night.exported_at_night(backend.metadata)
     if at_night is not None and night.blocks_of(checkpoint):
         night.set_night(checkpoint, at_night)
     elif at_night:
         raise ValueError(f"{exported} has wNLB blocks and {weights} has none; give the checkpoint that was exported")
+    elif at_night is None and stated and night.blocks_of(checkpoint):
+        raise ValueError(
+            f"{weights} has wNLB blocks, and the metadata of {exported} name none: it is the export of another model, "
+            "or of an earlier revision; export this checkpoint again"
+        )
 
 
 def numbers_of(backend: AutoBackend) -> str:
