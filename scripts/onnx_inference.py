@@ -31,6 +31,7 @@ import onnxruntime
 
 MAX_DET = 300
 RAW = (".arw", ".cr2", ".dng", ".nef")
+PERCENTILES = {"low": 0.1, "high": 99.5}  # of a tone curve that names none
 PNG_OR_TIFF = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PICTURES = (
     "bmp",
@@ -238,7 +239,9 @@ def read_picture(path: Path, channels: int, curve: Mapping[str, Any] | None = No
         raise ValueError(f"not a readable picture: {error.err}") from error
     if picture is None:
         raise ValueError("not a readable picture")
-    picture = to_8_bits(picture, curve or {}) if picture.dtype == np.uint16 else picture
+    if picture.dtype == np.uint16:
+        has_alpha = data[:4].tobytes() == PNG_OR_TIFF[0] and picture.ndim == 3 and picture.shape[2] == 4
+        picture = to_8_bits(picture, curve or {}, has_alpha=has_alpha)
     picture = picture.reshape(*picture.shape[:2], -1)
     if picture.shape[2] != channels or picture.dtype != np.uint8:
         kind = f"{picture.shape[2]} channels of {picture.dtype}"
@@ -246,7 +249,13 @@ def read_picture(path: Path, channels: int, curve: Mapping[str, Any] | None = No
     return picture
 
 
-def to_8_bits(picture: np.ndarray, curve: Mapping[str, Any], is_light: bool = False, grey: bool = False) -> np.ndarray:
+def to_8_bits(
+    picture: np.ndarray,
+    curve: Mapping[str, Any],
+    is_light: bool = False,
+    grey: bool = False,
+    has_alpha: bool = False,
+) -> np.ndarray:
     """Bring a picture of 16 bits through a tone curve, as `develop` of yolo_wnlb/imaging/curve.py does.
 
     Args:
@@ -255,9 +264,10 @@ def to_8_bits(picture: np.ndarray, curve: Mapping[str, Any], is_light: bool = Fa
             green and blue), response ("srgb", "identity", "gamma:2.2", "high-byte", or n, u).
         is_light: The codes are light, and balanced already.
         grey: Make grey of colours.
+        has_alpha: The last channel is no light: black and white are measured in the others.
     Returns: uint8 (H, W, C).
     """
-    low, high = (curve.get(name) or default for name, default in (("low", 0.1), ("high", 99.5)))
+    low, high = (default if curve.get(name) is None else curve[name] for name, default in PERCENTILES.items())
     codes = np.arange(65536)
 
     def end_points(picture: np.ndarray) -> tuple[int, int]:
@@ -281,7 +291,7 @@ def to_8_bits(picture: np.ndarray, curve: Mapping[str, Any], is_light: bool = Fa
     if response == "high-byte":
         table: np.ndarray = codes >> 8
     else:
-        black, white = end_points(picture)
+        black, white = end_points(picture[..., :-1] if has_alpha else picture)
         level = np.clip((codes - black) / (white - black), 0, 1)
         if response == "srgb":
             level = np.where(level <= 0.0031308, 12.92 * level, 1.055 * np.power(level, 1 / 2.4) - 0.055)

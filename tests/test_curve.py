@@ -1,6 +1,7 @@
 """Pictures of more than 8 bits outside of Ultralytics: the curve, the files, darken and enhance."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 from raw import mosaic_of, write_dng
+from ultralytics import YOLO
 
+from yolo_wnlb.adapt.agreement import write_pairs
+from yolo_wnlb.adapt.pictures import find
 from yolo_wnlb.cli import main
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.exposure import measure_curve
@@ -16,7 +20,8 @@ from yolo_wnlb.data.folders import read_picture
 from yolo_wnlb.data.sources import list_images
 from yolo_wnlb.imaging.camera import capture, picture_rng, settings
 from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, develop, end_points, read_curve, table
-from yolo_wnlb.imaging.deep import is_deep, kind_of, read_deep, size_of_raw, without_raw_twins
+from yolo_wnlb.imaging.deep import is_deep, kind_of, read_deep, size_of_raw, without_raw_twins, without_unread_raw
+from yolo_wnlb.study import robustness_detectors
 from yolo_wnlb.twins.darken import darken_dataset, verify
 from yolo_wnlb.twins.enhance import enhance_dataset
 
@@ -204,6 +209,15 @@ def test_pages_and_further_channels_are_kept_where_all_are_asked_for(tmp_path):
         assert found.shape == (20, 30, channels) and found.dtype == np.uint8 and len(np.unique(found)) > 200
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_alpha_counts_in_no_percentile(suffix, tmp_path):
+    file = tmp_path / f"x{suffix}"
+    cv2.imwrite(str(file), np.dstack([COLOUR, np.full(GREY.shape, 65535, np.uint16)]))
+    assert np.array_equal(read_deep(file), develop(COLOUR, AUTO)[0])
+    if suffix == ".png":  # the fourth channel of a TIFF may be light
+        assert np.array_equal(read_deep(file, cv2.IMREAD_UNCHANGED)[..., :3], develop(COLOUR, AUTO)[0])
+
+
 # ---- RAW -----------------------------------------------------------------------------------------
 
 
@@ -254,6 +268,54 @@ def test_of_a_raw_file_and_a_finished_picture_of_its_name_the_picture_is_taken(t
     assert [f.removeprefix(f"{tmp_path}/") for f in kept] == ["a.jpg", "b.nef", "c.dng", "c.png", "sub/a.nef"]
     assert left_out == [str(tmp_path / "a.NEF")]
     assert list_images(tmp_path, {"jpg", "png", "dng", "nef"}) == kept
+
+
+def test_without_rawpy_raw_files_are_left_out_unless_they_are_all(monkeypatch):
+    files = ["a.jpg", "b.NEF", "c.dng", "d.cr2"]
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    assert without_unread_raw(files) == (["a.jpg", "c.dng"], ["b.NEF", "d.cr2"])
+    assert without_unread_raw(files[1::2]) == (files[1::2], [])
+    monkeypatch.setitem(sys.modules, "rawpy", object())
+    assert without_unread_raw(files) == (files, [])
+
+
+# ---- adapt and robustness: the curve of the model ------------------------------------------------
+
+
+def test_the_pictures_of_an_adaptation_are_read_through_the_curve_that_is_given(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"in/{i}.png"), COLOUR)
+    curve = Curve(0, 5000)
+    bright, _ = write_pairs(tmp_path / "in", tmp_path / "out", 30, "mild", 3, curve)
+    assert np.array_equal(cv2.imread(str(bright[1])), develop(COLOUR, curve)[0])
+    bright, _ = write_pairs(tmp_path / "in", tmp_path / "out", 30, "mild", 3)
+    assert np.array_equal(cv2.imread(str(bright[1])), develop(COLOUR, AUTO)[0])
+    wanted = {c: round(float(read_deep(tmp_path / "in/0.png", 0, c).mean()), 1) for c in (curve, AUTO)}
+    assert find(tmp_path / "in", curve=curve).brightness == wanted[curve] != wanted[AUTO]
+    assert find(tmp_path / "in").brightness == wanted[AUTO]
+
+
+def test_a_robustness_report_looks_at_pictures_through_the_curve_of_the_first_model(tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"images/{i}.png"), COLOUR)
+        (tmp_path / f"labels/{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    described = {"path": str(tmp_path), "train": "images", "val": "images", "names": ["box"]}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(described))
+    files = [tmp_path / "one.pt", tmp_path / "other.pt"]
+    for file, curve in zip(files, (Curve(0, 5000), AUTO)):
+        model = YOLO("yolov8n.yaml", verbose=False)
+        model.model = type(model.model)(model.model.yaml, nc=1, verbose=False)
+        model.model.names, model.model.args, model.model.curve = {0: "box"}, {}, as_settings(curve)
+        model.save(file)
+    data = tmp_path / "data.yaml"
+    scene = robustness_detectors.read_scene(data, "val", None, 2, 0, "severe", 64, False, "pixels")
+    for order, curve in ((files, Curve(0, 5000)), (files[::-1], AUTO)):
+        subjects = robustness_detectors.read_models(order, scene, False, "cpu")
+        assert {subject.model.curve for subject in subjects} == {Curve(0, 5000), AUTO}
+        assert np.array_equal(scene.read(scene.ids[0]), develop(COLOUR, curve)[0])
 
 
 # ---- darken, enhance -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ test_oldest.py runs this file on the oldest release too.
 
 import importlib.util
 import pickle
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,8 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import patches as stock
 
 from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, develop, read_curve
-from yolo_wnlb.yolo import sixteen_bits
+from yolo_wnlb.imaging.deep import read_deep
+from yolo_wnlb.yolo import models, sixteen_bits
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXED = {"black": 200, "white": 3000, "response": "srgb"}
@@ -101,11 +103,65 @@ def test_a_picture_of_16_bits_becomes_8_with_a_third_axis(channels, tmp_path):
     assert found.shape == (64, 64, channels) and found.dtype == np.uint8 and len(np.unique(found)) > 200
 
 
-def test_a_deep_file_that_is_broken_is_named_wherever_it_is_read(data):
+def test_a_deep_file_that_is_broken_is_an_error_of_our_own_readers(data):
     file = Path(data).parent / "images/val/2.png"
     file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"2\.png cannot be decoded"):
-        stock.imread(str(file))
+    for reader in (read_deep, models.read_picture):
+        with pytest.raises((ValueError, OSError), match=r"2\.png cannot be decoded"):
+            reader(str(file))
+
+
+def test_a_file_that_is_cut_off_does_not_end_a_prediction(trained, data, log):
+    folder = data.parent / "images/val"
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[: len(whole) // 3])
+    wanted = [f"{i}.png" for i in (2, 3, 7) if i != 3 or stock.imread._stock(str(folder / "3.png")) is not None]
+    found = YOLO(trained).predict(str(folder), imgsz=64, device="cpu", verbose=False)
+    assert [Path(each.path).name for each in found] == wanted
+    assert np.array_equal(found[0].orig_img, developed(2, FIXED))
+    assert sum("3.png cannot be decoded" in line and line.startswith("WARNING") for line in log) == 1
+    for curve in (CURVES["auto"], read_curve(FIXED)):
+        with pytest.raises(ValueError, match=r"3\.png cannot be decoded"):
+            stock.imread(str(folder / "3.png"), sixteen_bits.Flags(cv2.IMREAD_COLOR, curve))
+
+
+def write_grey_alpha(file):
+    """Write a TIFF of grey and alpha with 16 bits, 64 x 64, which OpenCV reads with 8."""
+    entries = [(256, 3, 1, 64), (257, 3, 1, 64), (258, 3, 2, 16 | 16 << 16), (259, 3, 1, 1), (262, 3, 1, 1)]
+    pixels = np.dstack([codes(0, 1), np.full((64, 64), 65535, np.uint16)]).tobytes()
+    start = 8 + 2 + 12 * 10 + 4
+    entries += [(273, 4, 1, start), (277, 3, 1, 2), (278, 3, 1, 64), (279, 4, 1, len(pixels)), (338, 3, 1, 2)]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    file.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + pixels)
+
+
+def test_a_deep_file_that_only_the_stock_function_reads_is_read_by_it(trained, data, log):
+    file = data.parent / "images/val/3.tif"
+    write_grey_alpha(file)
+    wanted = stock.imread._stock(str(file), cv2.IMREAD_COLOR)
+    found = YOLO(trained).predict(str(file.parent), imgsz=64, device="cpu", verbose=False)
+    assert len(found) == 4 - (wanted is None)
+    with pytest.raises(ValueError, match=r"3\.tif cannot be decoded as a picture of 16 bits"):
+        read_deep(file)
+    assert any("3.tif cannot be decoded as a picture of 16 bits" in line for line in log)
+
+
+def test_a_cache_on_disk_holds_what_the_stock_function_makes_of_a_file_that_cannot_be_decoded(data, log):
+    built = dataset(data)
+    file = Path(built.im_files[1])
+    for broken in (
+        lambda: write_grey_alpha(file),
+        lambda: file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(16) + b"\x10\0"),
+    ):
+        broken()
+        copy = sixteen_bits.cache_name(file, CURVES["auto"])
+        copy.unlink(missing_ok=True)
+        built.cache_images_to_disk(1)
+        wanted = stock.imread._stock(str(file), cv2.IMREAD_COLOR)
+        assert copy.exists() == (wanted is not None)
+        if wanted is not None:
+            assert np.array_equal(np.load(copy), wanted)
+    assert any("3.png cannot be decoded" in line for line in log)
 
 
 # ---- the curve that is asked for ----------------------------------------------------------------
@@ -179,9 +235,10 @@ if __name__ == "__main__":
     assert run.returncode == 0, run.stderr
 
 
-def test_flags_survive_pickling_with_their_curve():
-    flags = pickle.loads(pickle.dumps(sixteen_bits.Flags(1, read_curve(FIXED))))
-    assert flags == 1 and flags.curve == read_curve(FIXED)
+@pytest.mark.parametrize("is_strict", [True, False])
+def test_flags_survive_pickling_with_their_curve(is_strict):
+    flags = pickle.loads(pickle.dumps(sixteen_bits.Flags(1, read_curve(FIXED), is_strict)))
+    assert flags == 1 and flags.curve == read_curve(FIXED) and flags.is_strict == is_strict
 
 
 # ---- from training to deployment -----------------------------------------------------------------
@@ -252,6 +309,32 @@ def test_every_kind_of_source_is_predicted_through_the_curve_of_the_model(kind, 
         assert Path(found.path).name == "2.png"
 
 
+@pytest.mark.parametrize("curve", ["auto", {"low": 5, "high": 90}, {"balance": [2, 1, 0.5]}])
+def test_a_model_of_one_channel_sees_grey_before_the_curve_from_every_source(curve, tmp_path):
+    picture = codes(2) * np.array([1, 4, 9], np.uint16)  # colours whose spans differ
+    file = tmp_path / "c16.png"
+    cv2.imwrite(str(file), picture)
+    model = YOLO("yolov8n.yaml", verbose=False)
+    model.model = type(model.model)({**model.model.yaml, "channels": 1}, ch=1, verbose=False)
+    model.model.args, model.model.task = model.overrides, "detect"
+    with_alpha = np.dstack([picture, np.full((64, 64), 65535, np.uint16)])
+    given = {"a file": str(file), "a list": [str(file)], "an array": picture, "alpha": with_alpha}
+    seen = {
+        kind: model.predict(each, imgsz=64, device="cpu", verbose=False, curve=curve)[0].orig_img.astype(int)
+        for kind, each in given.items()
+    }
+    assert seen["a file"].shape == (64, 64, 1)
+    for kind, found in seen.items():
+        assert np.abs(found - seen["a file"]).max() <= 1, kind
+
+
+def test_alpha_of_an_array_is_no_light(trained):
+    with_alpha = np.dstack([codes(2), np.full((64, 64), 65535, np.uint16)])
+    found = YOLO(trained).predict(with_alpha, imgsz=64, device="cpu", verbose=False, curve="auto")[0]
+    assert np.array_equal(found.orig_img, developed(2, "auto"))
+    assert sixteen_bits.developed(with_alpha, CURVES["auto"], channels=4).shape == (64, 64, 4)
+
+
 def test_many_pictures_are_decoded_by_threads_through_the_curve(trained, tmp_path):
     for i in range(10):
         cv2.imwrite(str(tmp_path / f"{i}.png"), codes(i))
@@ -283,12 +366,34 @@ def test_an_export_and_the_deployment_script_read_as_the_checkpoint(trained, dat
     readings.clear()
     model.val(data=str(data), imgsz=64, workers=0, plots=False, project=str(tmp_path))
     assert set(readings) == {read_curve(FIXED)}
+    script = deployment_script()
+    deployed = script.Model(file)
+    assert np.array_equal(script.read_picture(picture, 3, deployed.curve), developed(2, FIXED))
+
+
+def deployment_script():
+    """Import scripts/onnx_inference.py."""
     spec = importlib.util.spec_from_file_location("onnx_inference", ROOT / "scripts/onnx_inference.py")
     script = importlib.util.module_from_spec(spec)
     __import__("sys").modules["onnx_inference"] = script
     spec.loader.exec_module(script)
-    deployed = script.Model(file)
-    assert np.array_equal(script.read_picture(picture, 3, deployed.curve), developed(2, FIXED))
+    return script
+
+
+@pytest.mark.parametrize("curve", [{"low": 0, "high": 90}, {"low": 0.0}, {"low": -0.0, "high": 100}, {"high": 5}])
+def test_the_deployment_script_takes_every_percentile_as_it_is_given(curve, tmp_path):
+    script = deployment_script()
+    cv2.imwrite(str(tmp_path / "x.png"), codes(2))
+    recorded = as_settings(read_curve(curve))
+    assert np.array_equal(script.read_picture(tmp_path / "x.png", 3, recorded), developed(2, curve))
+
+
+def test_the_deployment_script_leaves_alpha_out_of_the_percentiles(tmp_path):
+    file = tmp_path / "x.png"
+    cv2.imwrite(str(file), np.dstack([codes(2), np.full((64, 64), 65535, np.uint16)]))
+    found = deployment_script().read_picture(file, 4)
+    assert np.array_equal(found, read_deep(file, cv2.IMREAD_UNCHANGED))
+    assert np.array_equal(found[..., :3], developed(2, "auto"))
 
 
 def test_a_damaged_record_of_a_curve_is_said():
@@ -348,11 +453,49 @@ def test_raw_files_are_pictures_of_a_data_set(data, log):
     assert any("1 RAW files lie beside a finished picture" in line and "2.nef" in line for line in log)
 
 
-def test_raw_files_without_rawpy_are_an_error_before_anything_is_read(data, monkeypatch):
-    write_dng(data.parent / "images/val/4.nef", mosaic_of())
+def test_raw_files_without_rawpy_are_left_out_beside_others_and_an_error_alone(data, trained, monkeypatch, log):
+    folder = data.parent / "images/val"
+    write_dng(folder / "4.nef", mosaic_of())
     monkeypatch.setitem(__import__("sys").modules, "rawpy", None)
+    assert [Path(file).name for file in dataset(data).im_files] == ["2.png", "3.png", "7.png"]
+    found = YOLO(trained).predict(str(folder), imgsz=64, device="cpu", verbose=False)
+    assert [Path(each.path).name for each in found] == ["2.png", "3.png", "7.png"]
+    assert sum("1 RAW files are left out, as rawpy is not installed" in line and "4.nef" in line for line in log) == 2
+    for file in folder.glob("*.png"):
+        file.unlink()
     with pytest.raises(ImportError, match=r"4\.nef is a RAW file.*pip install"):
         dataset(data)
+    with pytest.raises(ImportError, match=r"4\.nef is a RAW file.*pip install"):
+        YOLO(trained).predict(str(folder), imgsz=64, device="cpu", verbose=False)
+
+
+def test_a_dng_without_rawpy_is_an_error_beside_others_too(data, monkeypatch):
+    write_dng(data.parent / "images/val/4.dng", mosaic_of())
+    monkeypatch.setitem(__import__("sys").modules, "rawpy", None)
+    with pytest.raises(ImportError, match=r"4\.dng is a RAW file.*pip install"):
+        dataset(data)
+
+
+@pytest.mark.parametrize("has_rawpy", [True, False])
+@pytest.mark.parametrize("mode", ["predict", "track"])
+def test_of_a_pair_of_a_camera_the_finished_picture_is_predicted(mode, has_rawpy, trained, tmp_path, monkeypatch, log):
+    if has_rawpy:
+        pytest.importorskip("rawpy", reason="RAW files need rawpy: pip install 'yolo-wnlb[raw]'")
+    else:
+        monkeypatch.setitem(__import__("sys").modules, "rawpy", None)
+    for i in (1, 2):
+        cv2.imwrite(str(tmp_path / f"IMG_{i}.JPG"), (codes(i) >> 4).astype(np.uint8))
+        write_dng(tmp_path / f"IMG_{i}.NEF", mosaic_of())
+    video = cv2.VideoWriter(str(tmp_path / "IMG_3.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
+    for i in range(3):
+        video.write((codes(i) >> 4).astype(np.uint8))
+    video.release()
+    model = YOLO(trained)
+    found = getattr(model, mode)(str(tmp_path), imgsz=64, device="cpu", verbose=False, stream=mode == "predict")
+    assert [Path(each.path).name for each in found] == ["IMG_1.JPG", "IMG_2.JPG", *["IMG_3.avi"] * 3]
+    loaded = model.predictor.dataset
+    assert (loaded.nf, loaded.ni, loaded.video_flag) == (3, 2, [False, False, True])
+    assert any("2 RAW files lie beside a finished picture" in line for line in log)
 
 
 def test_a_raw_file_is_predicted(trained, tmp_path):

@@ -20,6 +20,7 @@ from yolo_wnlb.data.coco import picture_size
 from yolo_wnlb.data.validation import Prediction, Truth
 from yolo_wnlb.detectors import ultralytics
 from yolo_wnlb.imaging.camera import capture, picture_rng
+from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.yolo.darkness import read_request
 from yolo_wnlb.yolo.features import NECK, distance, features, places_of
@@ -32,7 +33,9 @@ KINDS = {"segm": "masks", "bbox": "boxes"}
 Files = dict[int, Path]  # {image id: picture}
 
 
-def write_pairs(pictures: Path, folder: Path, imgsz: int, lowlight: Any, channels: int) -> tuple[Files, Files]:
+def write_pairs(
+    pictures: Path, folder: Path, imgsz: int, lowlight: Any, channels: int, curve: Curve | None = None
+) -> tuple[Files, Files]:
     """Write each picture as the model sees it in training, bright and dark, without loss.
 
     Args:
@@ -41,6 +44,7 @@ def write_pairs(pictures: Path, folder: Path, imgsz: int, lowlight: Any, channel
         imgsz: Longer side in pixels.
         lowlight: Preset or settings; each picture's darkness follows from the seed in it and from the name.
         channels: 1 or 3.
+        curve: That the model has recorded, of pictures with more than 8 bits; None is the default.
     Returns: {image id: file} of the bright and of the dark ones.
     """
     camera, seed, _ = read_request(lowlight)
@@ -48,7 +52,7 @@ def write_pairs(pictures: Path, folder: Path, imgsz: int, lowlight: Any, channel
     for part in ("bright", "dark"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for number, file in enumerate(sorted(pictures.iterdir()), 1):
-        picture = size_within(read_picture(file, channels), imgsz)
+        picture = size_within(read_picture(file, channels, curve), imgsz)
         bright[number], dark[number] = (folder / part / f"{file.stem}.png" for part in ("bright", "dark"))
         write_picture(bright[number], picture)
         write_picture(dark[number], capture(picture, camera.draw(picture_rng(seed, file.stem))))

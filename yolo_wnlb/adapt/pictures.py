@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,6 +31,7 @@ from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.journal import MANIFEST, replaced
 from yolo_wnlb.data.sources import listed, printable, spread
 from yolo_wnlb.imaging.camera import DAYLIGHT
+from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.visualize.pictures import pictures_in, without_repeats
 from yolo_wnlb.yolo.darkness import darkened_by
@@ -69,13 +71,14 @@ class Found:
 # ---- finding -------------------------------------------------------------------------------------
 
 
-def find(images: str | Path, limit: int | None = None, frames: int = 300) -> Found:
+def find(images: str | Path, limit: int | None = None, frames: int = 300, curve: Curve | None = None) -> Found:
     """Find the pictures that images= names, and see how bright they are.
 
     Args:
         images: A folder, a data YAML (its train split; labels are not read) or a video.
         limit: Use so many of them, evenly spaced.
         frames: Frames to take from a video, evenly spaced.
+        curve: That the model has recorded, of pictures with more than 8 bits; None is the default.
     Raises: ValueError, OSError: there are none, too few, or they are dark; with the remedy.
     """
     from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
@@ -104,29 +107,29 @@ def find(images: str | Path, limit: int | None = None, frames: int = 300) -> Fou
     files = without_repeats([file for place in places for file in pictures_in(place, IMG_FORMATS)])
     if not files:
         raise ValueError(f"images={printable(source)} holds no pictures ({', '.join(sorted(IMG_FORMATS))})")
-    return examine(spread(files, limit or len(files)), source)
+    return examine(spread(files, limit or len(files)), source, curve)
 
 
-def examine(files: Sequence[Path], source: Path) -> Found:
+def examine(files: Sequence[Path], source: Path, curve: Curve | None = None) -> Found:
     """Read every picture, at an eighth of its size where the format allows, and judge them.
 
     Raises: ValueError: too few can be read, or they are dark.
     """
     with ThreadPoolExecutor() as pool:
-        codes = list(pool.map(mean_code, files))
+        codes = list(pool.map(partial(mean_code, curve=curve), files))
     unreadable = [file for file, code in zip(files, codes) if code is None]
     readable = [file for file, code in zip(files, codes) if code is not None]
     brightness = median([code for code in codes if code is not None] or [0.0])
     return judged(Found(readable, [], unreadable, round(brightness, 1)), source)
 
 
-def mean_code(file: Path) -> float | None:
+def mean_code(file: Path, curve: Curve | None = None) -> float | None:
     """Return the mean code of a picture in grey, 0 to 255; None if it cannot be read, or is too small."""
     from PIL import Image
     from ultralytics.utils.patches import imread
 
     try:
-        if (picture := read_deep(file, cv2.IMREAD_GRAYSCALE)) is not None:  # as a training will see it
+        if (picture := read_deep(file, cv2.IMREAD_GRAYSCALE, curve or CURVES["auto"])) is not None:  # as in training
             return float(picture.mean()) if min(picture.shape) >= SMALLEST else None
         picture = imread(str(file), cv2.IMREAD_REDUCED_GRAYSCALE_8)
         if picture is not None and min(picture.shape[:2]) < SMALLEST:

@@ -175,7 +175,7 @@ CHECKS = {
 
 
 def develop(
-    picture: np.ndarray, curve: Curve, *, is_light: bool = False, bits: int = 8
+    picture: np.ndarray, curve: Curve, *, is_light: bool = False, bits: int = 8, has_alpha: bool = False
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Bring the codes of a picture through a curve.
 
@@ -184,11 +184,12 @@ def develop(
         curve: Which one.
         is_light: The codes are proportional to light, and balanced already, as those made from a RAW file are.
         bits: 8 or 16 of the result.
+        has_alpha: The last channel is no light: black and white are measured in the others.
     Returns: uint8 or uint16, the shape of the picture; and the codes that became black and white.
     """
     if curve.balance and not is_light and picture.ndim == 3 and picture.shape[2] == 3:
         picture = balanced(picture, curve)
-    black, white = end_points(picture, curve)
+    black, white = end_points(picture[..., :-1] if has_alpha else picture, curve)
     chosen = curve.response or ("srgb" if is_light else "identity")
     return look_up(picture, table(black, white, chosen, bits)), {"black": black, "white": white}
 
@@ -200,6 +201,12 @@ def balanced(picture: np.ndarray, curve: Curve) -> np.ndarray:
     above = np.arange(WHITE + 1) - float(black)
     tables = [np.clip(np.rint(black + above * factor), 0, WHITE).astype(np.uint16) for factor in curve.balance[::-1]]
     return cv2.merge([look_up(plane, each) for plane, each in zip(cv2.split(picture), tables)])
+
+
+def in_grey(picture: np.ndarray, curve: Curve, is_light: bool = False) -> np.ndarray:
+    """Return colours in grey, balanced before. picture: uint16 (H, W, 3), BGR; is_light: see `develop`."""
+    picture = balanced(picture, curve) if curve.balance and not is_light else picture
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
 
 
 def end_points(picture: np.ndarray, curve: Curve) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from yolo_wnlb.imaging.curve import CURVES, Curve, balanced, develop
+from yolo_wnlb.imaging.curve import CURVES, Curve, develop, in_grey
 
 RAW_SUFFIXES = (".dng", ".nef", ".arw", ".cr2")
 DEEP, RAW = "deep", "raw"
@@ -102,9 +102,9 @@ def develop_content(
     grey = flags == cv2.IMREAD_GRAYSCALE
     picture = light_of(content, curve, what) if kind == RAW else codes_of(content, flags, curve, what)
     if grey and picture.ndim == 3:
-        picture = balanced(picture, curve) if curve.balance and kind == DEEP else picture
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-    return develop(picture, curve, is_light=kind == RAW, bits=bits)
+        picture = in_grey(picture, curve, is_light=kind == RAW)
+    has_alpha = content[:8] == PNG and picture.ndim == 3 and picture.shape[2] == 4
+    return develop(picture, curve, is_light=kind == RAW, bits=bits, has_alpha=has_alpha)
 
 
 def codes_of(content: bytes, flags: int, curve: Curve, what: str) -> np.ndarray:
@@ -212,3 +212,20 @@ def without_raw_twins(files: Iterable[str]) -> tuple[list[str], list[str]]:
     finished = {str(Path(file).with_suffix("")) for file in {*files} - {*ours}}
     out = {file for file in ours if str(Path(file).with_suffix("")) in finished}
     return [file for file in files if file not in out], sorted(out)
+
+
+def without_unread_raw(files: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Part pictures from NEF, ARW and CR2 files where rawpy, which reads them, is not installed.
+
+    Returns: The pictures that are kept, in their order; the RAW files that are left out: none if there is nothing else.
+    """
+    files = [*files]
+    raw = [file for file in files if Path(file).suffix.lower() in RAW_SUFFIXES[1:]]
+    if not raw or len(raw) == len(files):
+        return files, []
+    try:
+        import_rawpy(raw[0])
+    except ImportError:
+        out = {*raw}
+        return [file for file in files if file not in out], raw
+    return files, []

@@ -138,6 +138,9 @@ def keys_of(
 def read_models(models: Sequence[str | Path], scene: Scene, allow_missing: bool, device: str | None) -> list[Subject]:
     """Load all models and check that they can be measured on these pictures.
 
+    Each model is measured on pictures of more than 8 bits as its own curve reads them; what the report itself looks at
+    and shows is read through the curve of the first.
+
     Raises: ValueError, OSError: one is missing, given twice, or has other classes than the truth.
     """
     from yolo_wnlb.detectors import torchvision, ultralytics
@@ -162,6 +165,8 @@ def read_models(models: Sequence[str | Path], scene: Scene, allow_missing: bool,
         subjects.append(Subject(name, path, hash_of(path, model), module, model, classes, kinds))
     if not set.intersection(*(set(subject.kinds) for subject in subjects)):
         raise ValueError("the models have neither masks nor boxes in common that the truth has too")
+    curve = getattr(subjects[0].model, "curve", None)
+    scene.read = lambda image_id: read_picture(scene.files[image_id], curve=curve)
     return subjects
 
 

@@ -88,11 +88,14 @@ def patch_imread(patches: ModuleType) -> None:
 
 
 def imread(stock: Callable[..., Any], filename: Any, flags: int | None = None) -> Any:
-    """Read a picture of more than 8 bits through the curve that its flags carry; any other as the stock function."""
+    """Read a picture of more than 8 bits through the curve that its flags carry; any other as the stock function.
+
+    So is one that cannot be decoded, with a warning: Ultralytics reads some of these, and passes over the others.
+    """
     from yolo_wnlb.yolo import sixteen_bits
 
     given, flags = ((), sixteen_bits.COLOUR) if flags is None else ((flags,), flags)
-    picture = sixteen_bits.read(filename, flags)
+    picture = sixteen_bits.read_or_warn(filename, flags)
     return stock(filename, *given) if picture is None else picture
 
 
@@ -371,17 +374,11 @@ def init_dataset(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: 
 
 
 def get_img_files(stock: Callable[..., Any], dataset: Any, *args: Any, **kwargs: Any) -> list[str]:
-    """List the pictures; a RAW file beside a finished picture of its name is left out, with one line in the log."""
-    from ultralytics.utils import LOGGER
-
+    """List the pictures, without the RAW files that are left out."""
     from yolo_wnlb.imaging import deep
+    from yolo_wnlb.yolo import sixteen_bits
 
-    files, left_out = deep.without_raw_twins(stock(dataset, *args, **kwargs))
-    if left_out:
-        LOGGER.info(
-            f"{dataset.prefix}{len(left_out)} RAW files lie beside a finished picture of the same name, which is taken "
-            f"in their place (first: {left_out[0]})"
-        )
+    files = sixteen_bits.without_idle_raw(stock(dataset, *args, **kwargs), dataset.prefix)
     if raw := next((file for file in files if file.lower().endswith(deep.RAW_SUFFIXES)), None):
         deep.import_rawpy(raw)
     return files
@@ -767,9 +764,11 @@ def setup_source(stock: Callable[..., Any], predictor: Any, source: Any, *args: 
 
     asked = predictor.curve_asked
     curve = read_curve(asked) if asked else sixteen_bits.recorded(predictor.model) or CURVES["auto"]
-    stock(predictor, sixteen_bits.developed(source, curve), *args, **kwargs)
+    channels = getattr(predictor.model, "channels", 3)
+    stock(predictor, sixteen_bits.developed(source, curve, channels), *args, **kwargs)
+    sixteen_bits.leave_out_idle_raw(predictor.dataset)
     if hasattr(predictor.dataset, "cv2_flag"):
-        predictor.dataset.cv2_flag = sixteen_bits.Flags(predictor.dataset.cv2_flag, curve)
+        predictor.dataset.cv2_flag = sixteen_bits.Flags(predictor.dataset.cv2_flag, curve, is_strict=False)
         if predictor.curve_announced != curve:
             sixteen_bits.announce(getattr(predictor.dataset, "files", []), curve)
             predictor.curve_announced = curve

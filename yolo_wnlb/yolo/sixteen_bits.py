@@ -17,6 +17,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +26,16 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from yolo_wnlb.imaging.curve import CURVES, HIGH_BYTE, Curve, as_settings, develop, read_curve
-from yolo_wnlb.imaging.deep import RAW_SUFFIXES, first_deep, is_deep, read_deep, size_of_raw
+from yolo_wnlb.imaging.curve import CURVES, HIGH_BYTE, Curve, as_settings, develop, in_grey, read_curve
+from yolo_wnlb.imaging.deep import (
+    RAW_SUFFIXES,
+    first_deep,
+    is_deep,
+    read_deep,
+    size_of_raw,
+    without_raw_twins,
+    without_unread_raw,
+)
 from yolo_wnlb.yolo.night import detector_in
 
 COLOUR = cv2.IMREAD_COLOR  # the flags of a call that gives none
@@ -35,19 +44,25 @@ DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")  # of Pillow, for grey pictures of 
 
 
 class Flags(int):
-    """Flags for imread that carry the curve of a data set or a source."""
+    """Flags for imread that carry the curve of a data set or a source.
+
+    Attributes:
+        curve: That pictures of more than 8 bits are read through.
+        is_strict: One that cannot be decoded is an error. False: the stock function gets it.
+    """
 
     curve: Curve
+    is_strict: bool
 
-    def __new__(cls, flags: int, curve: Curve) -> Flags:
+    def __new__(cls, flags: int, curve: Curve, is_strict: bool = True) -> Flags:
         """Make flags with a curve."""
         made = super().__new__(cls, flags)
-        made.curve = curve
+        made.curve, made.is_strict = curve, is_strict
         return made
 
-    def __getnewargs__(self) -> tuple[int, Curve]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[int, Curve, bool]:  # type: ignore[override]
         """Return what an unpickled copy is made of."""
-        return int(self), self.curve
+        return int(self), self.curve, self.is_strict
 
 
 def read(file: Any, flags: int) -> np.ndarray | None:
@@ -60,6 +75,28 @@ def read(file: Any, flags: int) -> np.ndarray | None:
     curve = getattr(flags, "curve", CURVES["auto"])
     picture = read_deep(str(file), int(flags), curve)
     return picture[..., None] if picture is not None and picture.ndim == 2 else picture
+
+
+def read_or_warn(file: Any, flags: int) -> np.ndarray | None:
+    """Read as `read` does; a file that cannot be decoded is for the stock function, with a warning.
+
+    Raises: ValueError: it cannot be decoded, and the flags are strict. ImportError: see `read`.
+    """
+    try:
+        return read(file, flags)
+    except ValueError as error:
+        if getattr(flags, "is_strict", False):
+            raise
+        warn_once(str(error))
+        return None
+
+
+@lru_cache(1024)
+def warn_once(error: str) -> None:
+    """Say why a picture is read as Ultralytics reads it, once in each process."""
+    from ultralytics.utils import LOGGER
+
+    LOGGER.warning(f"{error} It is read without a curve, as Ultralytics does.")
 
 
 # ---- which curve ---------------------------------------------------------------------------------
@@ -134,7 +171,7 @@ def flags_of(dataset: Any) -> Flags:
     """Return the flags that a data set reads with, and its curve with them."""
     if "cv2_flag" not in vars(dataset):
         raise AttributeError(f"{type(dataset).__name__} has no flags for imread yet")
-    return Flags(vars(dataset)["cv2_flag"], vars(dataset).get("curve", CURVES["auto"]))
+    return Flags(vars(dataset)["cv2_flag"], vars(dataset).get("curve", CURVES["auto"]), is_strict=False)
 
 
 def set_flags(dataset: Any, flags: int) -> None:
@@ -164,14 +201,16 @@ def name_cache(dataset: Any, i: int) -> None:
 
 def cache_to_disk(stock: Callable[..., Any], dataset: Any, i: int) -> None:
     """Store the decoded copy of picture `i`, which older releases decode without the flags of the data set."""
+    from ultralytics.utils.patches import imread
+
     name_cache(dataset, i)
     copy, file = dataset.npy_files[i], Path(dataset.im_files[i])
     if copy.name == f"{file.stem}.npy":
         stock(dataset, i)
     elif not copy.exists() or copy.stat().st_mtime < file.stat().st_mtime:
-        picture = read(file, dataset.cv2_flag)
-        assert picture is not None  # `name_cache` has found that it has more than 8 bits
-        np.save(copy, picture, allow_pickle=False)
+        picture = imread(str(file), dataset.cv2_flag)
+        if picture is not None:  # else loading it will say what is wrong
+            np.save(copy, picture, allow_pickle=False)
 
 
 def announce(files: Sequence[Any], curve: Curve, prefix: str = "") -> None:
@@ -187,6 +226,40 @@ def name_caches_of_classes(dataset: Any) -> None:
     for sample in dataset.samples if dataset.cache_disk and hasattr(type(dataset), "imread") else ():
         if is_deep(sample[0]):
             sample[2] = cache_name(sample[0], CURVES["auto"])
+
+
+def without_idle_raw(files: Sequence[str], prefix: str = "") -> list[str]:
+    """Leave out RAW files beside a finished picture, and without rawpy all that Ultralytics knows no suffix of.
+
+    A line in the log says how many. Files of RAW alone are kept, so that who reads them says what is missing.
+    """
+    from ultralytics.utils import LOGGER
+
+    files, twins = without_raw_twins(files)
+    if twins:
+        LOGGER.info(
+            f"{prefix}{len(twins)} RAW files lie beside a finished picture of the same name, which is taken in their "
+            f"place (first: {twins[0]})"
+        )
+    files, unread = without_unread_raw(files)
+    if unread:
+        LOGGER.warning(
+            f"{prefix}{len(unread)} RAW files are left out, as rawpy is not installed (first: {unread[0]}): pip "
+            "install rawpy, or pip install 'yolo-wnlb[raw]'"
+        )
+    return files
+
+
+def leave_out_idle_raw(source: Any) -> None:
+    """The same for the files of a source of predictions, and for what it has counted."""
+    flags = getattr(source, "video_flag", None)
+    if flags is None or not hasattr(source, "files"):
+        return
+    kept = {*without_idle_raw(source.files)}
+    pairs = [(file, is_video) for file, is_video in zip(source.files, flags) if file in kept]
+    source.files, source.video_flag = [file for file, _ in pairs], [is_video for _, is_video in pairs]
+    source.nf, source.ni = len(pairs), source.video_flag.count(False)
+    source.mode = source.mode if source.ni else "video"
 
 
 class RawHeader:
@@ -230,16 +303,19 @@ class PillowWithRaw:
 # ---- sources of predictions that are no files for imread ------------------------------------------
 
 
-def developed(source: Any, curve: Curve) -> Any:
+def developed(source: Any, curve: Curve, channels: int = 3) -> Any:
     """Bring what is given to predict as arrays, Pillow pictures or a list of files through the curve.
 
-    Arrays of uint16 become uint8, Pillow pictures of 16 bits and files with more than 8 become Pillow pictures of 8.
-    Everything else is returned as it is.
+    Arrays of uint16 become uint8, Pillow pictures of 16 bits and files with more than 8 become Pillow pictures of 8,
+    for a model of one channel in grey. Everything else is returned as it is.
     """
     if isinstance(source, (list, tuple)):
-        return type(source)(developed_file(each, curve) if is_path(each) else developed(each, curve) for each in source)
+        return type(source)(
+            developed_file(each, curve, channels) if is_path(each) else developed(each, curve, channels)
+            for each in source
+        )
     if isinstance(source, np.ndarray):
-        return develop(source, curve)[0] if source.dtype == np.uint16 and source.size else source
+        return developed_array(source, curve, channels) if source.dtype == np.uint16 and source.size else source
     if isinstance(source, Image.Image) and source.mode in DEEP_MODES:
         codes = np.asarray(source)
         if codes.size and codes.min() >= 0 and (source.mode != "I" or 255 < codes.max() <= 65535):
@@ -252,10 +328,23 @@ def is_path(source: Any) -> bool:
     return isinstance(source, (str, Path))
 
 
-def developed_file(file: str | Path, curve: Curve) -> Any:
+def developed_array(codes: np.ndarray, curve: Curve, channels: int) -> np.ndarray:
+    """Return uint16 codes as uint8; alpha goes, and a model of one channel gets grey, before anything is measured."""
+    if codes.ndim == 3 and codes.shape[2] in (2, 4) and channels in (1, 3):
+        codes = np.ascontiguousarray(codes[..., :-1])
+    if codes.ndim == 3 and codes.shape[2] == 3 and channels == 1:
+        codes = in_grey(np.ascontiguousarray(codes), curve)
+    return develop(codes, curve)[0]
+
+
+def developed_file(file: str | Path, curve: Curve, channels: int = 3) -> Any:
     """Return a file with more than 8 bits as a Pillow picture of 8, and any other as it was named."""
-    picture = read(str(file), Flags(cv2.IMREAD_COLOR, curve))
-    return file if picture is None else as_pillow(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), str(file))
+    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    picture = read_or_warn(str(file), Flags(flags, curve, is_strict=False))
+    if picture is None:
+        return file
+    shown = picture[..., 0] if picture.shape[2] == 1 else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return as_pillow(shown, str(file))
 
 
 def as_pillow(picture: np.ndarray, name: str) -> Image.Image:
