@@ -764,7 +764,7 @@ def setup_source(stock: Callable[..., Any], predictor: Any, source: Any, *args: 
 
     asked = predictor.curve_asked
     curve = read_curve(asked) if asked else sixteen_bits.recorded(predictor.model) or CURVES["auto"]
-    channels = getattr(predictor.model, "channels", 3)
+    channels = getattr(predictor.model, "channels", getattr(predictor.model, "ch", 3))  # the older name
     stock(predictor, sixteen_bits.developed(source, curve, channels), *args, **kwargs)
     sixteen_bits.leave_out_idle_raw(predictor.dataset)
     if hasattr(predictor.dataset, "cv2_flag"):
