@@ -23,6 +23,7 @@ from yolo_wnlb.adapt.plan import Plan
 from yolo_wnlb.adapt.training import quiet
 from yolo_wnlb.detectors import ultralytics
 from yolo_wnlb.yolo.models import load_checkpoint
+from yolo_wnlb.yolo.sixteen_bits import recorded
 
 Steps = Callable[[str, Callable[[], Any]], Any]
 Say = Callable[[str], None]
@@ -47,7 +48,12 @@ def measure(
         say("measuring the agreement on the held-out pictures")
         size = plan.settings["imgsz"]
         bright, dark = write_pairs(
-            out / "pictures/images/val", out / "pictures/held-out", size, plan.lowlight, plan.channels
+            out / "pictures/images/val",
+            out / "pictures/held-out",
+            size,
+            plan.lowlight,
+            plan.channels,
+            recorded(plan.start),
         )
         models = {which: ultralytics.load(file, device) for which, file in files.items()}
         found = {
@@ -170,7 +176,12 @@ def percent(value: float | None) -> str:
 def seconds_of_a_picture(plan: Plan, folder: Path) -> float:
     """Measure how long a held-out picture takes: it is predicted four times, and its features are compared twice."""
     _, dark = write_pairs(
-        folder / "pictures/images/val", folder / "pairs", plan.settings["imgsz"], plan.lowlight, plan.channels
+        folder / "pictures/images/val",
+        folder / "pairs",
+        plan.settings["imgsz"],
+        plan.lowlight,
+        plan.channels,
+        recorded(plan.start),
     )
     two = dict(list(dark.items())[:2])
     model = ultralytics.load(plan.model)

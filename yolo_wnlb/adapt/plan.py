@@ -22,6 +22,7 @@ from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness
 from yolo_wnlb.yolo.grafting import graft
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint
+from yolo_wnlb.yolo.sixteen_bits import recorded
 from yolo_wnlb.yolo.weights import has_blocks, layers_of
 
 TRAIN = ("blocks", "all")  # what is trained
@@ -125,7 +126,7 @@ def make_plan(
     start = with_blocks(network, places, {**BLOCK, **(block or {})}, seed) if places else network
     blocks = [i for i, layer in enumerate(layers_of(start)) if isinstance(layer, WNLB)]
     last = len(layers_of(start)) - 1
-    found = find(images, limit, frames)
+    found = find(images, limit, frames, recorded(network))
     held = len(held_out(found.count, seed))
     settings = {
         "train": train,
