@@ -240,8 +240,8 @@ def test_an_interrupted_training_starts_again_where_the_weights_that_it_began_wi
     compare_module.prepare(moved, "cpu")
     assert not (moved.folder / "last.pt").exists()
     other = replace(moved, folder=out / "ST-1")
-    (other.folder / "run.json").write_text('{"spec": {}}')
-    with pytest.raises(ValueError, match="is no record of a run; delete that folder to run it again"):
+    (other.folder / "run.json").write_text(json.dumps({"spec": other.spec}))
+    with pytest.raises(ValueError, match="lacks what was measured; delete that folder to run it again"):
         _ = other.record
 
 

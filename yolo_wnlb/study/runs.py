@@ -75,7 +75,7 @@ class Run:
         if not self.recorded:
             return None
         record: dict[str, Any] = read_json(self.folder / RECORD)
-        if not isinstance(record, dict) or not isinstance(record.get("spec"), dict) or "protocol" not in record:
+        if not isinstance(record, dict) or not isinstance(record.get("spec"), dict):
             raise ValueError(f"{self.folder / RECORD} is no record of a run; delete that folder to run it again")
         read = record.get("files", {})
         files = {name: sha256_of(Path(file)) for name in read if Path(file := weights_path(self.out, name)).is_file()}
@@ -84,6 +84,8 @@ class Run:
                 f"{self.folder} was run with another {other}; runs under different conditions have no place in one "
                 "table: choose another out=, or delete that folder to run it again"
             )
+        if "protocol" not in record:
+            raise ValueError(f"{self.folder / RECORD} lacks what was measured; delete that folder to run it again")
         return record
 
 
