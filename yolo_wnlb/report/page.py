@@ -20,7 +20,7 @@ from yolo_wnlb.metrics.average_precision import KINDS
 from yolo_wnlb.report.content import Content, Estimate, HalfStop, Shape, WorstPicture
 from yolo_wnlb.report.drawing import as_path, reduced, shown
 from yolo_wnlb.report.plots import MINUS, all_plots
-from yolo_wnlb.report.verdict import FEW
+from yolo_wnlb.report.verdict import FEW, rounded
 from yolo_wnlb.yolo.models import read_picture
 
 MAX_BYTES = 4_900_000  # of the page
@@ -144,12 +144,7 @@ def hundredths(value: float | None, digits: int = 1) -> str:
 
 def number(value: float | None, digits: int = 1) -> str:
     """Write a number with commas between thousands; a dash where there is none."""
-    return MISSING if value is None else f"{rounded(value, digits):,.{digits}f}".replace("-", MINUS)
-
-
-def rounded(value: float, digits: int) -> float:
-    """Round a number; what rounds to zero has no sign."""
-    return round(value, digits) + 0.0
+    return MISSING if value is None else rounded(value, digits, ",").replace("-", MINUS)
 
 
 def estimate(value: Estimate, digits: int = 1) -> str:
@@ -166,9 +161,9 @@ def gain(value: Estimate | None, digits: int = 1) -> str:
     """Write a difference with its sign and its interval, in hundredths; one that is clear has an asterisk."""
     if value is None or value.value is None:
         return MISSING
-    text = f"{rounded(100 * value.value, digits):+.{digits}f}"
+    text = rounded(100 * value.value, digits, "+")
     if value.low is not None and value.high is not None:
-        text += f" [{rounded(100 * value.low, digits):+.{digits}f}, {rounded(100 * value.high, digits):+.{digits}f}]"
+        text += f" [{rounded(100 * value.low, digits, '+')}, {rounded(100 * value.high, digits, '+')}]"
     return f"{text}{' *' if value.clear else ''}".replace("-", MINUS)
 
 
@@ -177,11 +172,11 @@ def half_stop(row: HalfStop) -> str:
     if row.stop.value is None:
         return "finds nothing"
     if not row.reached:
-        return f"not down to {rounded(row.stop.value, 0):.0f}".replace("-", MINUS)
-    text = f"{rounded(row.stop.value, 1):.1f}"
+        return f"not down to {rounded(row.stop.value, 0)}".replace("-", MINUS)
+    text = rounded(row.stop.value)
     if row.stop.low is not None and row.stop.high is not None:
         below = "below " if row.open else ""
-        text += f" [{below}{rounded(row.stop.low, 1):.1f}, {rounded(row.stop.high, 1):.1f}]"
+        text += f" [{below}{rounded(row.stop.low)}, {rounded(row.stop.high)}]"
     return text.replace("-", MINUS)
 
 

@@ -173,9 +173,9 @@ def in_stops(estimate: Estimate, is_open: bool) -> str:
     return f"{value} ({'below ' if is_open else ''}{rounded(estimate.low)} to {rounded(estimate.high)})"
 
 
-def rounded(value: float, digits: int = 1) -> str:
-    """Write a number with so many digits; 0 without a sign."""
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+def rounded(value: float, digits: int = 1, form: str = "") -> str:
+    """Write a number with so many digits, in a form of Python's such as "+"; what rounds to 0 is no negative 0."""
+    return f"{round(value, digits) + 0.0:{form}.{digits}f}"
 
 
 def negative(estimate: Estimate) -> Estimate:
