@@ -19,6 +19,7 @@ from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.report import blocks, card, cost, enhancers, page
 from yolo_wnlb.report.content import Content, Estimate, HalfStop
 from yolo_wnlb.study import robustness_detectors as of_detectors
+from yolo_wnlb.study.subject import change_of
 from yolo_wnlb.study.suite import CLEAN, Cell
 from yolo_wnlb.twins.enhance import enhancer
 
@@ -254,7 +255,9 @@ def test_each_enhancer_is_measured_beside_the_same_pictures_without_it(measured,
 
     monkeypatch.setattr(enhancers, "ap_of", ap_of)
     made = enhancers.read_enhancers(["gamma:2", "clahe:2"])
-    rows = enhancers.with_and_without(subjects[:1], scene, "segm", made, Cell("lowlight", "stops", 2, "-2"), "stop -2")
+    cell = Cell("lowlight", "stops", 2, "-2")
+    without = {"plain": enhancers.ap_of(subjects[0], scene, "segm", change_of(cell, scene))}
+    rows = enhancers.with_and_without(subjects[:1], scene, "segm", made, without, cell, "stop -2")
     assert [(row.model, row.name, row.where) for row in rows] == [
         ("plain", "gamma:2", "stop -2"),
         ("plain", "clahe:2", "stop -2"),

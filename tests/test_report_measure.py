@@ -93,7 +93,7 @@ def watched(home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(robustness_detectors, "read_models", read)
         patch.setattr(module, "model_of", described)
-        content = measure(["poor", "good"], home / "shapes/data.yaml", stops=STOPS, n=N, say=lambda line: None)
+        content = measure(["poor", "good"], home / "shapes/data.yaml", stops=STOPS, n=N, say=lambda line: None).content
     return content, watchers
 
 
@@ -107,7 +107,7 @@ def rows(content, part, model="good", **wanted):
 
 def test_the_numbers_equal_those_of_the_command_evaluate(home, tmp_path):
     data = home / "shapes/data.yaml"
-    content = measure([home / "a.pt", home / "b.pt"], data, stops=[0], n=2, imgsz=64, say=lambda line: None)
+    content = measure([home / "a.pt", home / "b.pt"], data, stops=[0], n=2, imgsz=64, say=lambda line: None).content
     assert content.kind == "bbox"  # b.pt finds boxes only
     assert cli.main(["evaluate", f"{home / 'a.pt'}", f"data={data}", "imgsz=64", f"out={tmp_path / 'out'}"]) == 0
     stored = json.loads((tmp_path / "out/evaluation.json").read_text())

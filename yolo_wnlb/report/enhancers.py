@@ -68,6 +68,7 @@ def with_and_without(
     scene: Scene,
     kind: str,
     enhancers: Sequence[Enhancer],
+    without: Mapping[str, Evaluation],
     cell: Cell = CLEAN,
     where: str = "all pictures",
     groups: Sequence[str] | None = None,
@@ -79,6 +80,7 @@ def with_and_without(
         scene: The pictures.
         kind: "segm" or "bbox".
         enhancers: What `read_enhancers` returned.
+        without: {model name: its score on the pictures without an enhancer}.
         cell: What is done to the pictures first; `place_of` chooses it.
         where: What the pictures are called in the rows, see `content.Enhancer`.
         groups: The group of each picture, in the order of their ids; intervals then draw whole groups.
@@ -86,13 +88,12 @@ def with_and_without(
     """
     darken = change_of(cell, scene)
     rows = []
-    for subject in subjects if enhancers else ():
-        without = ap_of(subject, scene, kind, darken)
+    for subject in subjects:
         for one in enhancers:
             seconds: list[float] = []
             result = ap_of(subject, scene, kind, behind(one, darken, scene.keys, seconds))
-            found = paired_bootstrap(without, result, kind=kind, groups=groups)
-            before, after = (evaluation.numbers(kind)["AP"] for evaluation in (without, result))
+            found = paired_bootstrap(without[subject.name], result, kind=kind, groups=groups)
+            before, after = (evaluation.numbers(kind)["AP"] for evaluation in (without[subject.name], result))
             difference = Estimate(found.delta, found.low, found.high)
             rows.append(Row(subject.name, kind, one.spec, where, before, after, difference, 1000 * median(seconds)))
     return rows

@@ -1,4 +1,4 @@
-"""Measure everything that the report shows: `measure(models, data) -> Content`.
+"""Measure everything that the report shows: `measure(models, data) -> Measured`.
 
     all pictures as they are --one pass of a model--> predictions --> AP, slices, confidences, errors, worst pictures
     some pictures, darkened to each stop --a pass each--> AP, precision, recall and confidences against stops
@@ -61,6 +61,24 @@ class Pass(NamedTuple):
     brightness: dict[Any, float]
 
 
+class Measured(NamedTuple):
+    """What `measure` found, and what was measured, for what a report adds.
+
+    Attributes:
+        content: The content; its `enhancers`, `blocks` and `cost` are empty.
+        subjects: The models.
+        scene: The pictures that were darkened to the stops.
+        labels: The group of each of them, in the order of their ids; None without groups.
+        scores: {model name, cell: the score on them}.
+    """
+
+    content: c.Content
+    subjects: list[Subject]
+    scene: Scene
+    labels: list[str] | None
+    scores: dict[tuple[str, Cell], Evaluation]
+
+
 class Draws(NamedTuple):
     """Pictures drawn for intervals.
 
@@ -97,7 +115,7 @@ def measure(
     title: str = "",
     command: str = "",
     say: Callable[[str], None] = show_progress,
-) -> c.Content:
+) -> Measured:
     """Measure models, and bring everything that the report shows into one content.
 
     Args:
@@ -120,7 +138,7 @@ def measure(
         title: Heading of the page. Default: made of the names of the models.
         command: What the user typed, for the report.
         say: Called with a line of progress after each pass.
-    Returns: The content; its `enhancers`, `blocks` and `cost` are empty.
+    Returns: The content, with the models and pictures that it is of.
     Raises: ValueError, OSError: with the remedy; before anything is measured.
     """
     cells = [CLEAN, *cells_of(stops)]
@@ -209,7 +227,7 @@ def measure(
         )
     content.notes = notes(content, whole[names[0]].evaluation)
     content.verdict = verdict(content)
-    return content
+    return Measured(content, subjects, dark_scene, dark_labels, {at: found.evaluation for at, found in dark.items()})
 
 
 # ---- what is measured on -------------------------------------------------------------------------

@@ -11,9 +11,7 @@ from yolo_wnlb.reading import read_json
 from yolo_wnlb.report import blocks, card, cost, page
 from yolo_wnlb.report.content import FORMAT
 from yolo_wnlb.report.enhancers import DEFAULT, place_of, read_enhancers, with_and_without
-from yolo_wnlb.report.measure import ALL, confidence_of, measure, with_pictures
-from yolo_wnlb.study import robustness_detectors
-from yolo_wnlb.study.plan import groups_of
+from yolo_wnlb.report.measure import confidence_of, measure
 from yolo_wnlb.study.suite import CLEAN
 
 STOPS = (0, -1, -2, -3, -4, -5)
@@ -76,7 +74,7 @@ def report(
     paths = [Path(models)] if isinstance(models, (str, Path)) else [Path(model) for model in models]
     files = files_of(out, [*paths, data, preset], exist_ok)
     made = read_enhancers(enhancers)
-    content = measure(
+    found = measure(
         paths,
         data,
         stops=stops,
@@ -94,17 +92,15 @@ def report(
         title=title,
         command=command,
     )
+    content, subjects, scene = found.content, found.subjects, found.scene
     content.to_json(files.content)  # what took longest is kept, whatever happens to the rest
-    scene = robustness_detectors.read_scene(data, split, images, ALL, seed, preset, imgsz, allow_missing, "pixels")
-    scene = with_pictures(scene, n)
-    subjects = robustness_detectors.read_models(paths, scene, allow_missing, device)
     cell = place_of(content.data.brightness, stops, content.half_stops, content.models[0].name)
     fewer = len(scene.files) < content.data.pictures
     as_they_are = f"{len(scene.files)} pictures as they are" if fewer else "all pictures"
     where = as_they_are if cell == CLEAN else f"stop {cell.strength}"
-    labels = groups_of({"groups": groups}, scene.truth)
     names = [subject.name for subject in subjects]
-    content.enhancers = with_and_without(subjects, scene, content.kind, made, cell, where, labels)
+    without = {name: found.scores[name, cell] for name in names}
+    content.enhancers = with_and_without(subjects, scene, content.kind, made, without, cell, where, found.labels)
     content.blocks = blocks.rows_of(subjects, scene, content.notes)
     content.cost = cost.rows_of(subjects, scene, {name: confidence_of(content, name) for name in names})
     content.to_json(files.content)
