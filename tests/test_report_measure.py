@@ -22,7 +22,7 @@ from yolo_wnlb.report import content as c
 from yolo_wnlb.report import measure as module
 from yolo_wnlb.report.content import Estimate
 from yolo_wnlb.report.measure import measure
-from yolo_wnlb.report.verdict import verdict
+from yolo_wnlb.report.verdict import best_model, verdict
 from yolo_wnlb.study import robustness_detectors
 from yolo_wnlb.study.subject import Subject
 from yolo_wnlb.yolo.models import read_picture
@@ -294,6 +294,34 @@ def test_the_pictures_as_they_are_do_not_make_a_model_better_in_the_dark():
 )
 def test_a_model_is_better_only_where_its_lead_lies_above_0(difference, start):
     assert verdict(two_models(difference, (0, 0.2, 0.23)))[0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("as_they_are", "in_the_dark", "chosen_one", "start"),
+    [  # b less a: clearly worse as they are and level in the dark; not clearly worse; clearly better in the dark
+        (
+            Estimate(-0.03, -0.05, -0.01),
+            Estimate(0.002, -0.004, 0.007),
+            "a",
+            "On the pictures as they are a is better than b, by 3.0 (1.0 to 5.0) points; in the dark neither is "
+            "clearly better: b is 0.2 (-0.4 to 0.7) points above a over the stops; a has a mask AP of ",
+        ),
+        (
+            Estimate(-0.03, -0.07, 0.01),
+            Estimate(0.002, -0.004, 0.007),
+            "b",
+            "In the dark no model is clearly better: b",
+        ),
+        (Estimate(-0.03, -0.05, -0.01), Estimate(0.03, 0.02, 0.04), "b", "In the dark b is better than a, by 3.0"),
+    ],
+)
+def test_a_lead_in_the_dark_that_may_be_chance_does_not_outweigh_one_on_the_pictures_as_they_are(
+    as_they_are, in_the_dark, chosen_one, start
+):
+    content = two_models(in_the_dark, (None, 0.4, 0.4 + as_they_are.value), (0, 0.2, 0.2 + in_the_dark.value))
+    content.comparisons.append(c.Comparison("b", "a", "segm", "all pictures", "AP", as_they_are))
+    assert best_model(content) == chosen_one
+    assert verdict(content)[0].startswith(start)
 
 
 def test_a_zero_has_no_sign():

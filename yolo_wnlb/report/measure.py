@@ -31,7 +31,7 @@ from yolo_wnlb.metrics.errors import errors
 from yolo_wnlb.metrics.matches import Matches
 from yolo_wnlb.report import content as c
 from yolo_wnlb.report.failures import worst_pictures
-from yolo_wnlb.report.verdict import MEAN_OVER_STOPS, verdict
+from yolo_wnlb.report.verdict import ALL_PICTURES, MEAN_OVER_STOPS, verdict
 from yolo_wnlb.study import robustness_classifiers, robustness_detectors
 from yolo_wnlb.study.models import environment, network, task_of
 from yolo_wnlb.study.plan import check_groups, groups_of
@@ -44,7 +44,7 @@ from yolo_wnlb.yolo.models import load_checkpoint
 EDGES = (0, 8, 16, 32, 64, 128, 256)  # of the slices of brightness: an octave each
 DEFAULT_CONFIDENCE = 0.25  # of Ultralytics; where none can be chosen, for nothing is right
 TRAINING = ("data", "model", "epochs", "imgsz", "batch", "lowlight", "denoise", "adversarial", "balanced", "seed")
-WHOLE, ALL = "all pictures", sys.maxsize
+ALL = sys.maxsize
 
 
 class Pass(NamedTuple):
@@ -375,7 +375,7 @@ def add_scores(content: c.Content, whole: dict[str, Pass], kinds: Sequence[str],
             if name != first:
                 delta = numbers["AP"] - whole[first].evaluation.numbers(kind)["AP"]
                 difference = estimate(delta, drawn_aps - gains[kind, first, CLEAN], drawn.units, low=-1)
-                content.comparisons.append(c.Comparison(name, first, kind, WHOLE, "AP", difference))
+                content.comparisons.append(c.Comparison(name, first, kind, ALL_PICTURES, "AP", difference))
 
 
 def add_thresholds(
@@ -407,7 +407,7 @@ def add_thresholds(
         )
 
     for name, found in whole.items():
-        add(name, WHOLE, found, np.ones(len(light), bool), float(light.min()), float(light.max()), halves)
+        add(name, ALL_PICTURES, found, np.ones(len(light), bool), float(light.min()), float(light.max()), halves)
         for low, high, pictures in slices_of(light):
             add(name, f"brightness {low} to {high}", found, pictures, low, high, halves)
         for (model, cell), darkened in dark.items():
@@ -424,7 +424,7 @@ def slices_of(light: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
 
 def confidence_of(content: c.Content, name: str) -> float:
     """Return the confidence to use of a model on all pictures."""
-    chosen = next(row.confidence for row in content.thresholds if (row.model, row.where) == (name, WHOLE))
+    chosen = next(row.confidence for row in content.thresholds if (row.model, row.where) == (name, ALL_PICTURES))
     return DEFAULT_CONFIDENCE if chosen is None else chosen
 
 

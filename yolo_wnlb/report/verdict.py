@@ -9,7 +9,7 @@ from yolo_wnlb.imaging.camera import DAYLIGHT
 from yolo_wnlb.report.content import Content, Estimate, Threshold
 
 NAMES = {"segm": "mask AP", "bbox": "box AP"}
-MEAN_OVER_STOPS = "mean over stops"  # of a comparison
+MEAN_OVER_STOPS, ALL_PICTURES = "mean over stops", "all pictures"  # where models are compared
 FEW = 30  # objects, below which no confidence is recommended
 DARK = -2  # stops, from which on darkened pictures count as dark
 MARGIN = 1.5  # times as high or as low must the confidences in the dark be, for one of their own to be recommended
@@ -26,10 +26,25 @@ ADVICE = {  # for the kind of error that costs most
 def verdict(content: Content) -> list[str]:
     """Write the three sentences from the numbers of a content, whose own `verdict` is not read.
 
-    The second and third are about the model that is best over all stops.
+    The second and third are about the model that `best_model` chooses.
+    """
+    best = best_model(content)
+    return [how_good(content, best), which_confidence(content, best), what_goes_wrong(content, best)]
+
+
+def best_model(content: Content) -> str:
+    """Return the name of the model that is best over the stops.
+
+    Where its lead over another one is not clear, and that one is clearly better on the pictures as they are, return the
+    other: a lead that may be chance does not outweigh one that is none. Only differences to the first model are known.
     """
     best = best_in_the_dark(content)
-    return [how_good(content, best), which_confidence(content, best), what_goes_wrong(content, best)]
+    better = {}
+    for name in (model.name for model in content.models):
+        as_they_are, in_the_dark = lead(content, ALL_PICTURES, name, best), lead(content, MEAN_OVER_STOPS, best, name)
+        if as_they_are and in_the_dark and is_ahead(as_they_are) and not is_ahead(in_the_dark):
+            better[name] = as_they_are.value or 0.0
+    return max(better, key=lambda name: better[name], default=best)
 
 
 def best_in_the_dark(content: Content) -> str:
@@ -73,18 +88,42 @@ def how_dark(content: Content, best: str) -> str:
 
 
 def compared(content: Content, best: str) -> str:
-    """Write how far the best model is ahead over the stops: of the first one, or as the first one of the next best."""
-    rows = [row for row in content.comparisons if (row.where, row.kind) == (MEAN_OVER_STOPS, content.kind)]
+    """Write how far the best model is ahead over the stops: of the first one, or as the first one of the next best.
+
+    Where it is best on the pictures as they are instead, write how far it is ahead of the best over the stops there.
+    """
+    darkest = best_in_the_dark(content)
+    if best != darkest:
+        [ahead, behind] = [lead(content, where, best, darkest) for where in (ALL_PICTURES, MEAN_OVER_STOPS)]
+        assert ahead and behind  # best_model saw both
+        return (
+            f"On the pictures as they are {best} is better than {darkest}, by {in_points(ahead)} points; in the dark "
+            f"neither is clearly better: {darkest} is {in_points(negative(behind))} points above {best} over the stops"
+        )
     first = content.models[0].name
-    if best != first:
-        [row] = [row for row in rows if row.model == best]
-        lead, other = row.difference, first
-    else:
-        row = max(rows, key=lambda row: row.difference.value or 0.0)
-        lead, other = negative(row.difference), row.model
-    if lead.low is not None and lead.low > 0:
-        return f"In the dark {best} is better than {other}, by {in_points(lead)} points over the stops"
-    return f"In the dark no model is clearly better: {best} is {in_points(lead)} points above {other} over the stops"
+    others = [model.name for model in content.models if model.name != best] if best == first else [first]
+    leads = {other: ahead for other in others if (ahead := lead(content, MEAN_OVER_STOPS, best, other))}
+    other = min(leads, key=lambda name: leads[name].value or 0.0)
+    points = in_points(leads[other])
+    if is_ahead(leads[other]):
+        return f"In the dark {best} is better than {other}, by {points} points over the stops"
+    return f"In the dark no model is clearly better: {best} is {points} points above {other} over the stops"
+
+
+def lead(content: Content, where: str, one: str, other: str) -> Estimate | None:
+    """Return how far a model is ahead of another one in AP; None where neither is the first: unknown."""
+    for row in content.comparisons:
+        if (row.where, row.kind, row.metric) == (where, content.kind, "AP"):
+            if (row.model, row.first) == (one, other):
+                return row.difference
+            if (row.model, row.first) == (other, one):
+                return negative(row.difference)
+    return None
+
+
+def is_ahead(difference: Estimate) -> bool:
+    """Tell whether the whole interval of a difference lies above 0."""
+    return difference.low is not None and difference.low > 0
 
 
 def which_confidence(content: Content, best: str) -> str:
