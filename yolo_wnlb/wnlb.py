@@ -103,6 +103,7 @@ class WNLB(nn.Module):
     """
 
     folded = False  # until `fold` is called, and in checkpoints that do not know the attribute
+    one_size = False  # True while an export of one size is made: no window of the pooling is larger than the map
     off = False  # True leaves the block out, in training too: z = x. See yolo_wnlb.yolo.night
     idle = False  # True where `fold` found that the block does nothing; asked again at every pass
 
@@ -285,6 +286,8 @@ class WNLB(nn.Module):
         k = self.sub_sample
         if k == 1:
             return x
+        if self.one_size:
+            return F.max_pool2d(x, [min(k, int(side)) for side in x.shape[2:]], ceil_mode=True)
         if self.training:  # picked by index: MaxPool2d would keep all of x for backward
             with torch.no_grad():
                 index = F.max_pool2d(x, k, ceil_mode=True, return_indices=True)[1]

@@ -817,7 +817,7 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     """
     from ultralytics.utils import LOGGER
 
-    from yolo_wnlb.yolo import int8, night, sixteen_bits, tensorrt
+    from yolo_wnlb.yolo import int8, night, pooling, sixteen_bits, tensorrt
     from yolo_wnlb.yolo.weights import has_scene
 
     if has_scene(model):
@@ -832,7 +832,10 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     if exporter.args.format == "engine" and bits == 16:
         for remark in tensorrt.remarks(model, exporter.args.imgsz):
             LOGGER.warning(f"wNLB: {remark}")
-    with int8.products_in_float(model, exporter.args.format if bits == 8 else ""):
+    with (
+        int8.products_in_float(model, exporter.args.format if bits == 8 else ""),
+        pooling.windows_within_maps(model, exporter.args.dynamic),
+    ):
         return stock(exporter, model, *args, **kwargs)
 
 
