@@ -4,7 +4,7 @@ Three ways lead to dark pictures:
 
     lowlight=severe                    each source picture is darkened when the data set loads it, before
                                        mosaic and padding: in training anew each time, in validation always
-                                       the same way (`patches` hands the data set to `attach`)
+                                       the same way (`patches.data` hands the data set to `attach`)
     augmentations=[LowLight(...)]      Albumentations, after mosaic, in training only
     data=dark/data.yaml                a data set that `yolo-wnlb darken` wrote
 
