@@ -33,7 +33,9 @@ import numpy as np
 
 from yolo_wnlb.calibrate.noise import BLOCK, FLATTEST, cut, without_plane
 from yolo_wnlb.cli import COMMANDS
-from yolo_wnlb.imaging.camera import PRESETS, capture, clean, jpeg, picture_rng, settings
+from yolo_wnlb.imaging.camera import PRESETS, settings
+from yolo_wnlb.imaging.capture import capture, clean, jpeg
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.terminal.arguments import parse
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}

@@ -3,10 +3,10 @@
     python scripts/watch_gain.py best.pt data=my.yaml frames=4 preset=severe speeds=0,2,8
 
 Each picture of a data set becomes a clip whose last frame it is: before that, every labelled object was so many pixels
-a frame away, in a direction of its own, over a ground that is filled in behind it. `imaging.camera` takes each frame in
-the dark with noise of its own. The truth is that of the picture. Prints AP on the last frame alone and on the average,
-with the paired interval of their difference; the noise of still parts; and the CPU time of the averaging on 640 x 480
-pixels.
+a frame away, in a direction of its own, over a ground that is filled in behind it. `imaging.capture` takes each frame
+in the dark with noise of its own. The truth is that of the picture. Prints AP on the last frame alone and on the
+average, with the paired interval of their difference; the noise of still parts; and the CPU time of the averaging on
+640 x 480 pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from pycocotools import mask as mask_utils
 from yolo_wnlb.data.coco import class_map, ground_truth, image_files, to_rle
 from yolo_wnlb.data.shapes import scene
 from yolo_wnlb.detectors import ultralytics as detector
-from yolo_wnlb.imaging.camera import capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.terminal.arguments import Command, Option, explain, listed, number, parse, path, text, whole

@@ -1,5 +1,6 @@
 """Activation, looked at from fresh interpreters in an empty folder: nobody imports yolo_wnlb by hand."""
 
+import re
 import subprocess
 import sys
 from multiprocessing import get_all_start_methods
@@ -159,6 +160,20 @@ from ultralytics.nn import tasks
 print(tasks.wNLB.__module__)
 """
     assert said(code, tmp_path)[-1] == "yolo_wnlb.wnlb"
+
+
+@pytest.mark.parametrize("function", activate.PATCHES.values())
+def test_each_module_that_is_waited_for_has_its_function(function):
+    assert callable(resolve_name(f"yolo_wnlb.yolo.patches.{function}"))
+
+
+def test_each_function_that_patches_a_module_is_called_for_one():
+    written = {
+        f"{file.stem}.{name}"
+        for file in (ROOT / "yolo_wnlb/yolo/patches").glob("*.py")
+        for name in re.findall(r"^def (patch_\w+)", file.read_text(encoding="utf-8"), re.M)
+    }
+    assert written == {*activate.PATCHES.values()}
 
 
 # ---- late, and failing ---------------------------------------------------------------------------

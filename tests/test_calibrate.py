@@ -15,7 +15,8 @@ from yolo_wnlb.calibrate.calibrate import calibrate
 from yolo_wnlb.calibrate.sources import jpeg_quality, read_frames, read_pairs
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
-from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, settings
+from yolo_wnlb.imaging.camera import PRESETS, Shot, settings
+from yolo_wnlb.imaging.capture import capture
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPS = (0, -1, -2.5, -4)  # of the scenes: how dark they are

@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
-from yolo_wnlb.imaging.camera import (
-    ADDED,
-    BOUNDS,
-    FIRST,
-    Settings,
-    Shot,
-    as_changes,
-    capture,
-    clean,
-    settings,
-    without_unused,
-)
+from yolo_wnlb.imaging.bounds import BOUNDS, FIRST
+from yolo_wnlb.imaging.camera import ADDED, Settings, Shot, as_changes, settings, without_unused
 from yolo_wnlb.imaging.camera_file import names_a_file
+from yolo_wnlb.imaging.capture import capture, clean
 from yolo_wnlb.imaging.optics import motion_kernel
 
 LINEAR = (1.0, 0.0)

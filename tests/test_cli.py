@@ -20,7 +20,7 @@ import yolo_wnlb.watch.watch
 from yolo_wnlb import cli
 from yolo_wnlb.commands import models, register
 from yolo_wnlb.commands import options as shared
-from yolo_wnlb.imaging import camera
+from yolo_wnlb.imaging import bounds, camera
 from yolo_wnlb.terminal import arguments, completion, mistakes
 
 PROGRAM = "import sys; from yolo_wnlb.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -64,8 +64,8 @@ def test_the_table_of_a_command_has_the_options_and_defaults_of_its_function(nam
 def test_the_settings_of_the_camera_are_those_that_there_are():
     options = {option.name: option.kind.values for option in shared.CAMERA}
     assert options.keys() == {field.name for field in dataclasses.fields(camera.Settings)}
-    assert {name: options[name] for name in camera.CHOICES} == camera.CHOICES
-    assert options["bayer"] == ("random", *camera.BAYER, "mono", "none")
+    assert {name: options[name] for name in bounds.CHOICES} == bounds.CHOICES
+    assert options["bayer"] == ("random", *bounds.BAYER, "mono", "none")
     assert set(shared.PRESETS) == set(camera.PRESETS)
 
 

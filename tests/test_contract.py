@@ -34,7 +34,9 @@ from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
 
 from yolo_wnlb.wnlb import COSINE, INITS, OPERATIONS, WNLB
 from yolo_wnlb.yolo import grafting as surgery
-from yolo_wnlb.yolo import patches, weights
+from yolo_wnlb.yolo import weights
+from yolo_wnlb.yolo.patches.arguments import ARGUMENTS
+from yolo_wnlb.yolo.patches.data import safe_download
 
 
 def parameters(function):
@@ -70,7 +72,7 @@ def test_overlaps_are_suppressed_by_torchvision_once_it_is_loaded(monkeypatch, t
 
 
 def test_parse_model_takes_a_dictionary_the_channels_and_verbose():
-    assert parameters(tasks.parse_model) == ["d", "ch", "verbose"], "patches.parse_model, graft.stage_ends"
+    assert parameters(tasks.parse_model) == ["d", "ch", "verbose"], "patches.network.parse_model, graft.stage_ends"
 
 
 def test_an_unknown_module_gets_its_arguments_verbatim(monkeypatch):
@@ -96,7 +98,7 @@ def test_the_word_c2_is_the_channels_of_the_layer_in_front_at_every_row(name, mo
 
 
 def test_load_takes_weights_and_verbose():
-    assert parameters(tasks.BaseModel.load) == ["self", "weights", "verbose"], "patches.load"
+    assert parameters(tasks.BaseModel.load) == ["self", "weights", "verbose"], "patches.network.load"
 
 
 def test_every_detector_computes_its_loss_through_one_function():
@@ -121,10 +123,10 @@ def test_fuse_is_called_in_front_of_a_prediction_and_of_an_export(monkeypatch, t
     called, stock = [], tasks.BaseModel.fuse
     monkeypatch.setattr(tasks.BaseModel, "fuse", lambda *a, **k: (called.append("fuse"), stock(*a, **k))[1])
     YOLO("yolov8n-wnlb.yaml").predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, verbose=False)
-    assert called == ["fuse"], "patches.fuse"
+    assert called == ["fuse"], "patches.network.fuse"
     YOLO("yolov8n-wnlb.yaml").export(format="torchscript", imgsz=64)
-    assert len(called) > 1, "patches.fuse"
-    assert parameters(stock)[0] == "self", "patches.fuse"
+    assert len(called) > 1, "patches.network.fuse"
+    assert parameters(stock)[0] == "self", "patches.network.fuse"
 
 
 @torch.inference_mode()
@@ -177,9 +179,9 @@ def test_the_model_of_a_distillation_is_the_student(pristine, source):
     wrapper = distillation.DistillationModel(str(source("yolov8n-seg-wnlb")), student)
     assert weights.unwrap(nn.DataParallel(wrapper)) is student, "weights.unwrap"
     blocks = [module for module in wrapper.modules() if isinstance(module, WNLB)]
-    assert len(blocks) == 6, "patches.build_optimizer counts the blocks of the student only"
+    assert len(blocks) == 6, "patches.training.build_optimizer counts the blocks of the student only"
     average = torch_utils.ModelEMA(wrapper).ema
-    assert weights.unwrap(average) is average.student_model, "patches.setup_train"
+    assert weights.unwrap(average) is average.student_model, "patches.training.setup_train"
     groups = built(engine.BaseTrainer.build_optimizer, wrapper, "SGD").optimizer.param_groups
     assert {id(p) for p in groups[-1]["params"]} == {id(layer.w) for layer in student.model if isinstance(layer, WNLB)}
 
@@ -189,23 +191,23 @@ def test_the_model_of_a_distillation_is_the_student(pristine, source):
 
 def test_a_trainer_builds_its_model_for_the_channels_of_its_data_which_it_knows_by_then(pristine):
     source = inspect.getsource(SegmentationTrainer.get_model)
-    assert 'ch=self.data["channels"]' in source, "patches.init_channels: a trainer gives ch="
+    assert 'ch=self.data["channels"]' in source, "patches.network.init_channels: a trainer gives ch="
     built = inspect.getsource(engine.BaseTrainer.__init__), inspect.getsource(engine.BaseTrainer._setup_train)
     assert "self.data = self.get_dataset()" in built[0] and "self.setup_model()" in built[1], "channels.check_training"
 
 
 def test_a_model_is_built_from_its_yaml_without_naming_channels():
     source = inspect.getsource(YOLO._new)
-    assert "(cfg_dict, verbose=" in source, "patches.init_channels: no ch= is given"
-    assert parameters(tasks.SegmentationModel.__init__)[:3] == ["self", "cfg", "ch"], "patches.init_channels"
+    assert "(cfg_dict, verbose=" in source, "patches.network.init_channels: no ch= is given"
+    assert parameters(tasks.SegmentationModel.__init__)[:3] == ["self", "cfg", "ch"], "patches.network.init_channels"
     assert tasks.SegmentationModel("yolov8n-seg.yaml", ch=1, verbose=False).yaml["channels"] == 1, "channels.of_model"
 
 
 def test_a_validation_warms_its_model_up_with_the_channels_of_the_data():
-    assert parameters(AutoBackend.warmup)[:2] == ["self", "imgsz"], "patches.warmup"
+    assert parameters(AutoBackend.warmup)[:2] == ["self", "imgsz"], "patches.prediction.warmup"
     source = " ".join(inspect.getsource(inspect.unwrap(BaseValidator.__call__)).split())
     assert re.search(r'model\.warmup\( ?imgsz=\(1 if pt else [^,]+, self\.data\["channels"\], ', source), (
-        "patches.warmup"
+        "patches.prediction.warmup"
     )
     for channels in (1, 3):
         network = tasks.SegmentationModel("yolov8n-seg.yaml", ch=channels, verbose=False)
@@ -222,10 +224,10 @@ def test_grey_pictures_are_not_jittered():
 
 
 def test_every_forward_pass_of_a_detector_goes_through_one_function(monkeypatch):
-    assert parameters(tasks.BaseModel._predict_once)[:2] == ["self", "x"], "patches.predict_once"
+    assert parameters(tasks.BaseModel._predict_once)[:2] == ["self", "x"], "patches.network.predict_once"
     for kind in (tasks.DetectionModel, tasks.SegmentationModel):
-        assert kind._predict_once is tasks.BaseModel._predict_once, "patches.predict_once"
-        assert kind.predict is tasks.BaseModel.predict, "patches.predict_once"
+        assert kind._predict_once is tasks.BaseModel._predict_once, "patches.network.predict_once"
+        assert kind.predict is tasks.BaseModel.predict, "patches.network.predict_once"
 
 
 @pytest.mark.parametrize("name", ["yolov8n-seg.yaml", "yolo11n.yaml", "yolo26n-seg.yaml"])
@@ -241,7 +243,7 @@ def test_a_head_computes_the_scores_of_each_branch_in_forward_head(name, monkeyp
     model = YOLO(name, verbose=False).model.eval()
     calls.clear()
     model(torch.zeros(2, 3, 64, 64))
-    assert calls == [(2, 80, 84)] * (2 if "26" in name else 1), "patches.forward_head"
+    assert calls == [(2, 80, 84)] * (2 if "26" in name else 1), "patches.network.forward_head"
     for part in ("cv3", "one2one_cv3"):
         for branch in getattr(model.model[-1], part, None) or ():
             assert isinstance(branch[-1], nn.Conv2d) and branch[-1].out_channels == 80, "context.class_convolutions"
@@ -256,13 +258,15 @@ def test_a_definition_keeps_words_that_ultralytics_does_not_know_and_a_model_emb
     cfg = {**tasks.yaml_model_load("yolov8n.yaml"), "nothing": {"of": "theirs"}}
     model = tasks.DetectionModel(cfg, verbose=False)
     assert model.yaml["nothing"] == {"of": "theirs"}, "context.attach"
-    assert parameters(tasks.DetectionModel.__init__) == ["self", "cfg", "ch", "nc", "verbose"], "patches.init_model"
+    assert parameters(tasks.DetectionModel.__init__) == ["self", "cfg", "ch", "nc", "verbose"], (
+        "patches.network.init_model"
+    )
     [vector] = model.eval().predict(torch.zeros(1, 3, 64, 64), embed=[9])
     assert vector.shape == (256,), "context.last_map_average"
 
 
 def test_operations_of_a_model_are_counted_by_one_function():
-    assert parameters(torch_utils.get_flops) == ["model", "imgsz"], "patches.get_flops"
+    assert parameters(torch_utils.get_flops) == ["model", "imgsz"], "patches.network.get_flops"
     assert isinstance(torch_utils.get_flops(YOLO("yolov8n.yaml", verbose=False).model, 64), float)
 
 
@@ -271,16 +275,18 @@ def test_operations_of_a_model_are_counted_by_one_function():
 
 def test_check_file_takes_a_file_and_the_old_options():
     expected = ["file", "suffix", "download", "download_dir", "hard"]
-    assert parameters(checks.check_file)[:5] == expected, "patches.check_file"
+    assert parameters(checks.check_file)[:5] == expected, "patches.files.check_file"
 
 
 def test_check_yaml_looks_check_file_up_in_its_module(monkeypatch):
     monkeypatch.setattr(checks, "check_file", lambda file, *args, **kwargs: f"asked for {file}")
-    assert checks.check_yaml("any.yaml") == "asked for any.yaml", "patches.patch_checks wraps the module's name only"
+    assert checks.check_yaml("any.yaml") == "asked for any.yaml", (
+        "patches.files.patch_checks wraps the module's name only"
+    )
 
 
 def test_data_sets_are_looked_up_by_the_same_check_file(monkeypatch):
-    assert data_utils.check_file is checks.check_file and hasattr(checks.check_file, "_stock"), "patches.wrap"
+    assert data_utils.check_file is checks.check_file and hasattr(checks.check_file, "_stock"), "patches.wrapping.wrap"
 
     def caught(file, *args, **kwargs):
         raise LookupError(file)
@@ -306,8 +312,8 @@ LOGGER.info("the script runs")
     told = [
         i for i, line in enumerate(log) if "'download:' block runs now: from pathlib import Path; for split" in line
     ]
-    assert len(told) == 1 and "data.yaml: its pictures are missing" in log[told[0]], "patches.run_download"
-    assert told[0] < log.index("INFO the script runs"), "patches.run_download"
+    assert len(told) == 1 and "data.yaml: its pictures are missing" in log[told[0]], "patches.data.run_download"
+    assert told[0] < log.index("INFO the script runs"), "patches.data.run_download"
     log.clear()
     data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
     assert not any("download" in line for line in log), "nothing is run where the pictures are there"
@@ -323,14 +329,14 @@ LOGGER.info("the script runs")
 def test_what_a_data_set_fetches_and_the_command_that_it_runs_are_said_first(block, line, tmp_path, log, monkeypatch):
     monkeypatch.setattr(data_utils.subprocess, "run", lambda *args, **kwargs: log.append("it begins"))
     assert hasattr(data_utils.safe_download, "_stock") and not hasattr(downloads.safe_download, "_stock")
-    fetch = functools.partial(patches.safe_download, lambda *args, **kwargs: log.append("it begins"))
+    fetch = functools.partial(safe_download, lambda *args, **kwargs: log.append("it begins"))
     monkeypatch.setattr(data_utils, "safe_download", fetch)
     definition = {"train": "images", "val": "images", "names": ["a"], "download": block}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
     data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
     said = log[log.index("it begins") - 1]
-    assert said.startswith(line), "patches.patch_downloads"
-    assert parameters(downloads.safe_download)[0] == "url", "patches.safe_download"
+    assert said.startswith(line), "patches.data.patch_downloads"
+    assert parameters(downloads.safe_download)[0] == "url", "patches.data.safe_download"
 
 
 def test_a_data_yaml_whose_aliases_would_fill_the_memory_is_refused(tmp_path):
@@ -371,19 +377,19 @@ def numbers_of(group):
 
 
 def test_setup_model_takes_nothing_and_leaves_the_model_in_the_trainer(pristine):
-    assert parameters(engine.BaseTrainer.setup_model) == ["self"], "patches.setup_model"
+    assert parameters(engine.BaseTrainer.setup_model) == ["self"], "patches.training.setup_model"
     trainer = SimpleNamespace(model=pristine, args=SimpleNamespace(task="segment", pretrained=True))
     engine.BaseTrainer.setup_model._stock(trainer)
-    assert trainer.model is pristine, "patches.setup_model looks at trainer.model afterwards"
+    assert trainer.model is pristine, "patches.training.setup_model looks at trainer.model afterwards"
 
 
 def test_the_task_of_a_model_is_that_of_its_head(pristine):
-    assert tasks.guess_model_task(pristine) == "segment", "patches.setup_model"
+    assert tasks.guess_model_task(pristine) == "segment", "patches.training.setup_model"
 
 
 def test_build_optimizer_takes_these_arguments():
     expected = ["self", "model", "name", "lr", "momentum", "decay", "iterations"]
-    assert parameters(engine.BaseTrainer.build_optimizer) == expected, "patches.build_optimizer"
+    assert parameters(engine.BaseTrainer.build_optimizer) == expected, "patches.training.build_optimizer"
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -391,7 +397,9 @@ def test_the_stock_builder_decays_a_bare_scalar(name, model):
     groups = built(engine.BaseTrainer.build_optimizer._stock, model, name).optimizer.param_groups
     w = next(layer for layer in model.model if isinstance(layer, WNLB)).w
     home = [group for group in groups if any(p is w for p in group["params"])]
-    assert [group["weight_decay"] for group in home] == [0.0005], "patches.build_optimizer: nothing to mend any more"
+    assert [group["weight_decay"] for group in home] == [0.0005], (
+        "patches.training.build_optimizer: nothing to mend any more"
+    )
 
 
 @pytest.mark.parametrize("iterations", [100, 100_000])
@@ -437,7 +445,7 @@ def test_the_scheduler_starts_every_group_from_its_own_learning_rate(model):
     trainer = built(engine.BaseTrainer.build_optimizer, model, "SGD")
     engine.BaseTrainer._setup_scheduler(trainer)
     rates = [group["initial_lr"] for group in trainer.optimizer.param_groups[-2:]]
-    assert rates == [0.01, 0.1], "patches.build_optimizer"
+    assert rates == [0.01, 0.1], "patches.training.build_optimizer"
 
 
 @pytest.fixture(scope="module")
@@ -494,8 +502,8 @@ def test_a_fixed_w_stays_what_it_was(run):
 def test_warm_up_takes_w_from_0_to_its_own_rate_like_a_weight(run):
     one, ten = ([rates[-2 + i] for rates in run.rates] for i in (0, 1))
     assert [group["initial_lr"] for group in run.group] == [0.01, 0.1]
-    assert one[0] == 0 and one[0] < one[1] < one[2], "patches.build_optimizer: warm-up skips our groups"
-    assert np.allclose(ten, 10 * np.array(one)), "patches.build_optimizer: warm-up forgets the rate of a group"
+    assert one[0] == 0 and one[0] < one[1] < one[2], "patches.training.build_optimizer: warm-up skips our groups"
+    assert np.allclose(ten, 10 * np.array(one)), "patches.training.build_optimizer: warm-up forgets the rate of a group"
 
 
 # ---- ultralytics.engine.exporter -----------------------------------------------------------------
@@ -537,15 +545,17 @@ def build(images, mode="train", **options):
 
 
 def test_get_cfg_aligns_and_checks_through_its_module(monkeypatch):
-    assert parameters(cfg.check_dict_alignment)[:2] == ["base", "custom"], "patches.check_dict_alignment"
+    assert parameters(cfg.check_dict_alignment)[:2] == ["base", "custom"], "patches.arguments.check_dict_alignment"
     called = []
     for name in ("check_dict_alignment", "check_cfg"):
         stock = getattr(cfg, name)
         monkeypatch.setattr(cfg, name, lambda *a, n=name, f=stock, **k: called.append((n, a[0])) or f(*a, **k))
     cfg.get_cfg(overrides={"epochs": 1})
-    assert [name for name, _ in called] == ["check_dict_alignment", "check_cfg"], "patches.check_cfg"
-    assert all("imgsz" in base for _, base in called), "patches.check_dict_alignment tells runs from settings by imgsz"
-    assert "imgsz" not in SETTINGS, "patches.check_dict_alignment"
+    assert [name for name, _ in called] == ["check_dict_alignment", "check_cfg"], "patches.arguments.check_cfg"
+    assert all("imgsz" in base for _, base in called), (
+        "patches.arguments.check_dict_alignment tells runs from settings by imgsz"
+    )
+    assert "imgsz" not in SETTINGS, "patches.arguments.check_dict_alignment"
 
 
 def test_arguments_travel_into_checkpoints_and_back_by_name():
@@ -556,7 +566,7 @@ def test_arguments_travel_into_checkpoints_and_back_by_name():
 
 
 def test_a_data_set_is_built_with_hyp_and_knows_its_definition_first(images):
-    assert "hyp" in parameters(BaseDataset.__init__), "patches.init_dataset"
+    assert "hyp" in parameters(BaseDataset.__init__), "patches.data.init_dataset"
     built = build(images)
     assert built.data["lowlight"] == "x" and Path(built.data["path"]) == Path(images["path"]), "dark_training.attach"
     assert built.augment and not build(images, "val").augment, "dark_training.DarkLoader tells training by augment"
@@ -620,15 +630,17 @@ def test_the_average_of_a_model_holds_the_buffers_of_all_its_parts():
 def test_a_trainer_sets_up_its_loaders_under_these_names():
     source = inspect.getsource(engine.BaseTrainer)
     assert "self.train_loader" in source and "self.test_loader" in source, "dark_training.check_pipeline"
-    assert parameters(engine.BaseTrainer._setup_train)[0] == "self", "patches.setup_train"
-    assert parameters(engine.BaseTrainer.check_resume) == ["self", "overrides"], "patches.check_resume"
+    assert parameters(engine.BaseTrainer._setup_train)[0] == "self", "patches.training.setup_train"
+    assert parameters(engine.BaseTrainer.check_resume) == ["self", "overrides"], "patches.training.check_resume"
 
 
 def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_run():
     source = inspect.getsource(BaseValidator.__call__)
-    assert source.index("self.dataloader") < source.index('run_callbacks("on_val_start")'), "patches.run_callbacks"
-    assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.run_callbacks"
-    assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.init_tuner"
+    assert source.index("self.dataloader") < source.index('run_callbacks("on_val_start")'), (
+        "patches.validation.run_callbacks"
+    )
+    assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.validation.run_callbacks"
+    assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.training.init_tuner"
 
 
 def test_the_training_loop_asks_its_loader_for_a_length_batches_and_attributes_only():
@@ -672,17 +684,19 @@ def test_every_item_comes_from_get_image_and_label_of_the_instance(images):
 def test_a_data_set_for_classification_has_samples_and_is_told_whether_it_augments():
     from ultralytics.data.dataset import ClassificationDataset
 
-    assert {"args", "augment"} <= {*parameters(ClassificationDataset.__init__)}, "patches.init_classification"
-    assert parameters(ClassificationDataset.__getitem__) == ["self", "i"], "patches.classified_item"
+    assert {"args", "augment"} <= {*parameters(ClassificationDataset.__init__)}, "patches.data.init_classification"
+    assert parameters(ClassificationDataset.__getitem__) == ["self", "i"], "patches.data.classified_item"
     assert "self.samples[i]" in inspect.getsource(ClassificationDataset.__getitem__), "balance.attach_classification"
 
 
 def test_a_trainer_builds_its_loaders_anew_in_one_function_or_never():
     source = inspect.getsource(engine.BaseTrainer)
-    assert ("_oom_retries" in source) <= ("def _build_train_pipeline(self)" in source), "patches.build_train_pipeline"
+    assert ("_oom_retries" in source) <= ("def _build_train_pipeline(self)" in source), (
+        "patches.training.build_train_pipeline"
+    )
 
 
-@pytest.mark.parametrize(("word", "example"), patches.ARGUMENTS.items())
+@pytest.mark.parametrize(("word", "example"), ARGUMENTS.items())
 def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
     """`yolo segment train ... lowlight`: the stock function takes a known word, and does nothing with it."""
     from ultralytics.cfg import entrypoint
@@ -692,7 +706,7 @@ def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
 
 
 @pytest.mark.parametrize("empty", [{}, "", []])
-@pytest.mark.parametrize("word", patches.ARGUMENTS)
+@pytest.mark.parametrize("word", ARGUMENTS)
 def test_a_word_of_ours_that_is_empty_is_not_dropped(word, empty):
     with pytest.raises(ValueError, match=f"{word}=.* asks for nothing; write {word}="):
         cfg.get_cfg(overrides={word: empty, "epochs": 1})
@@ -704,12 +718,16 @@ def test_a_word_of_ours_that_is_empty_is_not_dropped(word, empty):
 def test_a_predictor_calls_its_own_methods_with_the_model_and_the_source():
     from ultralytics.engine.predictor import BasePredictor
 
-    assert parameters(BasePredictor.setup_model)[:2] == ["self", "model"], "patches.setup_predictor"
-    assert parameters(BasePredictor.stream_inference)[:3] == ["self", "source", "model"], "patches.stream_inference"
+    assert parameters(BasePredictor.setup_model)[:2] == ["self", "model"], "patches.prediction.setup_predictor"
+    assert parameters(BasePredictor.stream_inference)[:3] == ["self", "source", "model"], (
+        "patches.prediction.stream_inference"
+    )
     source = inspect.getsource(BasePredictor.stream_inference)
-    assert "self.setup_model(model)" in source and "self.inference(im" in source, "patches.inference"
+    assert "self.setup_model(model)" in source and "self.inference(im" in source, "patches.prediction.inference"
     for name in ("__call__", "predict_cli"):
-        assert "self.stream_inference(" in inspect.getsource(getattr(BasePredictor, name)), "patches.stream_inference"
+        assert "self.stream_inference(" in inspect.getsource(getattr(BasePredictor, name)), (
+            "patches.prediction.stream_inference"
+        )
 
 
 def test_a_backend_keeps_a_pytorch_model_as_it_was_given(model):
@@ -721,25 +739,27 @@ def test_an_export_takes_its_name_from_pt_path_and_its_metadata_before_it_starts
     from ultralytics.engine.exporter import Exporter
 
     source = inspect.getsource(Exporter.__call__)
-    assert parameters(Exporter.__call__)[:2] == ["self", "model"], "patches.export"
+    assert parameters(Exporter.__call__)[:2] == ["self", "model"], "patches.export.export"
     assert 'getattr(model, "pt_path", None)' in source, "night.to_export"
     assert source.index("self.metadata = {") < source.index('run_callbacks("on_export_start")'), (
-        "patches.export_callbacks"
+        "patches.export.export_callbacks"
     )
-    assert parameters(Exporter.run_callbacks) == ["self", "event"], "patches.export_callbacks"
+    assert parameters(Exporter.run_callbacks) == ["self", "event"], "patches.export.export_callbacks"
 
 
 def test_benchmarks_take_the_model_first_and_a_trainer_checks_resume_first():
     from ultralytics.engine.model import Model
 
     source = inspect.getsource(engine.BaseTrainer.__init__)
-    assert source.index("check_resume(") < source.index("get_dataset("), "patches.check_resume: night= is refused early"
-    assert parameters(Model.benchmark)[0] == "self", "patches.benchmark"
-    assert "import benchmark" in inspect.getsource(Model.benchmark), "patches.benchmark: both are wrapped"
+    assert source.index("check_resume(") < source.index("get_dataset("), (
+        "patches.training.check_resume: night= is refused early"
+    )
+    assert parameters(Model.benchmark)[0] == "self", "patches.model.benchmark"
+    assert "import benchmark" in inspect.getsource(Model.benchmark), "patches.model.benchmark: both are wrapped"
     pytest.importorskip("ultralytics.utils.benchmarks")
     from ultralytics.utils import benchmarks
 
-    assert parameters(benchmarks.benchmark)[0] == "model", "patches.benchmark"
+    assert parameters(benchmarks.benchmark)[0] == "model", "patches.model.benchmark"
 
 
 # ---- curve= --------------------------------------------------------------------------------------
@@ -749,8 +769,10 @@ def test_pictures_are_read_by_one_function_with_the_flags_of_who_reads_them():
     from ultralytics.data import base, loaders
     from ultralytics.utils import patches as stock
 
-    assert parameters(stock.imread) == ["filename", "flags"], "patches.imread"
-    assert base.imread is loaders.imread is stock.imread, "patches.patch_imread: wrapped before anybody imports it"
+    assert parameters(stock.imread) == ["filename", "flags"], "patches.files.imread"
+    assert base.imread is loaders.imread is stock.imread, (
+        "patches.files.patch_imread: wrapped before anybody imports it"
+    )
     for owner in (BaseDataset.load_image, loaders.LoadImagesAndVideos.__next__):
         source = inspect.getsource(owner)
         calls = source.count("imread(") + source.count("partial(imread")
@@ -764,7 +786,7 @@ def test_the_formats_of_pictures_are_one_set_that_can_grow():
     from ultralytics.data import base, loaders
 
     assert isinstance(data_utils.IMG_FORMATS, set) and {"dng", "nef", "arw", "cr2"} <= data_utils.IMG_FORMATS
-    assert base.IMG_FORMATS is loaders.IMG_FORMATS is data_utils.IMG_FORMATS, "patches.patch_downloads"
+    assert base.IMG_FORMATS is loaders.IMG_FORMATS is data_utils.IMG_FORMATS, "patches.data.patch_downloads"
 
 
 def test_the_size_of_a_picture_is_asked_of_the_image_of_its_module():
@@ -774,15 +796,15 @@ def test_the_size_of_a_picture_is_asked_of_the_image_of_its_module():
 
 def test_a_validation_loads_its_model_before_its_data():
     source = inspect.getsource(BaseValidator.__call__)
-    assert source.index("AutoBackend(") < source.index("self.get_dataloader("), "patches.init_backend"
+    assert source.index("AutoBackend(") < source.index("self.get_dataloader("), "patches.validation.init_backend"
 
 
 def test_a_predictor_sets_up_its_source_with_the_model_in_place():
     from ultralytics.engine.exporter import Exporter
     from ultralytics.engine.predictor import BasePredictor
 
-    assert parameters(BasePredictor.setup_source)[:2] == ["self", "source"], "patches.setup_source"
+    assert parameters(BasePredictor.setup_source)[:2] == ["self", "source"], "patches.prediction.setup_source"
     source = inspect.getsource(BasePredictor.stream_inference)
-    assert source.index("self.setup_model(") < source.index("self.setup_source("), "patches.setup_source"
+    assert source.index("self.setup_model(") < source.index("self.setup_source("), "patches.prediction.setup_source"
     assert "load_inference_source(" in inspect.getsource(BasePredictor.setup_source), "sixteen_bits.developed"
-    assert hasattr(Exporter, "get_int8_calibration_dataloader"), "patches.calibration_loader"
+    assert hasattr(Exporter, "get_int8_calibration_dataloader"), "patches.export.calibration_loader"

@@ -18,7 +18,9 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.exposure import measure_curve
 from yolo_wnlb.data.folders import read_picture
 from yolo_wnlb.data.sources import list_images
-from yolo_wnlb.imaging.camera import capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, develop, end_points, read_curve, table
 from yolo_wnlb.imaging.deep import is_deep, kind_of, read_deep, size_of_raw, without_raw_twins, without_unread_raw
 from yolo_wnlb.study import robustness_detectors

@@ -24,7 +24,9 @@ from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationVal
 from ultralytics.utils.dist import generate_ddp_file
 
 from yolo_wnlb.data.shapes import NAMES, SPLITS, scene
-from yolo_wnlb.imaging.camera import capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.yolo import darkness as dark_training
 from yolo_wnlb.yolo.darkness import DarkLoader, check_request, holds_lowlight
 

@@ -25,7 +25,9 @@ from PIL import Image
 from yolo_wnlb import cli
 from yolo_wnlb.data import journal
 from yolo_wnlb.data.shapes import NAMES, generate
-from yolo_wnlb.imaging.camera import Shot, capture, picture_rng, settings, without_unused
+from yolo_wnlb.imaging.camera import Shot, settings, without_unused
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.twins import darken as darkening
 from yolo_wnlb.twins import twin, workers
 from yolo_wnlb.twins.darken import darken_dataset, verify

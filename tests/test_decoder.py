@@ -17,7 +17,8 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 
-from yolo_wnlb.imaging.camera import capture, clean, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture, clean
 from yolo_wnlb.yolo import decoder, denoise, restore, terms
 from yolo_wnlb.yolo.weights import layers_of
 

@@ -19,8 +19,9 @@ from yolo_wnlb.data import coco
 from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.detectors import exported_ap
 from yolo_wnlb.wnlb import WNLB
-from yolo_wnlb.yolo import int8, night, patches, tensorrt
+from yolo_wnlb.yolo import int8, night, tensorrt
 from yolo_wnlb.yolo.parity import check_export, numbers_of
+from yolo_wnlb.yolo.patches.export import bits_of
 
 SIZE = 64
 
@@ -296,7 +297,7 @@ def test_the_widths_of_the_models_are_those_of_the_table_in_the_docs():
     ids=str,
 )
 def test_how_many_bits_an_export_asks_for_is_read_in_old_and_new_releases(args, bits):
-    assert patches.bits_of(SimpleNamespace(**args)) == bits
+    assert bits_of(SimpleNamespace(**args)) == bits
 
 
 # ---- scripts/edge_int8.py ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from PIL import Image
 
 from yolo_wnlb import cli
 from yolo_wnlb.data.shapes import NAMES, generate, scene
-from yolo_wnlb.imaging.camera import darken
+from yolo_wnlb.imaging.capture import darken
 from yolo_wnlb.twins import enhance
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import Enhancer, blur, enhance_dataset, enhancer

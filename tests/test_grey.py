@@ -13,7 +13,9 @@ from test_parity import build
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
 from yolo_wnlb.imaging import corruptions
-from yolo_wnlb.imaging.camera import capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.twins.enhance import enhancer
 from yolo_wnlb.yolo.darkness import check_request
 

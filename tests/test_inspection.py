@@ -13,7 +13,9 @@ from ultralytics.data.augment import LetterBox
 
 from yolo_wnlb import WNLB, cli, pairwise
 from yolo_wnlb.data.shapes import NAMES, generate
-from yolo_wnlb.imaging import camera
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.sheet import GAP, scaled
 from yolo_wnlb.visualize.block_statistics import BlockStatistics, attention, effective_neighbours, w_z_norm
 from yolo_wnlb.visualize.inspection import MAP_SIDE, attention_strip, draw, inspect_model, tone
@@ -191,7 +193,7 @@ def test_the_distance_to_the_bright_twin_is_what_comes_out_by_hand(source, photo
     weights = source("yolov8n-seg-wnlb")
     report = inspect_model(weights, photos / "1.png", tmp_path / "out", imgsz=SIZE, lowlight="severe")
     image = cv2.imread(str(photos / "1.png"))
-    dark = camera.capture(image, camera.settings("severe").draw(camera.picture_rng(0, "1.png")))
+    dark = capture(image, settings("severe").draw(picture_rng(0, "1.png")))
     x, t = (torch.from_numpy(i[..., ::-1].transpose(2, 0, 1).copy())[None] / 255 for i in (dark, image))
     wanted = []
     with torch.no_grad():

@@ -7,6 +7,7 @@ import math
 import random
 from ast import literal_eval
 from dataclasses import asdict, replace
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,27 +17,11 @@ import pytest
 from conftest import run_python
 
 from yolo_wnlb.data.shapes import scene
-from yolo_wnlb.imaging import camera as lowlight
-from yolo_wnlb.imaging.camera import (
-    BAYER,
-    BOUNDS,
-    PRESETS,
-    Shot,
-    capture,
-    clean,
-    darken,
-    light_of_codes,
-    measured_curves,
-    mosaic,
-    noise_of_light,
-    noise_source,
-    normal_quantiles,
-    picture_rng,
-    response,
-    sense,
-    settings,
-    sigma_map,
-)
+from yolo_wnlb.imaging.bounds import BAYER, BOUNDS
+from yolo_wnlb.imaging.camera import PRESETS, Shot, settings
+from yolo_wnlb.imaging.capture import capture, clean, darken, light_of_codes, mosaic, noise_of_light, sense
+from yolo_wnlb.imaging.chance import noise_source, normal_quantiles, picture_rng
+from yolo_wnlb.imaging.response import measured_curves, response
 
 LINEAR = (1.0, 0.0)
 GAMMA = (1 / 2.2, 0.0)
@@ -356,16 +341,11 @@ def test_clipping_at_black_lifts_dark_codes(sigma_c, wanted):
     assert capture(flat(10, 10, 10), shot).mean() == pytest.approx(wanted, abs=0.5)
 
 
-def test_the_sigma_map_tells_the_noise_on_the_sensor():
+@pytest.mark.parametrize("code", [100, 140, 180, 220])  # nothing clips
+def test_the_noise_on_the_sensor_has_the_deviation_of_the_formula(code):
     shot = Shot(sigma_s=0.05, sigma_c=0.02, crf=DIGITAL)
-    for code in (100, 140, 180, 220):  # nothing clips
-        wanted = tapped(np.uint8(code), shot).std()
-        assert sigma_map(flat(code, code, code, side=3), shot) == pytest.approx(wanted, rel=0.01)
-    told = sigma_map(SCENES[0], shot)
-    assert told.shape == SCENES[0].shape and told.dtype == np.float32
-    for same in (SCENES[0] * np.uint16(257), SCENES[0] / 255):
-        np.testing.assert_allclose(sigma_map(same, shot), told, rtol=1e-5)
-    assert sigma_map(SCENES[0][..., :1], shot).shape == (160, 160, 1)
+    formula = noise_of_light(light_of_codes(shot, 255), shot)
+    assert tapped(np.uint8(code), shot).std() == pytest.approx(formula[code], rel=0.01)
 
 
 def test_the_clean_picture_has_no_noise_and_is_the_mean_of_the_noisy_ones():
@@ -518,7 +498,8 @@ def frozen(order=(0, 1, 2)):
 
     import numpy as np
 
-    from yolo_wnlb.imaging.camera import capture, settings
+    from yolo_wnlb.imaging.camera import settings
+    from yolo_wnlb.imaging.capture import capture
 
     def ramps(height, width, dtype):
         y, x = np.mgrid[:height, :width]
@@ -553,7 +534,7 @@ def test_pictures_are_the_same_as_ever():
 
 
 def test_pictures_are_the_same_with_an_opencv_that_looks_up_8_bits_only(monkeypatch):
-    monkeypatch.setattr(lowlight, "has_wide_lut", lambda: False)
+    monkeypatch.setattr("yolo_wnlb.imaging.tables.has_wide_lut", lambda: False)
     assert frozen() == FROZEN
 
 
@@ -868,7 +849,7 @@ def test_a_file_of_curves_that_changes_is_read_again(tmp_path, monkeypatch):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_pictures_are_refused_with_shape_type_and_values(image, message):
-    for act in (capture, clean, sigma_map):
+    for act in (capture, clean):
         with pytest.raises(ValueError) as refused:
             act(image, Shot())
         assert message in str(refused.value)
@@ -891,7 +872,6 @@ def test_floats_beside_0_and_1_by_rounding_are_clipped(kind, beside):
     assert rounded.min() < 0 and rounded.max() > 1
     shot = replace(settings("severe").draw(random.Random(0)), crf="srgb")
     assert np.array_equal(capture(rounded, shot), capture(image, shot))
-    assert np.array_equal(sigma_map(rounded, shot), sigma_map(image, shot))
 
 
 def test_the_whole_scale_of_16_bits_is_used():
@@ -972,5 +952,6 @@ def test_wrong_ways_to_take_a_picture_are_refused():
             capture(image, Shot(jpeg_quality=90))
 
 
-def test_the_examples_of_the_docstrings_run():
-    assert doctest.testmod(lowlight) == (0, 4)
+@pytest.mark.parametrize(("module", "examples"), [("camera", 1), ("capture", 3)])
+def test_the_examples_of_the_docstrings_run(module, examples):
+    assert doctest.testmod(import_module(f"yolo_wnlb.imaging.{module}")) == (0, examples)

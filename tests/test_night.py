@@ -22,8 +22,9 @@ from ultralytics.utils.torch_utils import ModelEMA
 
 from yolo_wnlb.cli import main
 from yolo_wnlb.wnlb import WNLB
-from yolo_wnlb.yolo import night, patches
+from yolo_wnlb.yolo import night
 from yolo_wnlb.yolo.parity import check_export, draw_pictures
+from yolo_wnlb.yolo.patches.model import benchmark
 
 PREDICT = {"imgsz": 64, "conf": 1e-9, "max_det": 20, "verbose": False, "device": "cpu"}
 VAL = {"imgsz": 64, "plots": False, "workers": 0, "verbose": False, "device": "cpu"}
@@ -410,10 +411,10 @@ def test_a_benchmark_switches_the_model_while_it_runs(adapted):
         return model.night, options
 
     model = YOLO(adapted)
-    assert patches.benchmark(stock, model, night=False, format="onnx") == (False, {"format": "onnx"})
+    assert benchmark(stock, model, night=False, format="onnx") == (False, {"format": "onnx"})
     assert model.night is True
-    assert patches.benchmark(stock, str(adapted), night=False) == (False, {})
-    assert patches.benchmark(stock, model) == (True, {})
+    assert benchmark(stock, str(adapted), night=False) == (False, {})
+    assert benchmark(stock, model) == (True, {})
 
 
 # ---- training of the blocks alone ----------------------------------------------------------------

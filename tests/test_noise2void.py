@@ -21,7 +21,8 @@ from ultralytics.data.build import build_dataloader
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.denoiseg import detector, unet
 from yolo_wnlb.denoiseg.pictures import psnr
-from yolo_wnlb.imaging.camera import capture, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import enhance_dataset, enhancer
 from yolo_wnlb.yolo import decoder, denoise, noise2void, restore, terms

@@ -10,7 +10,9 @@ from PIL import Image
 
 from yolo_wnlb import cli
 from yolo_wnlb.data.shapes import generate
-from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import PRESETS, Shot, settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.sheet import GAP, shortened
 from yolo_wnlb.terminal import mistakes
 from yolo_wnlb.visualize.pictures import display_names, find_pictures

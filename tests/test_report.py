@@ -14,7 +14,9 @@ from conftest import shapes_set
 from yolo_wnlb import cli
 from yolo_wnlb.commands.register import COMMANDS
 from yolo_wnlb.data.shapes import NAMES
-from yolo_wnlb.imaging.camera import capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.report import blocks, card, cost, enhancers, page
 from yolo_wnlb.report.content import Content, Estimate, HalfStop

@@ -210,7 +210,7 @@ def test_a_warm_up_that_spoils_trained_biases_is_a_warning(options, warned, log)
     from ultralytics import YOLO
     from ultralytics.cfg import get_cfg
 
-    from yolo_wnlb.yolo.patches import check_warmup
+    from yolo_wnlb.yolo.patches.training import check_warmup
 
     words = {"model": "yolov8n-seg-wnlb.yaml", "pretrained": "yolov8n-seg.pt", "lr0": 1e-4, **options}
     blocks = "wnlb" in words["model"]

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import run_python
 
-from yolo_wnlb.imaging.camera import PRESETS, Shot, capture, settings
+from yolo_wnlb.imaging.camera import PRESETS, Shot, settings
+from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.transforms import IS_ALBUMENTATIONSX, LowLight
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,8 @@ from ultralytics.engine.results import Boxes, Results
 
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
-from yolo_wnlb.imaging.camera import capture, clean, settings
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture, clean
 from yolo_wnlb.imaging.curve import CURVES
 from yolo_wnlb.report.content import Content, Data, Model, Threshold
 from yolo_wnlb.watch import watch as module

@@ -311,7 +311,7 @@ def test_a_block_finds_its_place_behind_an_identity_row(source, log):
 def test_training_says_that_weights_are_random_only_when_they_are(source, log):
     from types import SimpleNamespace
 
-    from yolo_wnlb.yolo.patches import setup_model
+    from yolo_wnlb.yolo.patches.training import setup_model
 
     for loaded, said in ((False, 1), (True, 1)):
         model = fresh("yolov8n-seg-wnlb")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from yolo_wnlb.data.convert import convert_exdark, convert_lis, fetch_coco
     from yolo_wnlb.data.shapes import generate as generate_shapes
     from yolo_wnlb.detectors.exported_ap import compare_ap
-    from yolo_wnlb.imaging.camera import Settings, darken
+    from yolo_wnlb.imaging.camera import Settings
+    from yolo_wnlb.imaging.capture import darken
     from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
     from yolo_wnlb.metrics.bootstrap import paired_bootstrap
     from yolo_wnlb.study.compare import compare
@@ -69,7 +70,7 @@ _HOME = {  # public name -> where it is: "module" if it has the same name there,
     "compare_ap": "detectors.exported_ap",
     "convert_exdark": "data.convert",
     "convert_lis": "data.convert",
-    "darken": "imaging.camera",
+    "darken": "imaging.capture",
     "darken_dataset": "twins.darken",
     "enhance_dataset": "twins.enhance",
     "evaluate": "metrics.average_precision",

@@ -3,7 +3,7 @@
 `yolo_wnlb.pth` (from Python 3.15 on `yolo_wnlb.start`, PEP 829) runs `install` when an
 interpreter starts. It puts one finder in front of `sys.meta_path` that waits for the few
 modules in PATCHES and hands each, right after it was executed, to its function in
-`patches`. Nothing else is imported before that, so an interpreter that never uses Ultralytics pays
+`yolo.patches`. Nothing else is imported before that, so an interpreter that never uses Ultralytics pays
 for this small file alone (which is why it does without `typing`). Whatever fails becomes one
 warning: it never breaks an interpreter.
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-PATCHES = {  # module -> function of yolo_wnlb.yolo.patches that is given it
-    "albumentations": "patch_albumentations",
-    "ultralytics.cfg": "patch_cfg",
-    "ultralytics.data.base": "patch_data",
-    "ultralytics.data.dataset": "patch_dataset",
-    "ultralytics.data.utils": "patch_downloads",
-    "ultralytics.utils.checks": "patch_checks",
-    "ultralytics.utils.patches": "patch_imread",
-    "ultralytics.nn.modules.head": "patch_head",
-    "ultralytics.nn.tasks": "patch_tasks",
-    "ultralytics.engine.exporter": "patch_exporter",
-    "ultralytics.engine.model": "patch_model",
-    "ultralytics.engine.predictor": "patch_predictor",
-    "ultralytics.engine.trainer": "patch_trainer",
-    "ultralytics.engine.tuner": "patch_tuner",
-    "ultralytics.engine.validator": "patch_validator",
-    "ultralytics.utils.benchmarks": "patch_benchmarks",
-    "ultralytics.utils.torch_utils": "patch_torch_utils",
+PATCHES = {  # module -> function, below yolo_wnlb.yolo.patches, that is given it
+    "albumentations": "data.patch_albumentations",
+    "ultralytics.cfg": "arguments.patch_cfg",
+    "ultralytics.data.base": "data.patch_data",
+    "ultralytics.data.dataset": "data.patch_dataset",
+    "ultralytics.data.utils": "data.patch_downloads",
+    "ultralytics.utils.checks": "files.patch_checks",
+    "ultralytics.utils.patches": "files.patch_imread",
+    "ultralytics.nn.modules.head": "network.patch_head",
+    "ultralytics.nn.tasks": "network.patch_tasks",
+    "ultralytics.engine.exporter": "export.patch_exporter",
+    "ultralytics.engine.model": "model.patch_model",
+    "ultralytics.engine.predictor": "prediction.patch_predictor",
+    "ultralytics.engine.trainer": "training.patch_trainer",
+    "ultralytics.engine.tuner": "training.patch_tuner",
+    "ultralytics.engine.validator": "validation.patch_validator",
+    "ultralytics.utils.benchmarks": "model.patch_benchmarks",
+    "ultralytics.utils.torch_utils": "network.patch_torch_utils",
 }
 warned = False
 
@@ -63,9 +63,10 @@ def install() -> None:
 def patch(module: ModuleType) -> None:
     """Apply the patch of one executed module; a failure becomes a warning that says what is lost."""
     try:
-        from yolo_wnlb.yolo import patches
+        from importlib import import_module
 
-        getattr(patches, PATCHES[module.__name__])(module)
+        home, function = PATCHES[module.__name__].split(".")
+        getattr(import_module(f"yolo_wnlb.yolo.patches.{home}"), function)(module)
     except Exception as error:
         warn(
             f"yolo_wnlb could not extend {module.__name__} ({type(error).__name__}: {error}). Ultralytics works "

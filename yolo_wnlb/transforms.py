@@ -1,4 +1,4 @@
-"""LowLight: the camera model of `imaging.camera` as an Albumentations transform.
+"""LowLight: the low-light camera of `imaging` as an Albumentations transform.
 
 It works with albumentations 2.0.8, the last MIT-licensed release, and with AlbumentationsX. All random
 numbers are drawn when the parameters are sampled; `apply` is a pure function of the parameters. The
@@ -20,16 +20,9 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("LowLight needs albumentations: pip install albumentations", name=error.name) from error
 
-from yolo_wnlb.imaging.camera import (
-    CURVE,
-    DEFAULT,
-    MAX_NOISE_SEED,
-    Settings,
-    Shot,
-    capture,
-    settings,
-    whole_number,
-)
+from yolo_wnlb.imaging.bounds import MAX_NOISE_SEED, whole_number
+from yolo_wnlb.imaging.camera import CURVE, DEFAULT, Settings, Shot, settings
+from yolo_wnlb.imaging.capture import capture
 
 SETTING_NAMES = tuple(field.name for field in fields(Settings))
 SHOT_NAMES = tuple(field.name for field in fields(Shot))

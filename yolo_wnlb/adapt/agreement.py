@@ -19,7 +19,8 @@ from yolo_wnlb.adapt.pictures import size_within, write_picture
 from yolo_wnlb.data.coco import picture_size
 from yolo_wnlb.data.validation import Prediction, Truth
 from yolo_wnlb.detectors import ultralytics
-from yolo_wnlb.imaging.camera import capture, picture_rng
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.yolo.darkness import read_request

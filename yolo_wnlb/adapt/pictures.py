@@ -30,7 +30,7 @@ import yaml
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.journal import MANIFEST, replaced
 from yolo_wnlb.data.sources import listed, printable, spread
-from yolo_wnlb.imaging.camera import DAYLIGHT
+from yolo_wnlb.imaging.brightness import DAYLIGHT
 from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.visualize.pictures import pictures_in, without_repeats

@@ -23,8 +23,11 @@ from yolo_wnlb.calibrate.noise import (
 )
 from yolo_wnlb.calibrate.report import Calibration, Found, draw, middle_noise
 from yolo_wnlb.calibrate.sources import Frame, check_one_camera, read_frames, read_pairs, without_copies
-from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, capture, named_response, picture_rng, settings
+from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, settings
 from yolo_wnlb.imaging.camera_file import SUFFIXES
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
+from yolo_wnlb.imaging.response import named_response
 
 Sources = str | Path | Sequence[str | Path] | None
 

@@ -1,7 +1,7 @@
 """Fit the noise of the camera model to pictures: simulate the same measurement, compare, correct, repeat.
 
 Demosaicing smooths noise and correlates it, JPEG rounds some of it away, black clips half of it, and the response bends
-all. Instead of formulas for each, the same statistics are taken from pictures that `imaging.camera` takes of the same
+all. Instead of formulas for each, the same statistics are taken from pictures that `imaging.capture` takes of the same
 scenes at candidate parameters. Their ratio corrects the candidate until both agree: at the end the simulated camera
 gives the measured variance at each brightness (the photon transfer curve of Janesick, "Photon Transfer", SPIE 2007,
 and EMVA Standard 1288: variance against mean is a straight line in linear light).
@@ -17,7 +17,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from yolo_wnlb.imaging.camera import Crf, Shot, capture, look_up, response
+from yolo_wnlb.imaging.camera import Shot
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.response import Crf, response
+from yolo_wnlb.imaging.tables import look_up
 
 CODES = (0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 240)  # edges of the bins of brightness
 FEWEST = 200  # values in a bin, or it says nothing

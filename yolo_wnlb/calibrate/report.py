@@ -12,7 +12,9 @@ import numpy as np
 
 from yolo_wnlb.calibrate.noise import CODES, Fit, Noise, edges
 from yolo_wnlb.calibrate.sources import evenly
-from yolo_wnlb.imaging.camera import CAMERA_VERSION, PRESETS, Settings, as_changes, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, PRESETS, Settings, as_changes, settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 
 SHOWN = 3  # day pictures and night pictures below the curves
 HEIGHT = 260  # pixels of each of them

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data import journal
-from yolo_wnlb.imaging.camera import CAMERA_VERSION, capture, settings
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, settings
+from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.reading import read_json
 
 LOGGER = logging.getLogger(__name__)

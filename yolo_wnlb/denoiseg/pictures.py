@@ -15,7 +15,7 @@ import numpy as np
 
 from yolo_wnlb.data import folders
 from yolo_wnlb.data.validation import is_number
-from yolo_wnlb.imaging.camera import picture_rng
+from yolo_wnlb.imaging.chance import picture_rng
 
 NOISES = {"n0": 0.0, "n10": 10.0, "n20": 20.0}  # the names of DenoiSeg, section 3: standard deviations in codes
 

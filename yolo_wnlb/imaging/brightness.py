@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+DAYLIGHT = 60  # median of the pictures' mean codes, 0 to 255, below which they do not count as bright
+
 
 def mean_luma(image: np.ndarray) -> float:
     """Return the mean luma (BT.601) of a picture, 0 (black) to 255; uint8 (H, W), (H, W, 1), or BGR (H, W, 3).

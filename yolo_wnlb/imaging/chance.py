@@ -1,14 +1,26 @@
-"""Where the noise of a picture comes from: random bits for each frame, normal values, what a sensor adds by place."""
+"""Where chance comes from: for each picture, for the noise of each frame, and for what a sensor adds by place."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
+import random
 from statistics import NormalDist
 
 import numpy as np
 
+from yolo_wnlb.imaging.bounds import whole_number
+
 FRAME, BANDING, SITES, HOT = range(4)  # what random bits are for: one frame's pixels, its rows and columns, the camera
+
+
+def picture_rng(seed: int, key: str) -> random.Random:
+    """Return the source of randomness of one picture. It depends on the seed and on `key`, its path in the data set."""
+    seed = whole_number("seed", seed, least=None)
+    return random.Random(
+        int.from_bytes(hashlib.blake2b(f"{seed}:{key}".encode(errors="surrogateescape"), digest_size=8).digest(), "big")
+    )
 
 
 def noise_source(noise_seed: int, frame: int, purpose: int = FRAME) -> np.random.SFC64:

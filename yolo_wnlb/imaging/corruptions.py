@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from yolo_wnlb.imaging.camera import picture_rng, whole_number
+from yolo_wnlb.imaging.bounds import whole_number
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.words import suggestion
 
 VERSION = 1  # rises whenever the same request would give other pixels

@@ -20,7 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb.imaging.camera import look_up, named_response, response
+from yolo_wnlb.imaging.response import named_response, response
+from yolo_wnlb.imaging.tables import look_up
 from yolo_wnlb.reading import read_yaml
 from yolo_wnlb.words import suggestion
 
@@ -39,7 +40,7 @@ class Curve:
         white: Code that becomes 255, after the balance. None: the percentile `high`.
         low, high: Percentiles in [0, 100], of all channels together.
         balance: Factors of red, green and blue, each above 0. None: of RAW files the camera's own, of others 1.
-        response: From light to codes: "srgb", "gamma:2.2", "identity", the pair n, u of `imaging.camera`, or
+        response: From light to codes: "srgb", "gamma:2.2", "identity", the pair n, u of `imaging.response`, or
             "high-byte". None: "srgb" for RAW files, whose codes are light; "identity" for others, whose codes are
             taken as made for display.
     """

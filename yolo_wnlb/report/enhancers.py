@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb.imaging.camera import DAYLIGHT
+from yolo_wnlb.imaging.brightness import DAYLIGHT
 from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.report.content import Enhancer as Row

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb.data import coco
-from yolo_wnlb.imaging.brightness import mean_luma
-from yolo_wnlb.imaging.camera import DAYLIGHT, whole_number
+from yolo_wnlb.imaging.bounds import whole_number
+from yolo_wnlb.imaging.brightness import DAYLIGHT, mean_luma
 from yolo_wnlb.metrics import confidence as confidences
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation, evaluate
 from yolo_wnlb.metrics.bootstrap import draws

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from yolo_wnlb.imaging.camera import DAYLIGHT
+from yolo_wnlb.imaging.brightness import DAYLIGHT
 from yolo_wnlb.report.content import Content, Estimate, Threshold
 
 NAMES = {"segm": "mask AP", "bbox": "box AP"}

@@ -23,7 +23,8 @@ import numpy as np
 from yolo_wnlb.data.journal import STATE, locked, write_json
 from yolo_wnlb.data.sources import spread
 from yolo_wnlb.imaging import sheet
-from yolo_wnlb.imaging.camera import as_changes, settings, whole_number
+from yolo_wnlb.imaging.bounds import whole_number
+from yolo_wnlb.imaging.camera import as_changes, settings
 from yolo_wnlb.imaging.camera_file import names_a_file
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import robustness_classifiers, robustness_detectors

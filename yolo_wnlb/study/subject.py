@@ -15,7 +15,10 @@ import numpy as np
 
 from yolo_wnlb.data.sources import spread
 from yolo_wnlb.imaging import corruptions
-from yolo_wnlb.imaging.camera import DAYLIGHT, capture, picture_rng, settings
+from yolo_wnlb.imaging.brightness import DAYLIGHT
+from yolo_wnlb.imaging.camera import settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.study.suite import WHITE_BOX, Cell, attack_named
 from yolo_wnlb.study.surrogate import ATTACKS, ClassSurrogate, Perturbation, Surrogate
 from yolo_wnlb.twins.enhance import sha256_of

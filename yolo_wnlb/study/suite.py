@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from yolo_wnlb.imaging import corruptions
-from yolo_wnlb.imaging.camera import whole_number
+from yolo_wnlb.imaging.bounds import whole_number
 from yolo_wnlb.study.surrogate import ATTACKS
 from yolo_wnlb.words import suggestion
 

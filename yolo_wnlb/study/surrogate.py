@@ -30,7 +30,7 @@ from yolo_wnlb.classifiers import detector as classifier
 from yolo_wnlb.classifiers.fusion import Fusion
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.folders import Labelled
-from yolo_wnlb.imaging.camera import picture_rng
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.metrics.accuracy import places_of
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint
 

@@ -20,17 +20,9 @@ import cv2
 
 from yolo_wnlb.data.journal import ENHANCED, FAILURES, FILES, MANIFEST, STATE, Line, digest, header_of, read_lines
 from yolo_wnlb.data.sources import DATA_YAML, DataSet, Picture, printable, read_sources
-from yolo_wnlb.imaging.camera import (
-    CAMERA_VERSION,
-    DEFAULT,
-    PRESETS,
-    Settings,
-    Shot,
-    capture,
-    picture_rng,
-    settings,
-    without_unused,
-)
+from yolo_wnlb.imaging.camera import CAMERA_VERSION, DEFAULT, PRESETS, Settings, Shot, settings, without_unused
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.curve import Curve, as_settings, read_curve
 from yolo_wnlb.reading import read_json, read_text
 from yolo_wnlb.twins.pictures import ENCODINGS, SUFFIXES, decode, encode

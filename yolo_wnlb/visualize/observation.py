@@ -21,7 +21,9 @@ from ultralytics import YOLO
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
-from yolo_wnlb.imaging.camera import Settings, capture, picture_rng
+from yolo_wnlb.imaging.camera import Settings
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.pictures import (

@@ -1,7 +1,7 @@
 """Pictures beside their dark versions, with what was drawn under each: a look at the data before training.
 
 A row is a picture; its columns are the source and one dark version for each preset. All presets
-draw from one source of chance for a picture (`imaging.camera.picture_rng` of its file name), so a row
+draw from one source of chance for a picture (`imaging.chance.picture_rng` of its file name), so a row
 shows the same moment under different settings, and the same call makes the same file.
 
 Pictures are shrunk to a side of 320 pixels **before** they are darkened: each pixel shown has the
@@ -22,19 +22,13 @@ import numpy as np
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.imaging.bounds import MONO
 from yolo_wnlb.imaging.brightness import mean_luma
-from yolo_wnlb.imaging.camera import (
-    MONO,
-    PRESETS,
-    Settings,
-    Shot,
-    capture,
-    light_of_codes,
-    look_up,
-    picture_rng,
-    settings,
-)
+from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, settings
+from yolo_wnlb.imaging.capture import capture, light_of_codes
+from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.sheet import heading, panel, resized, scaled, shortened
+from yolo_wnlb.imaging.tables import look_up
 from yolo_wnlb.visualize.pictures import display_names, find_pictures, in_colour, without_repeats
 
 SIDE = 320  # pixels, the longer side of a picture on the sheet

@@ -4,7 +4,7 @@ Three ways lead to dark pictures:
 
     lowlight=severe                    each source picture is darkened when the data set loads it, before
                                        mosaic and padding: in training anew each time, in validation always
-                                       the same way (`patches` hands the data set to `attach`)
+                                       the same way (`patches.data` hands the data set to `attach`)
     augmentations=[LowLight(...)]      Albumentations, after mosaic, in training only
     data=dark/data.yaml                a data set that `yolo-wnlb darken` wrote
 
@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb.data.journal import MANIFEST, header_of
-from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, Shot, as_changes, capture, picture_rng, settings
+from yolo_wnlb.imaging.camera import ALIASES, PRESETS, Settings, Shot, as_changes, settings
 from yolo_wnlb.imaging.camera_file import names_a_file
+from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.chance import picture_rng
 
 AUGMENTATIONS = "augmentations"  # the value of lowlight= that says: darkened by a LowLight in augmentations=
 LOWLIGHT = "yolo_wnlb.transforms.LowLight"

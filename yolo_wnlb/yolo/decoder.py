@@ -32,7 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolo_wnlb.imaging.camera import Shot, capture, clean
+from yolo_wnlb.imaging.camera import Shot
+from yolo_wnlb.imaging.capture import capture, clean
 from yolo_wnlb.yolo.weights import DECODER
 
 NAME = "dn_loss"  # the column of its error in results.csv

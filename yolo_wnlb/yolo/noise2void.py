@@ -34,7 +34,7 @@ from yolo_wnlb.data.data_yaml import UNLABELLED
 from yolo_wnlb.data.headers import large_enough
 from yolo_wnlb.data.sources import unlabelled_pictures
 from yolo_wnlb.denoiseg import blindspots
-from yolo_wnlb.imaging.camera import capture
+from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.yolo import darkness, decoder
 from yolo_wnlb.yolo.features import by_stride, features, first_convolution, layout, norms_up_to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ultralytics import YOLO
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.metrics import box_iou
 
+from yolo_wnlb.data.validation import is_number
 from yolo_wnlb.wnlb import WNLB
 from yolo_wnlb.yolo import night
 from yolo_wnlb.yolo.context import scene_of
@@ -170,7 +170,7 @@ def check_export(
         ValueError: wrong kind of file, unreadable file, files of different task, classes or channels, an int8 export,
             a size that the export does not have, a tolerance below 0.
     """
-    if tolerance is not None and not (is_number(tolerance) and 0 <= tolerance < math.inf):
+    if tolerance is not None and not (is_number(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance is {tolerance!r}; wanted a number of 0 or more, in pixels for boxes")
     model, backend = load_checkpoint(Path(weights)), load_export(Path(exported))
     check_same_model(model, backend, f"{weights} and {exported}")
@@ -309,11 +309,6 @@ def numbers_of(backend: AutoBackend) -> str:
 
 
 # ---- inputs --------------------------------------------------------------------------------------
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value is an integer or a float, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def rows_at(size: tuple[int, int], strides: Sequence[float], most: int) -> int:

@@ -1,0 +1,62 @@
+"""ultralytics.cfg: lowlight=, denoise=, adversarial=, balanced=, night= and curve= are arguments like any other."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from yolo_wnlb.yolo.patches.wrapping import wrap
+
+ARGUMENTS = {
+    "lowlight": "severe",
+    "denoise": "features",
+    "adversarial": "pgd",
+    "balanced": "True",
+    "night": "False",
+    "curve": "auto",
+}  # beside the stock ones, each with an example
+CHECKED_BY = {  # of ARGUMENTS, the module of yolo_wnlb.yolo whose check_request they pass, in this order
+    "lowlight": "darkness",
+    "denoise": "denoise",
+    "adversarial": "adversarial",
+    "balanced": "balance",
+    "night": "night",
+    "curve": "sixteen_bits",
+}
+
+
+def patch_cfg(cfg: ModuleType) -> None:
+    """Let ARGUMENTS be arguments like any other, checked before anything is built."""
+    if taken := [name for name in ARGUMENTS if hasattr(cfg.DEFAULT_CFG, name)]:
+        raise RuntimeError(f"ultralytics has an argument {taken[0]}= of its own; update yolo_wnlb")
+    wrap(cfg, "check_dict_alignment", check_dict_alignment)
+    wrap(cfg, "check_cfg", check_cfg)
+
+
+def check_dict_alignment(
+    stock: Callable[..., Any], base: dict[str, Any], custom: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Count ARGUMENTS among the known arguments of a run (but not among Ultralytics' settings).
+
+    Raises: SyntaxError: one stands alone on the command line, where the stock function would take it and drop it.
+    """
+    for name, value in ARGUMENTS.items():
+        if custom == {name: ""}:
+            raise SyntaxError(f"'{name}' lacks its value; write {name}={value}, without spaces around '='")
+    return stock({**dict.fromkeys(ARGUMENTS), **base} if "imgsz" in base else base, custom, *args, **kwargs)
+
+
+def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    """Check ARGUMENTS beside the stock ones.
+
+    Raises: ValueError: one is wrong, or empty: nothing would come of it.
+    """
+    stock(cfg, *args, **kwargs)
+    for name, example in ARGUMENTS.items():
+        if cfg.get(name) in ("", {}, [], ()):
+            raise ValueError(f"{name}={cfg[name]!r} asks for nothing; write {name}={example}, or leave it out")
+    for name, module in CHECKED_BY.items():
+        if name in cfg or (name == "lowlight" and cfg.get("augmentations")):
+            importlib.import_module(f"yolo_wnlb.yolo.{module}").check_request(cfg)
