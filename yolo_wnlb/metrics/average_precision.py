@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth, check, fingerprint
 from yolo_wnlb.data.sources import printable
@@ -398,8 +399,6 @@ def objects_of(
 def encoded(shapes: list[Any], image: np.ndarray, kind: str, sizes: Sequence[tuple[int, int]]) -> list[Any]:
     """Turn outlines and plain run lengths into RLEs, as pycocotools does; boxes stay as they are."""
     if kind == "segm":
-        from pycocotools import mask as mask_utils
-
         for row, shape in enumerate(shapes):
             if isinstance(shape, list) or isinstance(shape["counts"], list):
                 rle = mask_utils.frPyObjects(shape, *sizes[image[row]])
@@ -411,8 +410,6 @@ def areas_of(shapes: Sequence[Any], kind: str) -> np.ndarray:
     """Return the area of each mask or box in square pixels, float (N,)."""
     if kind == "bbox":
         return np.array([width * height for _, _, width, height in shapes], float)
-    from pycocotools import mask as mask_utils
-
     parts = [mask_utils.area(shapes[i : i + 200]) for i in range(0, len(shapes), 200)]  # it cannot take more than 255
     return np.concatenate([np.zeros(0), *parts])
 
