@@ -33,7 +33,7 @@ RENAMED = {"with": "other"}  # option -> argument
 TABLES = {  # command -> the function that it calls, and options that are the command's own
     "export-check": (yolo_wnlb.check_export, {"data", "split", "keep", "allow_missing"}),
     "darken": (yolo_wnlb.darken_dataset, {"out", "verify", *(option.name for option in shared.CAMERA)}),
-    "preview": (yolo_wnlb.preview, {"preset", "presets", *(option.name for option in shared.CAMERA)}),
+    "preview": (yolo_wnlb.preview, {"preset", "presets", "say", *(option.name for option in shared.CAMERA)}),
     "enhance": (yolo_wnlb.enhance_dataset, {"out", "with"}),
     "inspect": (yolo_wnlb.inspect_model, set()),
     "compare": (yolo_wnlb.compare, {"out"}),

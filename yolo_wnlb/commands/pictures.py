@@ -71,7 +71,7 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
     files="[IMAGE|FOLDER|DATA.yaml ...]",
     count=(0, math.inf),
     file_keys=("source",),
-    example="yolo-wnlb preview night/ n=5 presets=mild,severe ev=-3",
+    example="yolo-wnlb preview day/ n=5 presets=mild,severe ev=-3",
     about="Without a source it draws scenes.",
     options=[
         Option("out", path("FILE"), "a .png or .jpg", "preview.png"),
@@ -79,6 +79,7 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
         Option("presets", listed(text("NAME", *PRESETS)), "one column each (default: all)"),
         Option("preset", listed(text("NAME", *PRESETS)), "the same as presets="),
         Option("seed", whole(0), "another one draws other noise", 0),
+        EXIST_OK,
         *CAMERA,
     ],
 )
