@@ -69,6 +69,18 @@ def test_the_settings_of_the_camera_are_those_that_there_are():
     assert set(shared.PRESETS) == set(camera.PRESETS)
 
 
+def test_help_says_wherever_presets_are_proposed_which_do_not_darken_and_that_a_camera_will_do():
+    proposing = [
+        option
+        for command in register.COMMANDS.values()
+        for option in command.options.values()
+        if "n10" in option.kind.values and option.help != "the same as presets="
+    ]
+    assert {option.name for option in proposing} == {"preset", "presets", "lowlight"}
+    for option in proposing:
+        assert ".yaml of yolo-wnlb calibrate; n10 and n20: as bright as it is" in option.help
+
+
 def test_the_corruptions_and_families_proposed_are_those_that_there_are():
     from yolo_wnlb.imaging import corruptions
     from yolo_wnlb.study import suite
