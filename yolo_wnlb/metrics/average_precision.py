@@ -30,6 +30,10 @@ from yolo_wnlb.version import __version__
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
+LEGEND = (  # of the table
+    "AP: mean over IoU 0.50 to 0.95, AP50, AP75: at that IoU; AR1, AR10, ...: recall with so many detections an image; "
+    "s, m, l: small objects, of less than 32 x 32 pixels, medium, and large ones, of more than 96 x 96"
+)
 CELLS = 1_000_000  # of an array at once
 FLOOR = 0.05  # a lowest score above this says that the predictions were cut
 HEADER = ("format", "predictions", "categories", "image_list")  # of a predictions file, and not of the protocol
@@ -149,7 +153,7 @@ class Evaluation(Score):
         return cls(**{**content, "matches": {kind: unpack(found) for kind, found in content["matches"].items()}})
 
     def __str__(self) -> str:
-        """Return the table, the classes if they are few, the protocol and the notes."""
+        """Return the table, the classes if they are few, what the numbers are, the protocol and the notes."""
         names = list(self.masks or self.boxes)
         lines = [f"{'':<18}" + "".join(f"{name:>8}" for name in names)]
         rows = [(KINDS[kind], self.numbers(kind)) for kind in self.matches]
@@ -159,6 +163,7 @@ class Evaluation(Score):
             rows.append((f"{KINDS[kind]}: {printable(name)}"[:17], self.per_class[kind][name]))
         for title, numbers in rows:
             lines.append(f"{title:<18}" + "".join(f"{v:>8.4f}" if v > -1 else f"{'-':>8}" for v in numbers.values()))
+        lines += textwrap.wrap(LEGEND, 112)
         facts = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in self.protocol.items()}
         protocol = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
         lines += textwrap.wrap(protocol, 112)
