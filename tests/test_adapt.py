@@ -328,7 +328,7 @@ def places(day, source, tmp_path_factory):
 
 MISTAKES = [
     ("model.pt images=empty", "holds no pictures"),
-    ("model.pt images=few", "has 1 pictures; wanted 12 at the very least"),
+    ("model.pt images=few", "has 1 picture; wanted 12 at the very least"),
     ("model.pt images=dark", "are dark: their median brightness is 9 of 255"),
     ("model.pt images=twin", "are dark already (by yolo-wnlb darken: preset severe, seed 0)"),
     ("model.pt images=nowhere", "images=nowhere does not exist"),
@@ -396,11 +396,12 @@ def test_a_missing_lowlight_is_answered_on_both_ways(places, capsys):
     [
         (100, (0.20, 0.30), (), []),
         (100, (0.20, 0.20), (), ["Nothing was gained"]),
-        (9, (0.20, 0.30), (), ["9 objects are few"]),
+        (9, (0.20, 0.30), (), ["cannot be told from 9 objects, for 50 or more are needed: give more pictures, or lab"]),
+        (1, (0.30, 0.20), (), ["cannot be told from 1 object, for"]),
         (0, (None, None), (), ["finds nothing"]),
         (100, (0.20, 0.30), (0.09, 0.10), []),
         (100, (0.20, 0.30), (0.0913, 0.0874), ["did not rise"]),
-        (9, (0.30, 0.20), (0.1, 0.1), ["Nothing was gained", "9 objects are few", "did not rise"]),
+        (9, (0.30, 0.20), (0.1, 0.1), ["cannot be told from 9 objects", "did not rise"]),
     ],
 )
 def test_what_tells_against_an_adapted_model_is_said(objects, dark, true, wanted):

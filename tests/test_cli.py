@@ -33,7 +33,7 @@ RENAMED = {"with": "other"}  # option -> argument
 TABLES = {  # command -> the function that it calls, and options that are the command's own
     "export-check": (yolo_wnlb.check_export, {"data", "split", "keep", "allow_missing"}),
     "darken": (yolo_wnlb.darken_dataset, {"out", "verify", *(option.name for option in shared.CAMERA)}),
-    "preview": (yolo_wnlb.preview, {"preset", "presets", *(option.name for option in shared.CAMERA)}),
+    "preview": (yolo_wnlb.preview, {"preset", "presets", "say", *(option.name for option in shared.CAMERA)}),
     "enhance": (yolo_wnlb.enhance_dataset, {"out", "with"}),
     "inspect": (yolo_wnlb.inspect_model, set()),
     "compare": (yolo_wnlb.compare, {"out"}),
@@ -67,6 +67,18 @@ def test_the_settings_of_the_camera_are_those_that_there_are():
     assert {name: options[name] for name in bounds.CHOICES} == bounds.CHOICES
     assert options["bayer"] == ("random", *bounds.BAYER, "mono", "none")
     assert set(shared.PRESETS) == set(camera.PRESETS)
+
+
+def test_help_says_wherever_presets_are_proposed_which_do_not_darken_and_that_a_camera_will_do():
+    proposing = [
+        option
+        for command in register.COMMANDS.values()
+        for option in command.options.values()
+        if "n10" in option.kind.values and option.help != "the same as presets="
+    ]
+    assert {option.name for option in proposing} == {"preset", "presets", "lowlight"}
+    for option in proposing:
+        assert ".yaml of yolo-wnlb calibrate; n10 and n20: as bright as it is" in option.help
 
 
 def test_the_corruptions_and_families_proposed_are_those_that_there_are():

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from conftest import run_python
 from PIL import Image
+from pycocotools.coco import COCO
 
 from yolo_wnlb import cli
 from yolo_wnlb.data import journal
@@ -171,10 +172,9 @@ def test_ultralytics_finds_pictures_and_labels_wherever_the_folder_is_moved(dark
 
 
 def test_pycocotools_reads_the_annotations(original, dark):
-    pycocotools = pytest.importorskip("pycocotools.coco")
     for split in ("train", "val"):
         name = f"annotations/instances_{split}.json"
-        coco = pycocotools.COCO(str(dark / name))
+        coco = COCO(str(dark / name))
         assert all((dark / "images" / split / image["file_name"]).is_file() for image in coco.dataset["images"])
         before = json.loads((original / name).read_text())
         assert coco.dataset == before  # the pictures were PNG already

@@ -322,6 +322,7 @@ def test_the_result_says_how_it_was_measured(generated):
     result = evaluate(truth, strong, protocol=header)
     text = " ".join(str(result).split())
     for fact in (
+        "s, m, l: small objects, of less than 32 x 32 pixels, medium, and large ones",
         *("detector mine", "confidence floor 0.3", "image size 64x64", "mask threshold 0.5", "max detections 100"),
         *(f"engine {choose(None)}", f"truth {coco.fingerprint(truth)}", "images 14"),
         f"no score is below {min(p['score'] for p in strong):.3g}: a list cut so high costs AP",

@@ -250,6 +250,12 @@ def test_where_w_is_zero_before_and_after_are_equal(source, photos, tmp_path):
     assert (blank == blank[0, 0]).all()  # the difference
 
 
+def test_how_few_of_the_images_were_looked_at_is_said(source, photos, tmp_path):
+    weights, there = source("yolov8n-seg-wnlb"), len(list(photos.iterdir()))
+    note = f"looked at 1 of the {there} images of {photos}; n= takes more"
+    assert note in inspect_model(weights, photos, tmp_path / "out", n=1, imgsz=SIZE).notes
+
+
 def test_a_plain_block_has_no_w_and_starts_as_the_identity(source, photos, tmp_path):
     def start(model):
         for module in model.modules():
@@ -336,7 +342,10 @@ def test_where_nothing_is_found_the_position_is_the_middle(source, tmp_path, nam
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((50, 90, 3), np.uint8))
     report = inspect_model(source(name), tmp_path / "black.png", tmp_path / "out", imgsz=SIZE, conf=0.99)
     assert report.positions == [(45, 25, "nothing found")]
-    assert report.notes[-1] == "nothing found in black.png: attention is that of the middle"
+    assert report.notes[-1] == (
+        "no object was found in black.png, so the attention of the pixel in the middle is shown; at=x,y takes another "
+        "one, a lower conf= finds more"
+    )
 
 
 def test_attention_lies_over_the_places_whose_keys_count():

@@ -112,6 +112,7 @@ def test_the_wheel_asks_for_no_opencv_and_says_what_an_index_shows(wheel):
     said = metadata_of(wheel)
     plain = [need for need in said.get_all("Requires-Dist") if "extra ==" not in need]
     assert not [need for need in plain if "opencv" in need]
+    assert {"pycocotools", "scipy"} <= {need.partition(">")[0] for need in plain}  # adapt, watch, report import them
     links = dict(link.split(", ") for link in said.get_all("Project-URL"))
     assert links["Issues"] == ISSUES and {"Homepage", "Documentation", "Changelog", "Paper"} < links.keys()
     assert "Typing :: Typed" in said.get_all("Classifier")

@@ -135,6 +135,15 @@ def test_the_command_says_where_the_picture_is(photos, tmp_path, monkeypatch, ca
     assert cv2.imread("preview.png").shape[1] == 2 * (SIDE + GAP)
     assert cli.main(["preview", "photos/0/0.png", "presets=mild,lin", "out=two.jpg", "bayer=none"]) == 0
     assert cv2.imread("two.jpg").shape[1] == 3 * (SIDE + GAP)
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'two.jpg'}\n"  # nothing to note
+    save(tmp_path / "night.png", np.full((48, 64, 3), 9, np.uint8))
+    (tmp_path / "nights").mkdir()
+    (tmp_path / "night.png").rename("nights/1.png")
+    assert cli.main(["preview", "nights", "presets=mild", "exist_ok=True"]) == 0
+    few, dark, wrote = capsys.readouterr().out.splitlines()
+    assert few == "note: nights has 1 of the n=5 pictures that were asked for: all are shown"
+    assert dark.startswith("note: the pictures are dark already: their median brightness is 9 of 255, and day pictures")
+    assert wrote == f"wrote {tmp_path / 'preview.png'}"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +165,10 @@ def test_the_command_says_where_the_picture_is(photos, tmp_path, monkeypatch, ca
         (["photos", "seed=-1"], "seed=-1: wanted a whole number, 0 or more"),
         (["photos", "out=grid.gif"], "out is 'grid.gif'; wanted a name that ends in .png or .jpg"),
         (["photos", "out=no/grid.png"], "out=no/grid.png would lie in no, which does not exist; choose another"),
+        (
+            ["photos", "out=there.png"],
+            r"there\.png is there already; .* write over it with exist_ok=True",
+        ),
         (["photos", "out=folder.png"], "out=folder.png is a folder; choose another file name"),
         (["photos", "out=photos/0/0.png"], "out=photos/0/0.png is one of the pictures to look at"),
     ],
@@ -166,6 +179,7 @@ def test_mistakes_are_named_and_nothing_is_written(photos, tmp_path, monkeypatch
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "note.txt").write_text("no picture")
     (tmp_path / "nothing.png").touch()
+    (tmp_path / "there.png").touch()
     (tmp_path / "odd.yaml").write_text("names: [a]\n")
     (tmp_path / "broken.yaml").write_text("names: [a\n")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -180,7 +194,7 @@ def test_a_file_that_cannot_be_written_is_an_error_not_a_success(tmp_path, monke
         pytest.skip("no full device here")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full.png").symlink_to("/dev/full")
-    assert cli.main(["preview", "n=1", "presets=mild", "out=full.png"]) == 2
+    assert cli.main(["preview", "n=1", "presets=mild", "out=full.png", "exist_ok=True"]) == 2
     assert "No space left" in capsys.readouterr().err
 
 

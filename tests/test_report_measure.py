@@ -267,7 +267,7 @@ def test_the_verdict_of_a_model_that_finds_nothing():
     nothing = c.Threshold("a", "segm", "all pictures", 0, 256, 2, 3, None, [], None, None)
     half = c.HalfStop("a", "segm", Estimate(None), False, False)
     assert verdict(small_content(Estimate(0.0, 0.0, 0.0), half, [nothing], [0] * 6)) == [
-        "a finds nothing that is right on these 2 pictures: its mask AP is 0.",
+        "a finds nothing that is right on these 2 pictures: its mask AP is 0, and how dark it may get cannot be told.",
         "No confidence can be recommended for a, for nothing that it finds is right.",
         "No kind of error stands out, for nothing that a finds is right.",
     ]
@@ -341,6 +341,11 @@ def test_the_verdict_says_on_which_pictures_the_stops_were_measured():
     content = small_content()
     content.data.pictures = 196
     content.stops = [c.Stop("a", "segm", None, 40.0, Estimate(0.35, 0.2, 0.5), 0.5, Estimate(None), Estimate(None))]
+    none = c.HalfStop("a", "segm", Estimate(None), False, False)
+    unknown = ", and how dark it may get cannot be told from the 2 of them that were darkened, on which it is 0."
+    for ap in (GOOD, Estimate(0.0, 0.0, 0.0)):
+        nowhere = replace(content, half_stops=[none], scores=[c.Score("a", "segm", {"AP": ap.value}, {}, ap)])
+        assert verdict(nowhere)[0].endswith(unknown)
     assert verdict(content)[0] == (
         "a has a mask AP of 40.0 (30.0 to 50.0) on these 196 pictures; on the 2 of them that were darkened it is 35.0 "
         "(20.0 to 50.0) as they are, and half of that is left at -2.5 stops (-3.0 to -2.0)."
@@ -380,12 +385,26 @@ def test_few_objects_give_no_confidence_in_the_verdict_and_in_the_card():
     content = small_content(thresholds=[chosen("all pictures", 200.0, 0.52, [0.5, 0.5]), few])
     text = card.markdown(content)
     assert "0.52" in text and "0.31" not in text and "41" not in text
-    assert "Pictures with fewer than 30 objects are too few for a confidence of their own." in text
+    assert "Fewer than 30 objects, or than 10 found ones, are too few for a confidence of their own." in text
     content.thresholds[0].objects = 29
     assert "0.52" not in card.markdown(content)
     assert verdict(content)[1] == (
         "No confidence can be recommended for a, for 29 objects are too few: 30 or more are needed."
     )
+
+
+@pytest.mark.parametrize(("right", "recommended"), [(1, False), (9, False), (10, True)])
+def test_a_confidence_at_which_hardly_an_object_is_found_is_not_recommended(right, recommended):
+    row = replace(chosen("all pictures", 200.0, 0.52, []), objects=32, in_sample=c.Rates(0.06, 1.0, right / 32, 0.0))
+    content = small_content(thresholds=[row])
+    assert verdict(content)[1] == (
+        "Set conf=0.52: on these very pictures, which are too few to tell of new ones, it finds 10 of 32 objects, with "
+        "0 false alarms in 1,000 pictures."
+        if recommended
+        else f"No confidence can be recommended for a: with the best one it finds {right} of 32 objects, and 10 or "
+        "more are needed to choose by."
+    )
+    assert ("0.52" in card.markdown(content)) is recommended
 
 
 def test_a_lower_confidence_is_not_advised_against_what_is_missed_at_every_confidence():
@@ -418,9 +437,9 @@ def test_a_lower_confidence_is_not_advised_against_what_is_missed_at_every_confi
             [0.2, 0, 0, 0, 0.02, 0.1],
             (
                 "and more than half of it is left at -5 stops, the darkest measured.",
-                "Set conf=0.50: on these very pictures, which are too few to tell of new ones, it finds 62 of 100 "
+                "Set conf=0.50: on these very pictures, which are too few to tell of new ones, it finds 25 of 40 "
                 "objects, with 1,400 false alarms in 1,000 pictures.",
-                "Most is lost to errors of the kind class (20.0 points of AP50): give it more pictures of the classes",
+                "Most is lost to objects found but given a wrong class (20.0 points of AP50): give it more pictures",
             ),
         ),
     ],

@@ -373,6 +373,7 @@ def eye(monkeypatch, tmp_path):
     """A stand-in for the model best.pt, in an empty folder; returns what is called at each frame."""
     one = Eye()
     monkeypatch.setattr(module, "load", lambda file: (one, 3, None))
+    monkeypatch.setattr(module, "size_of", lambda *_: (64, 96))
     monkeypatch.chdir(tmp_path)
     return one
 
@@ -388,6 +389,7 @@ def test_every_frame_has_a_line_and_a_picture(tmp_path, eye):
     assert (result.frames, result.detected, result.too_dark, result.objects) == (12, 12, 0, 1) and not result.remarks
     header, *records = lines(result.folder)
     assert header["format"] == "yolo_wnlb watch 1" and header["source"] == "a.avi" and header["frames"] == 4
+    assert header["imgsz"] == [64, 96] and "image size 64x96, conf=0.5\n" in str(result)
     assert [record["frame"] for record in records] == list(range(12))
     assert all(record["objects"][0]["track"] == 1 for record in records)
     assert 40 < records[5]["brightness"] < 60 and records[5]["averaged"] == 4 and 0.3 < records[5]["still"] < 1
@@ -428,11 +430,22 @@ def test_the_command_says_what_it_did_and_ends_like_any_other_at_ctrl_c(tmp_path
     film(tmp_path / "a.avi", frames_of())
     assert main(["watch", "a.avi", "model=best.pt", "limit=3", "out=x", "--video=False"]) == 0
     said = capsys.readouterr().out
-    assert "3 frames" in said and "1 objects followed" in said and "written to x" in said and "breaks off" not in said
+    assert "3 frames" in said and "1 object followed" in said and "written to x" in said and "breaks off" not in said
+    assert "image size 64x96, conf=0.25 (the default)" in said
     eye.on_frame = lambda k: os.kill(os.getpid(), signal.SIGINT) if k == 5 else None
     assert main(["watch", "a.avi", "model=best.pt", "out=y"]) == 130
     said = capsys.readouterr()
     assert "written to y" in said.out and "watch: stopped" in said.err
+
+
+@needs_lap
+def test_a_camera_that_moves_is_remarked_on_once_where_frames_are_averaged(tmp_path, eye):
+    wide = np.random.default_rng(0).integers(0, 256, (96, 400, 3)).astype(np.uint8)
+    folder(tmp_path / "f", [cv2.blur(wide, (9, 9))[:, 9 * k : 9 * k + 128] for k in range(12)])
+    [remark] = module.watch("f", "best.pt", "out", video=False).remarks
+    assert "of the pixels could not be averaged: the camera seems to move, or scenes are cut" in remark
+    assert not module.watch("f", "best.pt", "one", video=False, frames=1).remarks
+    assert not module.watch("f", "best.pt", "few", video=False, limit=5).remarks
 
 
 @needs_lap
@@ -537,8 +550,9 @@ def test_a_real_model_watches_in_colour_and_masks_are_as_large_as_the_picture(tm
     monkeypatch.chdir(tmp_path)
     folder(tmp_path / "f", frames_of(3))
     model = source("yolov8n-seg")
-    result = module.watch("f", model, "out", conf=1e-6, imgsz=64, device="cpu")
+    result = module.watch("f", model, "out", conf=1e-6, imgsz=70, device="cpu")
     objects = [one for record in lines(tmp_path / "out")[1:] for one in record["objects"]]
+    assert result.imgsz == (96, 96) and lines(tmp_path / "out")[0]["imgsz"] == [96, 96]  # a multiple of the stride
     assert result.detected == 3 and objects and {one["class"][0] for one in objects} == {"c"}
     assert any(len(one.get("polygon", [])) > 2 for one in objects)
 
@@ -576,8 +590,11 @@ MISTAKES = {  # what: words, message
     "too many frames": ("good model=best.pt frames=65", "frames is 65; wanted 1 (no averaging) to 64"),
     "no confidence": ("good model=best.pt conf=0", "conf is 0"),
     "a confidence of words": ("good model=best.pt conf=low", "conf=low: wanted a number from 0 to 1, or a report.json"),
-    "a report that is not there": ("good model=best.pt conf=gone.json", "gone.json"),
     "another file as a report": ("good model=best.pt conf=other.json", "is no report that yolo_wnlb wrote"),
+    "a report that is not there": (
+        "good model=best.pt conf=gone.json",
+        "there is no gone.json; make it with: yolo-wnlb report best.pt data=DATA.yaml",
+    ),
     "a report without confidences": ("good model=best.pt conf=report.json", "has no confidence by brightness of best"),
     "keep out of range": ("good model=best.pt keep=0", "keep is 0; wanted a share"),
     "too_dark out of range": ("good model=best.pt too_dark=300", "too_dark=300: wanted a number from 0 to 255"),

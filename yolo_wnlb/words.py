@@ -1,4 +1,4 @@
-"""Words for messages: what a misspelt name was probably meant to be."""
+"""Words for messages: what a misspelt name was probably meant to be, and numbers of things."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def suggestion(name: Any, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> counted(1, "object"), counted(2, "object")
+        ('1 object', '2 objects')
+    """
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -29,6 +29,7 @@ from yolo_wnlb.data.journal import folder_for, replaced, write_json
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.version import __version__
+from yolo_wnlb.words import counted
 
 PLAN, STEPS, RECORD, RESULT = "plan.json", "steps.json", "adapt.json", "adapted.pt"
 
@@ -139,17 +140,19 @@ def adapt(
 def describe(plan: Plan) -> list[str]:
     """Say in a few lines what will be done."""
     found, chosen = plan.found, plan.settings
-    what = f"{len(plan.blocks)} blocks alone" if chosen["train"] == "blocks" else "everything but the head"
+    what = f"{counted(len(plan.blocks), 'block')} alone" if chosen["train"] == "blocks" else "everything but the head"
     new = f", new after {', '.join(map(str, chosen['after']))}" if chosen["after"] else ""
     kind = f"frames of {printable(found.files[0].name)}" if found.frames else "pictures"
+    epochs = counted(chosen["epochs"], "epoch")
     lines = [
         f"{found.count} {kind}, median brightness {found.brightness:.0f} of 255; no label is read",
-        f"trained: {what}{new}, {chosen['epochs']} epochs at {chosen['imgsz']} pixels, batches of {chosen['batch']}, "
+        f"trained: {what}{new}, {epochs} at {chosen['imgsz']} pixels, batches of {chosen['batch']}, "
         f"learning rate {chosen['lr']:g}; darkness: {plan.lowlight}, {chosen['day']:.0%} of the pictures stay bright",
     ]
     if found.unreadable:
         names = ", ".join(printable(file.name) for file in found.unreadable[:3])
-        lines.append(f"{len(found.unreadable)} files cannot be read as pictures and are left out: {names}")
+        left_out = counted(len(found.unreadable), "file")
+        lines.append(f"left out, for they cannot be read as pictures: {left_out} ({names})")
     return lines
 
 
@@ -207,7 +210,7 @@ def run(
             shutil.copyfile(last, draft)
 
     steps("prepare", prepare)
-    say(f"{plan.trained_on} pictures to train on, {plan.held} held out")
+    say(f"{counted(plan.trained_on, 'picture')} to train on, {plan.held} held out")
     steps("train", fit)
     numbers, table = measure(plan, out, steps, device, say)
     record = {

@@ -22,12 +22,13 @@ from yolo_wnlb.adapt.before_after import draw_before_after
 from yolo_wnlb.adapt.plan import Plan
 from yolo_wnlb.adapt.training import quiet
 from yolo_wnlb.detectors import ultralytics
+from yolo_wnlb.words import counted
 from yolo_wnlb.yolo.models import load_checkpoint
 from yolo_wnlb.yolo.sixteen_bits import recorded
 
 Steps = Callable[[str, Callable[[], Any]], Any]
 Say = Callable[[str], None]
-FEW = 50  # objects in the held-out pictures, below which the table warns
+FEW = 50  # objects in the held-out pictures, below which nothing is said of a gain
 WHEN = {"dark": "in the dark", "day": "by day"}
 
 
@@ -88,8 +89,9 @@ def measure(
     held = steps("agreement", without_labels)
     numbers = {"without labels": held}
     table = [
-        f"Without labels: the untouched model's {held['objects']} predictions on the bright held-out pictures with a "
-        f"confidence of {CONFIDENCE} or more stand for the truth.",
+        f"Without labels: agreement is the AP of a model's findings where the untouched model's on the bright held-out "
+        f"pictures ({counted(held['objects'], 'object')} with a confidence of {CONFIDENCE} or more) are taken for the "
+        "truth.",
         *rows("agreement (AP)", held["agreement"]),
         *distance_rows(held["distance"]),
     ]
@@ -115,18 +117,21 @@ def advice(held: dict[str, Any], true: dict[str, Any], kind: str) -> list[str]:
     """
     lines = []
     agreed = [held["agreement"][f"dark, {which}"][kind] for which in ("before", "after")]
-    if None not in agreed and agreed[1] <= agreed[0]:
-        lines.append(
-            "Nothing was gained in the dark on these pictures; more pictures, another lowlight= or train= may help: "
-            "see docs/adapt.md"
-        )
     if not held["objects"]:
         lines.append(
             f"The untouched model finds nothing with a confidence of {CONFIDENCE} on the bright pictures: there is "
             "nothing to agree with. Are these the scenes it was trained for?"
         )
     elif held["objects"] < FEW:
-        lines.append(f"{held['objects']} objects are few: take the agreement for a rough guess")
+        lines.append(
+            f"Whether the agreement rose cannot be told from {counted(held['objects'], 'object')}, for {FEW} or "
+            "more are needed: give more pictures" + ("" if true else ", or labelled ones with data=")
+        )
+    elif None not in agreed and agreed[1] <= agreed[0]:
+        lines.append(
+            "Nothing was gained in the dark on these pictures; more pictures, another lowlight= or train= may help: "
+            "see docs/adapt.md"
+        )
     if true and true["dark, after"][kind] <= true["dark, before"][kind]:
         lines.append(
             f"The true AP of {kind} in the dark did not rise, and it says more than the agreement: keep the untouched "

@@ -34,6 +34,7 @@ from yolo_wnlb.imaging.brightness import DAYLIGHT
 from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.visualize.pictures import pictures_in, without_repeats
+from yolo_wnlb.words import counted
 from yolo_wnlb.yolo.darkness import darkened_by
 
 LEAST = 12  # pictures of an adaptation
@@ -150,8 +151,8 @@ def judged(found: Found, source: Path) -> Found:
     if found.count < LEAST:
         lost = f" ({len(found.unreadable)} more cannot be read)" if found.unreadable else ""
         raise ValueError(
-            f"images={printable(source)} has {found.count} pictures{lost}; wanted {LEAST} at the very least, better "
-            "some hundreds"
+            f"images={printable(source)} has {counted(found.count, 'picture')}{lost}; wanted {LEAST} at the very "
+            "least, better some hundreds"
         )
     if found.brightness < DAYLIGHT:
         raise ValueError(

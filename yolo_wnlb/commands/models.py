@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb.commands.options import ADAPTERS, DEVICE, EXIST_OK, PAIRWISE, PRESETS, SCALE, place
+from yolo_wnlb.commands.options import ADAPTERS, DARKNESS, DEVICE, EXIST_OK, PAIRWISE, PRESETS, SCALE, place
 from yolo_wnlb.commands.register import command, show
 from yolo_wnlb.terminal.arguments import (
     Kind,
@@ -156,7 +156,7 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
     resumes=True,
     options=[
         Option("images", path("FOLDER|DATA.yaml|VIDEO"), "bright pictures; their labels are not read", required=True),
-        Option("lowlight", text("PRESET", *PRESETS), f"how dark it gets: {', '.join(PRESETS)}", required=True),
+        Option("lowlight", text("PRESET", *PRESETS), f"how dark it gets: {DARKNESS}", required=True),
         Option("out", path("FOLDER"), "folder to make (default: runs/adapt/ and the model's name)"),
         Option("train", text("blocks|all", "blocks", "all"), "the blocks alone, or everything but the head", "blocks"),
         Option(
@@ -221,7 +221,7 @@ def run_adapt(files: list[str], options: dict[str, Any]) -> int:
         Option(
             "lowlight",
             text("PRESET", *PRESETS),
-            "the pictures are bright: darken them, and compare the features with those of the bright ones",
+            f"the pictures are bright: darken them, and compare the features with those of the bright ones: {DARKNESS}",
         ),
         EXIST_OK,
     ],

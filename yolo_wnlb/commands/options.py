@@ -15,6 +15,7 @@ DEVICE = Option(
 PRESETS = ("mild", "moderate", "severe", "extreme", "agllnet", "lv", "n10", "n20")
 SPLITS = ("train", "val", "test", "unlabelled")  # of a data YAML
 ADDED_NOISE = "n10 and n20: as bright as it is, with white noise of sd 10 and 20, clipped at 0 and 255"
+DARKNESS = f"{', '.join(PRESETS[:6])}, or a .yaml of yolo-wnlb calibrate; {ADDED_NOISE}"
 CORRUPTIONS = (  # without boxblur, which needs to know the objects
     *("noise", "blur", "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur"),
     *("zoom_blur", "snow", "fog", "brightness", "contrast", "elastic", "pixelate", "jpeg"),

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from yolo_wnlb.commands.options import (
-    ADDED_NOISE,
     CAMERA,
     CORRUPTIONS,
     CURVE,
+    DARKNESS,
     EXIST_OK,
     IMAGES_OF_COCO,
     PRESETS,
@@ -32,7 +32,7 @@ from yolo_wnlb.terminal.arguments import Kind, Option, flag, listed, number, one
     resumes=True,
     options=[
         Option("out", path("FOLDER"), "the twin; needed, except for --verify of a folder named first"),
-        Option("preset", text("NAME", *PRESETS), f"how dark: {', '.join(PRESETS[:6])}; {ADDED_NOISE}", "agllnet"),
+        Option("preset", text("NAME", *PRESETS), f"how dark: {DARKNESS}", "agllnet"),
         Option("seed", whole(0), "each picture's darkness follows from it and from its path", 0),
         Option(
             "format",
@@ -71,14 +71,15 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
     files="[IMAGE|FOLDER|DATA.yaml ...]",
     count=(0, math.inf),
     file_keys=("source",),
-    example="yolo-wnlb preview night/ n=5 presets=mild,severe ev=-3",
+    example="yolo-wnlb preview day/ n=5 presets=mild,severe ev=-3",
     about="Without a source it draws scenes.",
     options=[
         Option("out", path("FILE"), "a .png or .jpg", "preview.png"),
         Option("n", whole(1), "pictures of each folder or data set", 5),
-        Option("presets", listed(text("NAME", *PRESETS)), "one column each (default: all)"),
+        Option("presets", listed(text("NAME", *PRESETS)), f"one column each (default: all): {DARKNESS}"),
         Option("preset", listed(text("NAME", *PRESETS)), "the same as presets="),
         Option("seed", whole(0), "another one draws other noise", 0),
+        EXIST_OK,
         *CAMERA,
     ],
 )

@@ -23,11 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-
-try:
-    from pycocotools import mask as mask_utils
-except ImportError as error:
-    raise ImportError("evaluation needs pycocotools; install it: pip install 'yolo-wnlb[evaluate]'") from error
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.identity import DATA_YAML, check_file_names, check_header, identify, image_list

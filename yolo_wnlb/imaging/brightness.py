@@ -17,3 +17,18 @@ def mean_luma(image: np.ndarray) -> float:
     """
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 and image.shape[2] == 3 else image
     return float(grey.mean())
+
+
+def dark_already(brightness: float) -> str:
+    """Return the remark that pictures of this median brightness are dark before they are darkened; "" for day pictures.
+
+    Example:
+        >>> dark_already(100.0)
+        ''
+    """
+    if brightness >= DAYLIGHT:
+        return ""
+    return (
+        f"the pictures are dark already: their median brightness is {brightness:.0f} of 255, and day pictures have "
+        f"{DAYLIGHT} or more"
+    )

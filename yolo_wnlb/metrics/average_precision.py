@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth, check, fingerprint
 from yolo_wnlb.data.sources import printable
@@ -29,6 +30,10 @@ from yolo_wnlb.version import __version__
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
+LEGEND = (  # of the table
+    "AP: mean over IoU 0.50 to 0.95, AP50, AP75: at that IoU; AR1, AR10, ...: recall with so many detections an image; "
+    "s, m, l: small objects, of less than 32 x 32 pixels, medium, and large ones, of more than 96 x 96"
+)
 CELLS = 1_000_000  # of an array at once
 FLOOR = 0.05  # a lowest score above this says that the predictions were cut
 HEADER = ("format", "predictions", "categories", "image_list")  # of a predictions file, and not of the protocol
@@ -148,7 +153,7 @@ class Evaluation(Score):
         return cls(**{**content, "matches": {kind: unpack(found) for kind, found in content["matches"].items()}})
 
     def __str__(self) -> str:
-        """Return the table, the classes if they are few, the protocol and the notes."""
+        """Return the table, the classes if they are few, what the numbers are, the protocol and the notes."""
         names = list(self.masks or self.boxes)
         lines = [f"{'':<18}" + "".join(f"{name:>8}" for name in names)]
         rows = [(KINDS[kind], self.numbers(kind)) for kind in self.matches]
@@ -158,6 +163,7 @@ class Evaluation(Score):
             rows.append((f"{KINDS[kind]}: {printable(name)}"[:17], self.per_class[kind][name]))
         for title, numbers in rows:
             lines.append(f"{title:<18}" + "".join(f"{v:>8.4f}" if v > -1 else f"{'-':>8}" for v in numbers.values()))
+        lines += textwrap.wrap(LEGEND, 112)
         facts = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in self.protocol.items()}
         protocol = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in facts.items())
         lines += textwrap.wrap(protocol, 112)
@@ -398,8 +404,6 @@ def objects_of(
 def encoded(shapes: list[Any], image: np.ndarray, kind: str, sizes: Sequence[tuple[int, int]]) -> list[Any]:
     """Turn outlines and plain run lengths into RLEs, as pycocotools does; boxes stay as they are."""
     if kind == "segm":
-        from pycocotools import mask as mask_utils
-
         for row, shape in enumerate(shapes):
             if isinstance(shape, list) or isinstance(shape["counts"], list):
                 rle = mask_utils.frPyObjects(shape, *sizes[image[row]])
@@ -411,8 +415,6 @@ def areas_of(shapes: Sequence[Any], kind: str) -> np.ndarray:
     """Return the area of each mask or box in square pixels, float (N,)."""
     if kind == "bbox":
         return np.array([width * height for _, _, width, height in shapes], float)
-    from pycocotools import mask as mask_utils
-
     parts = [mask_utils.area(shapes[i : i + 200]) for i in range(0, len(shapes), 200)]  # it cannot take more than 255
     return np.concatenate([np.zeros(0), *parts])
 

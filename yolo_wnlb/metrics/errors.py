@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth, check
 from yolo_wnlb.metrics.average_precision import KEYS, KINDS, columns, encoded, lacking, objects_of, strongest
@@ -120,8 +121,6 @@ def judge(
     truth: Truth, predictions: Sequence[Prediction], kind: str, positive: float, background: float, most: int
 ) -> Judged:
     """Match detections with objects, and find the kind of each error; the arguments are those of `errors`."""
-    from pycocotools import mask as mask_utils
-
     images, categories = (sorted(truth[what], key=lambda entry: entry["id"]) for what in ("images", "categories"))
     image_numbers, class_numbers = ({entry["id"]: i for i, entry in enumerate(part)} for part in (images, categories))
     sizes = [(image["height"], image["width"]) for image in images]

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth, check_predictions, fingerprint, to_rle
 from yolo_wnlb.data.journal import replaced
@@ -330,8 +331,6 @@ def check_masks(truth: Truth, place: str = "the truth") -> None:
 
 def mask_of(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Decode outlines or run lengths: bool (H, W)."""
-    from pycocotools import mask as mask_utils
-
     return mask_utils.decode(to_rle(segmentation, height, width)).astype(bool)
 
 

@@ -12,7 +12,7 @@ from yolo_wnlb.data.sources import printable
 from yolo_wnlb.metrics.average_precision import KINDS
 from yolo_wnlb.report.content import Content, Threshold
 from yolo_wnlb.report.page import MISSING, estimate, gain, half_stop, hundredths, number, rows_of
-from yolo_wnlb.report.verdict import FEW
+from yolo_wnlb.report.verdict import FEW, FOUND, is_enough
 from yolo_wnlb.study.robustness_report import table
 
 TASKS = {"segment": "image-segmentation", "detect": "object-detection"}  # of the Hub
@@ -94,7 +94,7 @@ def glance(content: Content) -> list[str]:
         versus = [row for row in rows_of(content.comparisons, model.name, content.kind) if row.where == "all pictures"]
         halves = rows_of(content.half_stops, model.name, content.kind)
         whole = [row for row in rows_of(content.thresholds, model.name, content.kind) if row.where == "all pictures"]
-        whole = [row for row in whole if row.objects >= FEW]
+        whole = [row for row in whole if is_enough(row)]
         cost = rows_of(content.cost, model.name)
         body.append(
             [
@@ -164,13 +164,13 @@ def thresholds(content: Content) -> list[str]:
     score, none = f"F{content.beta:g}", [MISSING] * 5
     head = ["pictures of", "model", "confidence to set", score, "precision", "recall", "false alarms in 1,000 pictures"]
     how = f"The confidence with the best {score}; what it gives is measured on the half that it was not chosen on."
-    if any(row.objects < FEW for row in rows):
-        how += f" Pictures with fewer than {FEW} objects are too few for a confidence of their own."
+    if not all(map(is_enough, rows)):
+        how += f" Fewer than {FEW} objects, or than {FOUND} found ones, are too few for a confidence of their own."
     body = [
         [
             plain(row.where),
             plain(row.model),
-            *([number(row.confidence, 2), *rates(row)] if row.objects >= FEW else none),
+            *([number(row.confidence, 2), *rates(row)] if is_enough(row) else none),
         ]
         for row in rows
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth
 from yolo_wnlb.metrics.average_precision import KEYS, encoded
@@ -78,8 +79,6 @@ def shape_of(entry: Mapping[str, Any], kind: str, image: Mapping[str, Any], name
     """Turn an annotation or a prediction into its box and, of masks, its outlines."""
     outlines, box = list[list[float]](), entry.get("bbox")
     if kind == "segm":
-        from pycocotools import mask as mask_utils
-
         [rle] = encoded([entry[KEYS[kind]]], np.zeros(1, int), kind, [(image["height"], image["width"])])
         outlines = outlines_of(mask_utils.decode(rle))
         box = box or mask_utils.toBbox(rle).tolist()

@@ -22,7 +22,7 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.imaging.bounds import whole_number
-from yolo_wnlb.imaging.brightness import DAYLIGHT, mean_luma
+from yolo_wnlb.imaging.brightness import dark_already, mean_luma
 from yolo_wnlb.metrics import confidence as confidences
 from yolo_wnlb.metrics.average_precision import KINDS, Evaluation, evaluate
 from yolo_wnlb.metrics.bootstrap import draws
@@ -513,11 +513,8 @@ def notes(content: c.Content, evaluation: Evaluation) -> list[str]:
         f"stops: {data.pictures_of_stops} pictures, darkened with the noise of {data.preset}, seed {data.seed}",
         *evaluation.notes,
     ]
-    if data.brightness < DAYLIGHT:
-        lines.append(
-            f"the pictures are dark already: their median brightness is {data.brightness:.0f} of 255, and day pictures "
-            f"have {DAYLIGHT} or more. Stops darken them further"
-        )
+    if remark := dark_already(data.brightness):
+        lines.append(f"{remark}. Stops darken them further")
     for model in content.models:
         if next(row.confidence for row in content.thresholds if row.model == model.name) is None:
             lines.append(

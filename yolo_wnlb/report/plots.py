@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb.report.content import ERROR_KINDS, Content, Estimate
-from yolo_wnlb.report.verdict import FEW
+from yolo_wnlb.report.verdict import is_enough
 
 INK, FAINT, RULE = "#010203", "#010204", "#010205"
 COLOURS = 8  # of models, in the style sheet; a ninth model has that of the first
@@ -156,7 +156,7 @@ LINES = (
         Line(f"thresholds by {word}", "thresholds", chosen_by(word, x_title), title, value, 1)
         for word, x_title in (("brightness", BRIGHTNESS), ("stop", STOPS))
         for title, value in (
-            ("confidence to set", lambda row: row.confidence if row.objects >= FEW else None),
+            ("confidence to set", lambda row: row.confidence if is_enough(row) else None),
             (ALARMS, lambda row: row.expected and row.expected.false_alarms),
         )
     ),

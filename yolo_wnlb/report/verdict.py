@@ -10,16 +10,28 @@ from yolo_wnlb.report.content import Content, Estimate, Threshold
 
 NAMES = {"segm": "mask AP", "bbox": "box AP"}
 MEAN_OVER_STOPS, ALL_PICTURES = "mean over stops", "all pictures"  # where models are compared
-FEW = 30  # objects, below which no confidence is recommended
+FEW, FOUND = 30, 10  # objects, and objects found, below which no confidence is recommended
 DARK = -2  # stops, from which on darkened pictures count as dark
 MARGIN = 1.5  # times as high or as low must the confidences in the dark be, for one of their own to be recommended
-ADVICE = {  # for the kind of error that costs most
-    "class": "give it more pictures of the classes that it mistakes for each other, and look at their labels",
-    "localisation": "train and predict at a larger imgsz, and look at how tightly the labels lie",
-    "both": "give it more pictures like the worst ones below, labelled carefully",
-    "duplicate": "lower iou= of the non-maximum suppression",
-    "background": "add pictures without objects to the training, and set a higher confidence if alarms matter more",
-    "missed": "train it for the dark (lowlight=) or at a larger imgsz",
+ADVICE = {  # kind of error: what it is called in a sentence, and what helps where it costs most
+    "class": (
+        "objects found but given a wrong class",
+        "give it more pictures of the classes that it mistakes for each other, and look at their labels",
+    ),
+    "localisation": (
+        "objects found but not fitted closely",
+        "train and predict at a larger imgsz, and look at how tightly the labels lie",
+    ),
+    "both": (
+        "objects neither given their class nor fitted closely",
+        "give it more pictures like the worst ones below, labelled carefully",
+    ),
+    "duplicate": ("objects found more than once", "lower iou= of the non-maximum suppression"),
+    "background": (
+        "detections on the background",
+        "add pictures without objects to the training, and set a higher confidence if alarms matter more",
+    ),
+    "missed": ("missed objects", "train it for the dark (lowlight=) or at a larger imgsz"),
 }
 
 
@@ -61,24 +73,25 @@ def how_good(content: Content, best: str) -> str:
     """Write how good the best model is, how dark it may get, and whether another one is clearly worse."""
     [score] = [row for row in content.scores if (row.model, row.kind) == (best, content.kind)]
     what = NAMES[content.kind]
-    if not score.ap.value:
-        return f"{best} finds nothing that is right on these {content.data.pictures} pictures: its {what} is 0."
-    reached = f"{best} has a {what} of {in_points(score.ap)} on these {content.data.pictures} pictures"
     dark = how_dark(content, best)
+    if not score.ap.value:
+        return f"{best} finds nothing that is right on these {content.data.pictures} pictures: its {what} is 0{dark}."
+    reached = f"{best} has a {what} of {in_points(score.ap)} on these {content.data.pictures} pictures"
     if len(content.models) == 1:
         return f"{reached}{dark}."
     return f"{compared(content, best)}; {reached}{dark}."
 
 
 def how_dark(content: Content, best: str) -> str:
-    """Write at which stop half of the AP is left, and of which pictures where they are fewer; "" where AP is 0."""
+    """Write at which stop half of the AP is left, and of which pictures where they are fewer."""
     [row] = [row for row in content.half_stops if (row.model, row.kind) == (best, content.kind)]
-    if row.stop.value is None:
-        return ""
+    fewer = content.data.pictures_of_stops < content.data.pictures
+    which = f"the {content.data.pictures_of_stops} of them that were darkened"
+    if row.stop.value is None:  # AP is 0 as they are
+        return ", and how dark it may get cannot be told" + (f" from {which}, on which it is 0" if fewer else "")
     start, it = ", and", "it"
-    if content.data.pictures_of_stops < content.data.pictures:
+    if fewer:
         [as_is] = [r for r in content.stops if (r.model, r.kind, r.stop) == (best, content.kind, None)]
-        which = f"the {content.data.pictures_of_stops} of them that were darkened"
         start, it = f"; on {which} it is {in_points(as_is.ap)} as they are, and", "that"
     if not row.reached:
         return f"{start} more than half of {it} is left at {rounded(row.stop.value, 0)} stops, the darkest measured"
@@ -137,15 +150,21 @@ def which_confidence(content: Content, best: str) -> str:
             f"No confidence can be recommended for {best}, for {whole.objects} objects are too few: {FEW} or more are "
             "needed."
         )
-    rates, how = whole.expected, "on new pictures of this kind"
-    if rates is None:
-        rates, how = whole.in_sample, "on these very pictures, which are too few to tell of new ones,"
-    text = f"Set conf={whole.confidence:.2f}"
-    if rates:
-        text += (
-            f": {how} it finds {100 * rates.recall:.0f} of 100 objects, with {rates.false_alarms:,.0f} false alarms in "
-            "1,000 pictures"
+    if not is_enough(whole):
+        return (
+            f"No confidence can be recommended for {best}: with the best one it finds {found(whole)} of "
+            f"{whole.objects} objects, and {FOUND} or more are needed to choose by."
         )
+    text = f"Set conf={whole.confidence:.2f}"
+    if rates := whole.expected or whole.in_sample:
+        alarms = f"with {rates.false_alarms:,.0f} false alarms in 1,000 pictures"
+        if whole.expected:
+            text += f": on new pictures of this kind it finds {100 * rates.recall:.0f} of 100 objects, {alarms}"
+        else:
+            text += (
+                f": on these very pictures, which are too few to tell of new ones, it finds {found(whole)} of "
+                f"{whole.objects} objects, {alarms}"
+            )
     half = [
         row.stop.value for row in content.half_stops if (row.model, row.kind) == (best, content.kind) and row.reached
     ]
@@ -155,6 +174,16 @@ def which_confidence(content: Content, best: str) -> str:
     return f"{text}."
 
 
+def found(row: Threshold) -> int:
+    """Return how many objects of the pictures are found with the confidence that was chosen on them."""
+    return round(row.in_sample.recall * row.objects) if row.in_sample else 0
+
+
+def is_enough(row: Threshold) -> bool:
+    """Tell whether a confidence can be recommended: the objects, and those that are found, are enough to choose by."""
+    return row.confidence is not None and row.objects >= FEW and found(row) >= FOUND
+
+
 def darkest(rows: Sequence[Threshold], whole: Threshold, half: float) -> Threshold | None:
     """Return the darkest row of dark pictures with objects enough: of real pictures, or where there is none of stops.
 
@@ -162,7 +191,7 @@ def darkest(rows: Sequence[Threshold], whole: Threshold, half: float) -> Thresho
 
     A range of brightness that holds all pictures is passed over: its confidence is that of the whole.
     """
-    enough = [row for row in rows if row.confidence is not None and row.objects >= FEW]
+    enough = [row for row in rows if is_enough(row)]
     real = [row for row in enough if row.where.startswith("brightness") and row.pictures < whole.pictures]
     dark = [row for row in real if row.high <= DAYLIGHT]
     if dark:
@@ -191,9 +220,8 @@ def what_goes_wrong(content: Content, best: str) -> str:
         if not score.ap.value:
             return f"No kind of error stands out, for nothing that {best} finds is right."
         return f"No kind of error costs {best} any AP by itself."
-    what = {"missed": "missed objects", "background": "detections on the background"}
-    named = what.get(worst.name, f"errors of the kind {worst.name}")
-    return f"Most is lost to {named} ({100 * worst.cost:.1f} points of AP50): {ADVICE[worst.name]}."
+    what, remedy = ADVICE[worst.name]
+    return f"Most is lost to {what} ({100 * worst.cost:.1f} points of AP50): {remedy}."
 
 
 def in_points(estimate: Estimate) -> str:

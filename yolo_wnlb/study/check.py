@@ -1,13 +1,12 @@
-"""Refuse what would fail in a run before the first run starts: arguments, models, weights, device, folder, libraries.
+"""Refuse what would fail in a run before the first run starts: arguments, models, weights, device, folder.
 
 `check_models` does so as soon as the study is read, `check_data` as soon as its data sets are there. They raise
-ValueError, OSError or ImportError, with the row in front of the message.
+ValueError or OSError, with the row in front of the message.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import json
 import logging
@@ -25,7 +24,6 @@ from yolo_wnlb.study.runs import Run, weights_path
 from yolo_wnlb.twins.enhance import enhancer
 from yolo_wnlb.words import suggestion
 
-LIBRARIES = ("scipy.stats", "matplotlib", "pycocotools.mask")  # what a table needs, beside what training needs
 CHOICES = {  # of arguments that Ultralytics checks late or never
     "cache": (True, False, "ram", "disk"),
     "copy_paste_mode": ("flip", "mixup"),
@@ -39,7 +37,6 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
     """Check everything that runs need except their data.
 
     Raises:
-        ImportError: a library is missing.
         ValueError: the device is not there; a training takes no such argument; no model can be built; weights
             cannot be read or are of another task; rows of one detector would be evaluated at different sizes.
         OSError: the folder cannot be written; weights are not there.
@@ -48,13 +45,6 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
 
     if not runs:
         return
-    for library in LIBRARIES:
-        try:
-            importlib.import_module(library)
-        except ImportError as error:
-            raise ImportError(
-                f"compare needs {library.split('.')[0]} ({error}); install it: pip install 'yolo-wnlb[evaluate]'"
-            ) from error
     select_device(device or "", verbose=False)
     check_out(runs[0].out)
     sizes: dict[str, dict[str, Run]] = {}  # of each detector: the sizes that pictures are evaluated at

@@ -15,7 +15,7 @@ import numpy as np
 
 from yolo_wnlb.data.sources import spread
 from yolo_wnlb.imaging import corruptions
-from yolo_wnlb.imaging.brightness import DAYLIGHT
+from yolo_wnlb.imaging.brightness import dark_already
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
@@ -97,13 +97,9 @@ def notes_on_light(cells: Sequence[Cell], scene: Scene) -> list[str]:
     """Say so where darkness is measured on pictures that are dark already."""
     if not any(cell.family == "lowlight" for cell in cells):
         return []
-    brightness = median(float(scene.read(i).mean()) for i in spread(scene.ids, LOOKED_AT))
-    if brightness >= DAYLIGHT:
-        return []
-    return [
-        f"the pictures are dark already: their median brightness is {brightness:.0f} of 255, and day pictures have "
-        f"{DAYLIGHT} or more. Presets and stops darken them further, and by day stands for the pictures as they are"
-    ]
+    remark = dark_already(median(float(scene.read(i).mean()) for i in spread(scene.ids, LOOKED_AT)))
+    darker = "Presets and stops darken them further, and by day stands for the pictures as they are"
+    return [f"{remark}. {darker}"] if remark else []
 
 
 def change_of(cell: Cell, scene: Scene) -> Alter | None:

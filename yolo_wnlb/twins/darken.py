@@ -38,6 +38,7 @@ from yolo_wnlb.twins.twin import (
     refuse_place,
 )
 from yolo_wnlb.twins.workers import processors
+from yolo_wnlb.words import counted
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,10 @@ def darken_dataset(
         report.advice.append("after all shards, the same command without shard= completes the data set")
         return report
     if run.untouched:
-        report.title = (
-            f"{out} is complete, nothing to do: {len(pictures)} dark images (--verify compares them with the manifest)"
-        )
+        there = counted(len(pictures), "image")
+        report.title = f"{out} is complete, nothing to do: {there} (--verify compares them with the manifest)"
         return report
-    report.title = f"{report.images} dark images in {out} ({run.speed})"
+    report.title = f"{counted(report.images, 'image')} in {out} ({run.speed})"
     if failures:
         report.advice.append(
             f"{len(failures)} pictures, listed in {Path(out) / FAILURES}, are left out together with their labels: "

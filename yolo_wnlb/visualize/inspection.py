@@ -275,7 +275,10 @@ def remarks(report: Report) -> list[str]:
             f"{'; '.join(zero)}: at most positions no key counts, since the ReLU cuts every pair: y is 0 there"
         )
     if empty := [name for name, (_, _, target) in zip(report.images, report.positions) if target == NOTHING_FOUND]:
-        notes.append(f"nothing found in {', '.join(empty)}: attention is that of the middle")
+        notes.append(
+            f"no object was found in {', '.join(empty)}, so the attention of the pixel in the middle is shown; at=x,y "
+            "takes another one, a lower conf= finds more"
+        )
     return notes
 
 

@@ -20,15 +20,15 @@ from torch import Tensor
 from ultralytics import YOLO
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import printable
+from yolo_wnlb.data.sources import printable, spread
 from yolo_wnlb.imaging.camera import Settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.imaging.sheet import resized, scaled
 from yolo_wnlb.visualize.pictures import (
+    all_pictures,
     display_names,
-    find_pictures,
     in_colour,
     without_repeats,
 )
@@ -154,7 +154,10 @@ def read_samples(
     labelled: dict[Path, Path] = {}  # file: its data YAML
     files: list[Path] = []
     for source in map(Path, sources):
-        found = find_pictures(source, n)
+        every = all_pictures(source)
+        found = spread(every, n)
+        if len(found) < len(every):
+            notes.append(f"looked at {len(found)} of the {len(every)} images of {printable(source)}; n= takes more")
         if len(files) + len(found) > MAX_IMAGES:
             raise ValueError(
                 f"{len(files) + len(found)} images or more; wanted {MAX_IMAGES} at most: name fewer, or lower n"

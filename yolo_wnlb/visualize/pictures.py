@@ -12,12 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import listed, printable
+from yolo_wnlb.data.sources import listed, printable, spread
 from yolo_wnlb.reading import read_text
 
 
 def find_pictures(source: Path, n: int) -> list[Path]:
-    """List the images that a source stands for: itself, or n of those of a folder or of a val split, evenly spaced.
+    """List n of the images that a source stands for, evenly spaced, or all where there are no more.
+
+    Raises: as `all_pictures` does.
+    """
+    return spread(all_pictures(source), n)
+
+
+def all_pictures(source: Path) -> list[Path]:
+    """List the images that a source stands for: itself, or those of a folder or of a val split.
 
     Raises: ValueError, OSError: with the remedy.
     """
@@ -35,9 +43,7 @@ def find_pictures(source: Path, n: int) -> list[Path]:
     if not images:
         formats = ", ".join(sorted(IMG_FORMATS))
         raise ValueError(f"{printable(source)} holds no images ({formats}); give another folder")
-    if n >= len(images):
-        return images
-    return [images[round(i * (len(images) - 1) / max(n - 1, 1))] for i in range(n)]
+    return images
 
 
 def val_places(source: Path) -> list[Path]:

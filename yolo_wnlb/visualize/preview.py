@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import cv2
@@ -23,7 +24,7 @@ import numpy as np
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.bounds import MONO
-from yolo_wnlb.imaging.brightness import mean_luma
+from yolo_wnlb.imaging.brightness import dark_already, mean_luma
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, settings
 from yolo_wnlb.imaging.capture import capture, light_of_codes
 from yolo_wnlb.imaging.chance import picture_rng
@@ -57,6 +58,8 @@ def preview(
     n: int = 5,
     presets: Sequence[Any] = tuple(PRESETS),
     seed: int = 0,
+    exist_ok: bool = False,
+    say: Callable[[str], None] = print,
     **changes: Any,
 ) -> Path:
     """Write the sheet of pictures and return its path.
@@ -68,6 +71,8 @@ def preview(
             shown, and each image once.
         presets: One column each.
         seed: Of the shots; another one draws others.
+        exist_ok: Write over a file that is there.
+        say: Called with each remark: fewer pictures than n, or dark ones.
         **changes: Attributes of `yolo_wnlb.Settings`, on top of each preset: ev=-3, crf="srgb".
     Raises: ValueError, OSError: with the remedy; nothing is written.
     """
@@ -87,6 +92,8 @@ def preview(
     files = without_repeats([file for inside in found.values() for file in inside])
     if out.resolve() in [file.resolve() for file in files]:
         raise ValueError(f"out={out} is one of the pictures to look at; choose another file name")
+    if out.exists() and not exist_ok:
+        raise FileExistsError(f"{out} is there already; choose another out=, or write over it with exist_ok=True")
     if (count := len(files) if sources else n) > MAX_ROWS:
         raise ValueError(f"{count} pictures; one sheet shows {MAX_ROWS} at most: name fewer, or lower n")
     if sources:
@@ -99,6 +106,11 @@ def preview(
         ]
     else:
         pictures = list(generated_scenes(n))
+    for source, inside in found.items():
+        if len(inside) < n and inside != [source]:
+            say(f"note: {printable(source)} has {len(inside)} of the n={n} pictures that were asked for: all are shown")
+    if remark := dark_already(median(mean_luma(picture.image) for picture in pictures)):
+        say(f"note: {remark}. Presets darken them further")
     rows = [picture_row(picture, columns, seed) for picture in pictures]
     sheet = np.vstack([heading(["source", *columns], SIDE, 40, 19), *rows])
     out.write_bytes(encoded(sheet, out))

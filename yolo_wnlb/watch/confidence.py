@@ -57,6 +57,8 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
         too_dark: Mean code below which nothing is tried, instead of the report's.
     Raises: OSError; ValueError: the file is no report, or has no confidences of this model.
     """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no {file}; make it with: yolo-wnlb report {weights} data=DATA.yaml")
     content = Content.from_json(file)
     model = model_of(content, file, weights)
     rows = [row for row in content.thresholds if row.model == model.name and row.kind == content.kind]

@@ -28,11 +28,14 @@ from yolo_wnlb.watch.average import MOST_FRAMES, Average, StillAverage
 from yolo_wnlb.watch.confidence import Confidences, fixed, of_report
 from yolo_wnlb.watch.sources import Frame, Source, is_url, open_source
 from yolo_wnlb.watch.tracks import Tracked, Tracks
+from yolo_wnlb.words import counted
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint, load_export
 from yolo_wnlb.yolo.sixteen_bits import curve_of
 
 FORMAT = "yolo_wnlb watch 1"  # first line of watch.jsonl
 FILES = ("watch.jsonl", "watch.mp4")
+MOST_MOVES, ENOUGH = 0.5, 10  # mean share of still pixels, below which the camera seems to move; frames to tell it by
+DEFAULT_CONFIDENCE = 0.25
 LIVE_VIDEO_RATE = 10.0  # frames a second of the video of a camera
 
 
@@ -53,6 +56,8 @@ class Watched:
         stopped: Whether Ctrl-C, or SIGTERM, ended it.
         lost: Whether a live source sent no more frames, before `limit` was reached or somebody stopped it.
         unreadable: How many pictures of a folder cannot be read and were left out.
+        imgsz: Height and width in pixels that frames were fitted into.
+        confidence: Where the confidences are from.
         remarks: What to know of it.
     """
 
@@ -68,13 +73,16 @@ class Watched:
     stopped: bool = False
     lost: bool = False
     unreadable: int = 0
+    imgsz: tuple[int, int] = (0, 0)
+    confidence: str = ""
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
-            f"{self.frames} frames in {self.seconds:.1f} s: detection on {self.detected}, {self.too_dark} too dark"
-            + (f", {self.dropped} came while the model was busy" if self.dropped else ""),
-            f"{self.objects} objects followed; {self.still:.0%} of the pixels averaged, which took "
+            f"{counted(self.frames, 'frame')} in {self.seconds:.1f} s: detection on {self.detected}, "
+            f"{self.too_dark} too dark" + (f", {self.dropped} came while the model was busy" if self.dropped else ""),
+            f"image size {'x'.join(map(str, self.imgsz))}, {self.confidence}",
+            f"{counted(self.objects, 'object')} followed; {self.still:.0%} of the pixels averaged, which took "
             f"{self.milliseconds:.1f} ms a frame",
             *(f"note: {remark}" for remark in self.remarks),
         ]
@@ -87,7 +95,7 @@ def watch(
     out: str | Path | None = None,
     *,
     frames: int = 4,
-    conf: float | str | Path = 0.25,
+    conf: float | str | Path = DEFAULT_CONFIDENCE,
     too_dark: float | None = None,
     keep: float = 0.5,
     hold: int = 5,
@@ -134,7 +142,9 @@ def watch(
         "retina_masks": True,
     }
     settings |= {key: value for key, value in (("imgsz", imgsz), ("device", device)) if value is not None}
-    result = Watched(Path())
+    default = " (the default)" if conf == DEFAULT_CONFIDENCE else ""
+    size = size_of(detector, channels, settings)
+    result = Watched(Path(), imgsz=size, confidence=f"{confidences.source}{default}")
     with folder_for(out, "runs/watch") as folder:
         refuse_overwriting(folder, opened, exist_ok)
         result.folder = folder
@@ -145,7 +155,7 @@ def watch(
             "model": str(model),
         }
         header |= {"frames": frames, "confidence": confidences.source, "too_dark": confidences.too_dark}
-        header |= {"keep": keep, "hold": hold, "iou": iou, "imgsz": imgsz}
+        header |= {"keep": keep, "hold": hold, "iou": iou, "imgsz": list(size)}
         with stop_request() as stop, Output(folder, opened, header, video) as output:
             follow(opened, StillAverage(frames), confidences, detector, settings, tracks, output, result, stop, limit)
     return result
@@ -195,6 +205,13 @@ def load(file: Path) -> tuple[YOLO, int, Curve]:
     if task not in ("detect", "segment"):
         raise ValueError(f"{file} is a model for '{task}'; wanted one for detect or segment")
     return YOLO(file, task=task), channels_of(backend), curve_of(None, backend)
+
+
+def size_of(detector: YOLO, channels: int, settings: dict[str, Any]) -> tuple[int, int]:
+    """Return the height and width in pixels that frames are fitted into, as the model does it with a black one."""
+    detector.predict(np.zeros((64, 64, channels), np.uint8), **settings)
+    height, width = detector.predictor.imgsz
+    return int(height), int(width)
 
 
 def refuse_overwriting(folder: Path, source: Source, exist_ok: bool) -> None:
@@ -288,17 +305,19 @@ def follow(
     result.stopped = result.stopped or (not reached and stop())  # while no frame came
     result.unreadable = len(source.unreadable)
     result.lost = source.live and not result.stopped and not reached
-    result.remarks = tuple(remarks(source, result, last, reached))
+    moves = average.most > 1 and averaged >= ENOUGH and result.still < MOST_MOVES
+    result.remarks = tuple(remarks(source, result, last, reached, moves))
 
 
-def remarks(source: Source, result: Watched, last: float, reached: bool) -> Iterator[str]:
-    """Say what is amiss with a source: it went away, it breaks off, files of it cannot be read.
+def remarks(source: Source, result: Watched, last: float, reached: bool, moves: bool) -> Iterator[str]:
+    """Say what is amiss with a source: it went away, it breaks off, files of it cannot be read, the camera moves.
 
     Args:
         source: After its last frame.
         result: What was done.
         last: Time of the last frame, in seconds.
         reached: Whether `limit` ended it.
+        moves: Whether most pixels were shown as they were.
     """
     read = result.frames + result.unreadable
     if result.lost:
@@ -308,6 +327,11 @@ def remarks(source: Source, result: Watched, last: float, reached: bool) -> Iter
     if source.unreadable:
         first = source.unreadable[0].name
         yield f"frames of {source.name} that cannot be read were left out: {result.unreadable}, the first is {first}"
+    if moves:
+        yield (
+            f"{1 - result.still:.0%} of the pixels could not be averaged: the camera seems to move, or scenes are cut, "
+            "and little noise is taken away; give a camera that stands still"
+        )
 
 
 class Output:
