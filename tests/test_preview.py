@@ -238,7 +238,7 @@ def test_a_picture_of_any_name_is_shown(name, tmp_path):
     assert preview([file], tmp_path / "sheet.png", presets=["mild"]).is_file()
     with pytest.raises(OSError, match="cannot be read as an image") as refused:
         file.write_bytes(b"no picture")
-        preview([file], tmp_path / "sheet.png")
+        preview([file], tmp_path / "again.png")
     assert mistakes.message(refused.value, "").isprintable()
 
 
