@@ -139,11 +139,13 @@ def test_the_command_says_where_the_picture_is(photos, tmp_path, monkeypatch, ca
     save(tmp_path / "night.png", np.full((48, 64, 3), 9, np.uint8))
     (tmp_path / "nights").mkdir()
     (tmp_path / "night.png").rename("nights/1.png")
-    assert cli.main(["preview", "nights", "presets=mild", "exist_ok=True"]) == 0
+    assert cli.main(["preview", "nights", "presets=mild"]) == 0
     few, dark, wrote = capsys.readouterr().out.splitlines()
     assert few == "note: nights has 1 of the n=5 pictures that were asked for: all are shown"
     assert dark.startswith("note: the pictures are dark already: their median brightness is 9 of 255, and day pictures")
-    assert wrote == f"wrote {tmp_path / 'preview.png'}"
+    assert wrote == f"wrote {tmp_path / 'preview-2.png'}"
+    assert cli.main(["preview", "nights", "presets=mild", "exist_ok=True"]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'preview.png'}\n")
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def run_darken(files: list[str], options: dict[str, Any]) -> int:
     example="yolo-wnlb preview day/ n=5 presets=mild,severe ev=-3",
     about="Without a source it draws scenes.",
     options=[
-        Option("out", path("FILE"), "a .png or .jpg", "preview.png"),
+        Option("out", path("FILE"), "a .png or .jpg (default: preview.png, or the next of preview-2.png, ...)"),
         Option("n", whole(1), "pictures of each folder or data set", 5),
         Option("presets", listed(text("NAME", *PRESETS)), f"one column each (default: all): {DARKNESS}"),
         Option("preset", listed(text("NAME", *PRESETS)), "the same as presets="),

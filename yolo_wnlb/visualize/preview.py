@@ -51,9 +51,16 @@ class Picture(NamedTuple):
     image: np.ndarray
 
 
+def next_free(name: str, exist_ok: bool) -> Path:
+    """Return a file of this name in the working folder; where it is there already, the next of NAME-2, NAME-3, ..."""
+    file = Path(name)
+    numbered = (file.with_stem(f"{file.stem}-{number}") for number in itertools.count(2))
+    return file if exist_ok or not file.exists() else next(other for other in numbered if not other.exists())
+
+
 def preview(
     sources: Sequence[str | Path] = (),
-    out: str | Path = "preview.png",
+    out: str | Path | None = None,
     *,
     n: int = 5,
     presets: Sequence[Any] = tuple(PRESETS),
@@ -66,7 +73,7 @@ def preview(
 
     Args:
         sources: Images, folders of images, data YAMLs (their val split); none: generated scenes.
-        out: A .png or .jpg.
+        out: A .png or .jpg. Default: preview.png, or the next of preview-2.png, preview-3.png, ...
         n: Pictures of each folder or data set, evenly spaced. All images that are named one by one are
             shown, and each image once.
         presets: One column each.
@@ -82,7 +89,7 @@ def preview(
     if not presets:
         raise ValueError(f"no presets; choose from {', '.join(PRESETS)}")
     columns = {str(preset): settings(preset, **changes) for preset in presets}
-    out = Path(out)
+    out = Path(out) if out else next_free("preview.png", exist_ok)
     if out.suffix.lower() not in ENCODER_OPTIONS:
         raise ValueError(f"out is {out.name!r}; wanted a name that ends in {' or '.join(ENCODER_OPTIONS)}")
     if out.is_dir() or not out.parent.is_dir():
