@@ -263,6 +263,19 @@ def test_mistakes_in_the_options_are_named(tmp_path, monkeypatch, given, message
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("argument", ["sources", "still", "capped", "day"])
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_no_picture_is_written_over(tmp_path, monkeypatch, argument, whole_folder):
+    monkeypatch.chdir(tmp_path)
+    stored = {file: file.read_bytes() for file in write(tmp_path / "shots", noisy()).iterdir()}
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/link.png").symlink_to(tmp_path / "shots/000.png")
+    given = {argument: "linked" if whole_folder else ["shots/001.png", "shots/000.png"]}
+    with pytest.raises(ValueError, match=r"000\.png is one of the pictures of .*would be written over"):
+        calibrate(out="shots/000.yaml", exist_ok=True, **given)
+    assert {file: file.read_bytes() for file in (tmp_path / "shots").iterdir()} == stored
+
+
 # ---- what pictures cannot tell is said -------------------------------------------------------------
 
 

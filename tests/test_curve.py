@@ -456,6 +456,24 @@ def test_where_a_curve_is_written_is_checked(source, tmp_path):
             measure_curve(source, **{"out": tmp_path / "new.yaml", **options})
 
 
+@pytest.mark.parametrize("given", ["deep/night.yaml", "deep/night", ["deep"]])
+@pytest.mark.parametrize("out", ["deep/night.yaml", "link.yaml"])
+def test_no_curve_is_written_over_the_data_that_it_is_measured_on(tmp_path, monkeypatch, given, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    cv2.imwrite("deep/a.png", COLOUR)
+    text = f"path: {tmp_path}/deep\ntrain: .\nval: .\nnames: [thing]\n"
+    (tmp_path / "deep/night.yaml").write_text(text)
+    (tmp_path / "link.yaml").symlink_to("deep/night.yaml")
+    with pytest.raises(ValueError, match="is what the curve is measured on, and would be written over"):
+        measure_curve(given, out, exist_ok=True)
+    assert (tmp_path / "deep/night.yaml").read_text() == text
+    assert measure_curve(given, "other.yaml").pictures == 1
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"folder\.yaml is a folder"):
+        measure_curve(given, "folder.yaml", exist_ok=True)
+
+
 def test_raw_files_and_others_are_not_measured_together(tmp_path):
     pytest.importorskip("rawpy", reason="RAW files need rawpy: pip install 'yolo-wnlb[raw]'")
     (tmp_path / "night").mkdir()

@@ -22,7 +22,8 @@ from yolo_wnlb.calibrate.noise import (
     smoothed,
 )
 from yolo_wnlb.calibrate.report import Calibration, Found, draw, middle_noise
-from yolo_wnlb.calibrate.sources import Frame, check_one_camera, read_frames, read_pairs, without_copies
+from yolo_wnlb.calibrate.sources import Frame, check_one_camera, files_in, read_frames, read_pairs, without_copies
+from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, settings
 from yolo_wnlb.imaging.camera_file import SUFFIXES
 from yolo_wnlb.imaging.capture import capture
@@ -65,15 +66,15 @@ def calibrate(
         still: Pairs or bursts of still scenes, a folder for each burst or pairs in the order of names: shot noise.
         day: Day pictures of the same camera, for the span of the exposure.
         crf: The camera's response, one that is known: "srgb", "gamma:2.2", "identity" or (n, u).
-        exist_ok: Write over what is there.
+        exist_ok: Write over what is there, unless it is one of the pictures.
     Raises: ValueError, OSError: with the remedy; nothing is written.
     """
     out = Path(out)
-    refuse_place(out, exist_ok)
+    dark, pairs, night, light = (listed(value) for value in (capped, still, sources, day))
+    refuse_place(out, [*dark, *pairs, *night, *light], exist_ok)
     response = named_response(crf)
     if response is None:
         raise ValueError(f"crf is {crf!r}, which stands for many responses; one camera has one: srgb, gamma:2.2 or n,u")
-    dark, pairs, night, light = (listed(value) for value in (capped, still, sources, day))
     if not (dark or pairs or night):
         raise ValueError("nothing to measure; give night pictures, still=FOLDER of pairs, or capped=FOLDER")
     remarks: list[str] = []
@@ -140,8 +141,8 @@ def listed(sources: Sources) -> list[str | Path]:
     return given
 
 
-def refuse_place(out: Path, exist_ok: bool) -> None:
-    """Raise ValueError or FileExistsError unless the file can be written."""
+def refuse_place(out: Path, sources: Sequence[str | Path], exist_ok: bool) -> None:
+    """Raise ValueError or FileExistsError unless both files can be written, and neither is one of the sources."""
     if out.suffix.lower() not in SUFFIXES:
         raise ValueError(f"out is {out.name!r}; wanted a name that ends in {' or '.join(SUFFIXES)}")
     if not out.parent.is_dir():
@@ -149,6 +150,13 @@ def refuse_place(out: Path, exist_ok: bool) -> None:
     for file in (out, out.with_suffix(".png")):
         if file.is_dir() or (file.exists() and not exist_ok):
             raise FileExistsError(f"{file} is there already; give exist_ok=True or choose another out=")
+    targets = {file.resolve(): file for file in (out, out.with_suffix(".png")) if file.exists()}
+    for source in sources if targets else ():
+        if both := targets.keys() & {file.resolve() for file in files_in(Path(source))}:
+            raise ValueError(
+                f"{targets[both.pop()]} is one of the pictures of {source}, and would be written over; choose another "
+                "out="
+            )
 
 
 def cropped(picture: np.ndarray) -> np.ndarray:
@@ -413,5 +421,7 @@ def write(result: Calibration, day: list[np.ndarray], night: list[np.ndarray]) -
 
     picture = draw(result, day, night)
     text = yaml.safe_dump(result.content(), sort_keys=False)
-    result.picture.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-    result.file.write_text(text, encoding="utf-8")
+    with replaced(result.picture) as draft:
+        draft.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    with replaced(result.file) as draft:
+        draft.write_text(text, encoding="utf-8")

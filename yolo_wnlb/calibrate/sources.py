@@ -43,8 +43,7 @@ def read_frames(sources: Sequence[str | Path], most: int = MOST, *, adjacent: bo
     seen: set[Path] = set()
     for source in map(Path, sources):
         if source.is_dir():
-            files = sorted(file for file in source.rglob("*") if file.suffix.lower() in PICTURES)
-            if not files:
+            if not (files := files_in(source)):
                 raise ValueError(f"{source} holds no pictures ({', '.join(sorted(PICTURES))})")
             frames += [read_picture(file) for file in evenly(unseen(files, seen), most)]
         elif not source.is_file():
@@ -56,6 +55,13 @@ def read_frames(sources: Sequence[str | Path], most: int = MOST, *, adjacent: bo
         else:
             frames.append(read_picture(source))
     return evenly(frames, most)
+
+
+def files_in(source: Path) -> list[Path]:
+    """Return the pictures in a folder and below, in the order of names; of a file the file itself."""
+    if not source.is_dir():
+        return [source]
+    return sorted(file for file in source.rglob("*") if file.suffix.lower() in PICTURES)
 
 
 def unseen(files: Sequence[Path], seen: set[Path]) -> list[Path]:

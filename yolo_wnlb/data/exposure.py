@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from yolo_wnlb.data.sources import printable, read_sources, spread
+from yolo_wnlb.data.journal import replaced
+from yolo_wnlb.data.sources import DataSet, listed, printable, read_sources, spread
 from yolo_wnlb.imaging.curve import HIGH, LOW, WHITE, Curve, as_settings, end_points, read_curve, table
 from yolo_wnlb.imaging.deep import DEEP, RAW, codes_of, kind_of, light_of
 
@@ -69,11 +70,12 @@ def measure_curve(
         low, high: Percentiles of the codes of all pictures together that become black and white.
         response: As `Curve` has it.
         n: How many pictures are looked at, evenly spaced.
-        exist_ok: Write over a file that is there.
+        exist_ok: Write over a file that is there, unless the curve is measured on what it names.
     Raises:
         FileExistsError: the file is there.
-        ValueError: no picture has more than 8 bits, all have one code, RAW files are mixed with others, or a picture
-            is broken.
+        IsADirectoryError: it is a folder.
+        ValueError: it belongs to the source, no picture has more than 8 bits, all have one code, RAW files are mixed
+            with others, or a picture is broken.
     """
     wanted = read_curve({"low": low, "high": high, "response": response})
     out = Path(out)
@@ -82,6 +84,7 @@ def measure_curve(
     if out.exists() and not exist_ok:
         raise FileExistsError(f"{out} is there already; give another out=, or exist_ok=True to write over it")
     data = read_sources(source)
+    refuse_source(out, data, listed(source))
     names = ["train"] if "train" in data.splits else [*data.splits]
     files = spread(sorted({file for name in names for file in data.splits[name]}), n)
     counts = np.zeros(WHITE + 1)
@@ -124,11 +127,23 @@ def measure_curve(
     return Measured(out, curve, len(whites), tuple(sorted(whites)), len(used), kept)
 
 
+def refuse_source(out: Path, data: DataSet, given: Sequence[str | Path]) -> None:
+    """Raise ValueError or IsADirectoryError where the curve would be written over what it is measured on."""
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; choose another out=")
+    pictures = (file for files in data.splits.values() for file in files)
+    yamls = (data.yaml, f"{data.yaml}.yaml") if data.yaml else ()
+    if out.resolve() in {Path(file).resolve() for file in (*given, *yamls, *data.annotations, *data.lists, *pictures)}:
+        raise ValueError(
+            f"{printable(out)} is what the curve is measured on, and would be written over; choose another out="
+        )
+
+
 def write(out: Path, curve: Curve, count: int) -> None:
     """Write the file of a curve."""
     import yaml
 
     settings = {name: value for name, value in as_settings(curve).items() if value is not None}
     head = f"# yolo-wnlb curve: black and white are percentiles of the codes of {count} pictures together.\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(head + yaml.safe_dump({"curve": settings}, sort_keys=False), encoding="utf-8")
+    with replaced(out) as draft:
+        draft.write_text(head + yaml.safe_dump({"curve": settings}, sort_keys=False), encoding="utf-8")
