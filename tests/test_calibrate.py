@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from yolo_wnlb.calibrate.calibrate import calibrate
+from yolo_wnlb.calibrate.calibrate import calibrate, exposure
 from yolo_wnlb.calibrate.sources import jpeg_quality, read_frames, read_pairs
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
@@ -116,6 +116,14 @@ def test_a_camera_that_sees_colours_by_day_alone_takes_grey_nights(tmp_path):
     assert camera.bayer == "mono" and -5 < camera.ev[0] <= camera.ev[1] <= 0
     dark = capture(cv2.imread(f"{day}/000.png"), camera.draw(random.Random(0)))
     assert (dark == dark[..., :1]).all() and cv2.imread(str(tmp_path / "my.png")) is not None
+
+
+@pytest.mark.parametrize("colour", [(40, 40, 160), (40, 160, 40), (160, 40, 40)], ids=["red", "green", "blue"])
+def test_the_day_of_a_camera_without_colours_is_as_bright_as_it_sees_it(colour):
+    day = [np.full((160, 160, 3), colour, np.uint8) for _ in range(2)]
+    night = [capture(p, Shot(ev=-2, bayer="mono", crf="srgb", sigma_s=0.05, sigma_c=0.01, noise_seed=7)) for p in day]
+    found = exposure([p[..., 1] for p in night], day, Shot(crf="srgb").crf, [])
+    assert found.span == pytest.approx((-2, -2), abs=0.1)
 
 
 @pytest.mark.parametrize(("coding", "suffix"), [("MJPG", "avi"), ("mp4v", "mp4")])

@@ -17,6 +17,7 @@ from yolo_wnlb.calibrate.noise import (
     Scene,
     fit,
     linear,
+    linear_mono,
     measure_pairs,
     measure_singles,
     smoothed,
@@ -390,12 +391,17 @@ def rounded(span: tuple[float, float]) -> tuple[float, float]:
 
 
 def exposure(night: list[np.ndarray], day: list[np.ndarray], crf: Any, remarks: list[str]) -> Found:
-    """Return the span of stops between day and night, from quantiles of the mean light of pictures."""
+    """Return the span of stops between day and night, from quantiles of the mean light of pictures.
+
+    Light is that of the green channel; where the night is grey, that of a sensor without colour filters.
+    """
     light = np.percentile([float(linear(picture, crf).mean()) for picture in night], QUANTILES)
+    is_mono = night[0].ndim == 2
     bright = np.array(ASSUMED_DAY)
     source = f"{number_of(night, 'night picture')}, against ordinary day photos (assumed: give day=)"
     if day:
-        bright = np.percentile([float(linear(picture, crf).mean()) for picture in day], QUANTILES)
+        seen = [linear_mono(picture, crf) if is_mono else linear(picture, crf) for picture in day]
+        bright = np.percentile([float(one.mean()) for one in seen], QUANTILES)
         source = f"{number_of(night, 'night picture')} and {number_of(day, 'day picture')}"
     stops = np.log2(np.maximum(light, 1e-6) / np.maximum(bright, 1e-6))
     if stops.max() > 0:

@@ -19,6 +19,7 @@ import numpy as np
 
 from yolo_wnlb.imaging.camera import Shot
 from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.optics import without_colour
 from yolo_wnlb.imaging.response import Crf, response
 from yolo_wnlb.imaging.tables import look_up
 
@@ -77,7 +78,18 @@ Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
 def linear(picture: np.ndarray, crf: Crf) -> np.ndarray:
     """Return the light of the green (or only) channel, float32."""
     plane = picture[..., 1] if picture.ndim == 3 else picture
-    return look_up(np.ascontiguousarray(plane), response(crf)[1](np.arange(256) / 255).astype(np.float32))
+    return look_up(np.ascontiguousarray(plane), light_of_codes(crf))
+
+
+def linear_mono(picture: np.ndarray, crf: Crf) -> np.ndarray:
+    """Return the light that a sensor without colour filters sees, float32 (H, W)."""
+    light = look_up(picture, light_of_codes(crf))
+    return without_colour(light) if light.ndim == 3 else light
+
+
+def light_of_codes(crf: Crf) -> np.ndarray:
+    """Return the light of each code of 8 bits, float32."""
+    return response(crf)[1](np.arange(256) / 255).astype(np.float32)
 
 
 def edges(crf: Crf) -> np.ndarray:
