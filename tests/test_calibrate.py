@@ -2,6 +2,7 @@
 
 import random
 import runpy
+import struct
 import sys
 from pathlib import Path
 
@@ -165,10 +166,25 @@ def moving(folder):
     return write(folder, [one, np.roll(other, 9, 1)])
 
 
-def two_cameras(folder):
-    write(folder, noisy(), "jpg", 95)
+def two_cameras(folder, *, unnamed=0):
+    """Pictures of two cameras, and between them some that do not say what they are of."""
+    write(folder, noisy(frames=2 + unnamed), "jpg", 95)
     exif(folder / "000.jpg", "A1")
-    exif(folder / "001.jpg", "B2")
+    exif(folder / f"{1 + unnamed:03}.jpg", "B2")
+    return folder
+
+
+def turned(folder, count):
+    """Capped frames, the last of which is turned by 90 degrees."""
+    frames = shots([np.zeros((96, 128, 3), np.uint8)], count, sigma_c=0.02)
+    return write(folder, [*frames[:-1], np.rot90(frames[-1])])
+
+
+def enormous(folder):
+    write(folder, noisy(frames=1))
+    (folder / "001.bmp").write_bytes(
+        struct.pack("<2sIIIIiiHHIIiiII", b"BM", 1 << 20, 0, 54, 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
     return folder
 
 
@@ -222,6 +238,14 @@ MISTAKES = {  # what: (argument, how it is made, message)
         "mixed sizes: ",
     ),
     "mixed cameras": ("still", two_cameras, "mixed cameras: "),
+    "mixed cameras with others between": (
+        "sources",
+        lambda f: two_cameras(f, unnamed=1),
+        "002.jpg of B2; calibrate each alone",
+    ),
+    "a capped frame that is turned": ("capped", lambda f: turned(f, 2), "mixed sizes: one lies on its side"),
+    "one of three that is turned": ("capped", lambda f: turned(f, 3), "mixed sizes: one lies on its side"),
+    "an enormous picture": ("sources", enormous, "001.bmp cannot be read as a picture: "),
     "grey beside colour": (
         "sources",
         lambda f: write(f, [noisy()[0], noisy()[1][..., 0]]),

@@ -23,7 +23,15 @@ from yolo_wnlb.calibrate.noise import (
     smoothed,
 )
 from yolo_wnlb.calibrate.report import Calibration, Found, draw, middle_noise
-from yolo_wnlb.calibrate.sources import Frame, check_one_camera, files_in, read_frames, read_pairs, without_copies
+from yolo_wnlb.calibrate.sources import (
+    Frame,
+    check_one_camera,
+    check_one_shape,
+    files_in,
+    read_frames,
+    read_pairs,
+    without_copies,
+)
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, settings
 from yolo_wnlb.imaging.camera_file import SUFFIXES
@@ -173,6 +181,8 @@ def fit_capped(frames: list[Frame], shot: Shot, found: dict[str, Found], remarks
     """Fit read noise, banding and fixed pattern to capped frames, and count hot pixels."""
     if len(frames) < 2:
         raise ValueError(f"{frames[0].name} is one capped frame only; wanted two or more")
+    for frame in frames:
+        check_one_shape(frames[0], frame, "capped frames are those of one sensor, turned alike")
     pictures = [cropped(frame.picture) for frame in frames]
     for frame, picture in zip(frames, pictures):
         plane = picture[..., 1] if picture.ndim == 3 else picture
@@ -259,8 +269,7 @@ def check_still(one: Frame, other: Frame, shot: Shot) -> None:
     Raises: ValueError: they do not differ by noise alone, or not at all.
     """
     said = f"{one.name} and {other.name}"
-    if one.picture.shape != other.picture.shape:
-        raise ValueError(f"{said} have mixed sizes: one lies on its side; a pair is of one still scene")
+    check_one_shape(one, other, "a pair is of one still scene")
     if np.array_equal(one.picture, other.picture):
         raise ValueError(f"{said} are the same picture; a pair is taken twice")
     green, others = (picture if picture.ndim == 2 else picture[..., 1] for picture in (one.picture, other.picture))

@@ -129,10 +129,13 @@ def read_pairs(sources: Sequence[str | Path], remarks: list[str]) -> list[tuple[
 def read_picture(file: Path) -> Frame:
     """Read one picture.
 
-    Raises: ValueError: it is no picture, has 16 bits, or is too small.
+    Raises: ValueError: it is no picture, has 16 bits, is too small, or larger than OpenCV takes.
     """
     stored = np.fromfile(file, np.uint8)
-    picture = cv2.imdecode(stored, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR) if stored.size else None
+    try:
+        picture = cv2.imdecode(stored, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR) if stored.size else None
+    except cv2.error as error:  # too many pixels, for instance
+        raise ValueError(f"{file} cannot be read as a picture: {' '.join(str(error).split())}") from error
     if picture is None:
         raise ValueError(f"{file} cannot be read as a picture")
     quality, exif = None, {}
@@ -190,6 +193,16 @@ def jpeg_quality(tables: dict[int, list[int]] | None) -> int | None:
     return round(min(max(100 - percent / 2 if percent <= 100 else 5000 / percent, 1), 100))
 
 
+def check_one_shape(one: Frame, other: Frame, what: str) -> None:
+    """Refuse two pictures of which one lies on its side.
+
+    what: How the message ends: what they should be.
+    Raises: ValueError: their sizes differ.
+    """
+    if one.picture.shape != other.picture.shape:
+        raise ValueError(f"{one.name} and {other.name} have mixed sizes: one lies on its side; {what}")
+
+
 def check_one_camera(frames: Sequence[Frame]) -> None:
     """Refuse pictures whose noise cannot be that of one camera at one size.
 
@@ -203,14 +216,17 @@ def check_one_camera(frames: Sequence[Frame]) -> None:
                 f"mixed sizes: {one.name} has {said[0]} pixels, {other.name} {said[1]}; a resized picture has other "
                 "noise: give pictures of one size"
             )
-        if one.camera and other.camera and one.camera != other.camera:
-            raise ValueError(
-                f"mixed cameras: {one.name} is of {one.camera}, {other.name} of {other.camera}; calibrate each alone"
-            )
         if one.picture.ndim != other.picture.ndim:
             grey, colour = sorted((one, other), key=lambda frame: frame.picture.ndim)
             raise ValueError(
                 f"{grey.name} is grey and {colour.name} has colours; calibrate each mode of a camera alone"
+            )
+    named = [frame for frame in frames if frame.camera]
+    for frame in named:
+        if frame.camera != named[0].camera:
+            raise ValueError(
+                f"mixed cameras: {named[0].name} is of {named[0].camera}, {frame.name} of {frame.camera}; calibrate "
+                "each alone"
             )
     for frame in frames:
         if frame.quality is not None and frame.quality < LEAST_QUALITY:
