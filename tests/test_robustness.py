@@ -20,6 +20,7 @@ from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.detectors import ultralytics as detector
 from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.study import robustness as module
 from yolo_wnlb.study import robustness_detectors as of_detectors
 from yolo_wnlb.study import robustness_report as reports
@@ -29,7 +30,6 @@ from yolo_wnlb.study.robustness_report import crossings, interval, summary
 from yolo_wnlb.study.subject import Subject, names_of, notes_on_light
 from yolo_wnlb.study.suite import CLEAN, FAMILIES, Cell, read_suite
 from yolo_wnlb.study.surrogate import ATTACKS, Perturbation, Surrogate
-from yolo_wnlb.twins.enhance import sha256_of
 from yolo_wnlb.yolo.models import read_picture
 
 FILES = ("robustness.md", "robustness.csv", "robustness.json", "curves.png")

@@ -1,10 +1,12 @@
 """watch: frames are averaged where nothing moves, objects do not flicker, files are whole, mistakes are named."""
 
 import functools
+import hashlib
 import http.server
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -125,7 +127,11 @@ def threshold(model, where, low, high, confidence, halves=2):
 
 
 def report(folder, rows, models=("best",)):
-    listed = [Model(name, f"{name}.pt", "0" * 64, "detect", "ultralytics 8.4", "64x64", ["a"]) for name in models]
+    """Write a report of checkpoints, and the checkpoints, whose content is their name."""
+    for name in models:
+        (folder / f"{name}.pt").write_text(name)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in models}
+    listed = [Model(name, f"{name}.pt", digests[name], "detect", "ultralytics 8.4", "64x64", ["a"]) for name in models]
     data = Data("d.yaml", "val", "abc", 2, {"a": 3}, 40.0, 2, "severe", 0)
     Content("R", ["1.", "2.", "3."], listed, data, "bbox", 1.0, thresholds=rows).to_json(folder / "report.json")
     return folder / "report.json"
@@ -161,15 +167,38 @@ def test_a_slice_of_few_objects_sets_no_confidence_and_still_tells_that_it_is_no
         of_report(report(tmp_path, few), tmp_path / "best.pt")
 
 
-def test_a_model_is_found_in_a_report_by_content_then_name_and_never_guessed_among_several(tmp_path):
+def test_a_model_is_found_in_a_report_by_its_content_and_an_export_by_its_name(tmp_path):
     rows = [threshold(name, "brightness 0 to 9", 0, 9, conf) for name, conf in (("day", 0.3), ("night", 0.7))]
     file = report(tmp_path, rows, ("day", "night"))
-    assert of_report(file, tmp_path / "runs/night.pt").confidence == (0.7,)
-    with pytest.raises(ValueError, match=r"is a report of day, night, and none of them is .*other\.pt"):
-        of_report(file, tmp_path / "other.pt")
-    assert of_report(report(tmp_path, rows[:1], ("day",)), tmp_path / "other.pt").confidence == (0.3,)
+    (tmp_path / "moved.pt").write_text("night")
+    assert of_report(file, tmp_path / "moved.pt").confidence == (0.7,)
+    assert not of_report(file, tmp_path / "moved.pt").remark
+    (tmp_path / "night_openvino_model").mkdir()
+    for name in ("night.onnx", "night_openvino_model", "night_int8_openvino_model"):
+        found = of_report(file, tmp_path / name)
+        assert (
+            found.confidence == (0.7,) and f"is of night.pt; {tmp_path / name} is taken for an export" in found.remark
+        )
+    report(tmp_path, [], ("day",))
     with pytest.raises(ValueError, match="has no confidence by brightness of day: nothing that it found was right"):
-        of_report(report(tmp_path, [], ("day",)), tmp_path / "other.pt")
+        of_report(file, tmp_path / "day.pt")
+
+
+@pytest.mark.parametrize("name", ["best.pt", "other.pt", "other.onnx"])
+@pytest.mark.parametrize("digests", [True, False])
+def test_the_report_of_another_model_is_refused(tmp_path, name, digests):
+    """Of one with the same name, and of the only one of the report, too; and where the report tells no contents."""
+    file = report(tmp_path, ROWS)
+    if not digests:
+        file.write_text(file.read_text().replace(hashlib.sha256(b"best").hexdigest(), ""))
+    (tmp_path / name).write_text("other")
+    wanted = (
+        r"is a report of best\.pt \(.*\), and .*"
+        + re.escape(name)
+        + r" \(d9298a10d1b0\) is another model; .*: yolo-wnlb report .* data=d.yaml"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        of_report(file, tmp_path / name)
 
 
 # ---- tracks ------------------------------------------------------------------------------------------
@@ -408,7 +437,9 @@ def test_dark_frames_are_not_tried_and_the_report_says_which(tmp_path, eye):
     records = lines(tmp_path / "out")[1:]
     assert [record.get("too_dark", False) for record in records] == [False] * 4 + [True] * 4 and eye.calls == 4
     assert all(record["objects"] == [] and "confidence" not in record for record in records[4:])
-    assert records[0]["confidence"] == pytest.approx(0.6, abs=0.05) and result.too_dark == 4
+    assert records[0]["confidence"] == pytest.approx(0.6, abs=0.05) and result.too_dark == 4 and not result.remarks
+    export = module.watch("f", "best.onnx", "export", frames=1, conf="report.json", video=False)
+    assert lines(tmp_path / "export")[0]["remark"] == export.remarks[0] and "export of it" in str(export)
     assert module.watch("f", "best.pt", "out", too_dark=0, video=False, exist_ok=True).too_dark == 0
     assert not (tmp_path / "out/watch.mp4").exists()
 

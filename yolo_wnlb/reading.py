@@ -1,7 +1,8 @@
-"""Read text, YAML and JSON that a user wrote: every error names the file, and nothing grows without a bound."""
+"""Read text, YAML and JSON that a user wrote, and hash files: errors name the file, and nothing grows unbounded."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,15 @@ def check_nodes(root: Any, file: str | Path, unique_keys: bool = True) -> None:
         return sizes[id(node)]
 
     size_of(root)
+
+
+def sha256_of(*paths: Path) -> str:
+    """Hash the content of files, one after the other; of a folder, that of all files in it, by name."""
+    found = hashlib.sha256()
+    for path in paths:
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    found.update(block)
+    return found.hexdigest()

@@ -26,7 +26,7 @@ import numpy as np
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
 from yolo_wnlb.data.sources import listed
-from yolo_wnlb.reading import read_json
+from yolo_wnlb.reading import read_json, sha256_of
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.check_data import check_classes, check_data
@@ -36,7 +36,7 @@ from yolo_wnlb.study.plan import FUSION, LOG, MEASURED, RECORD, RESULT, SPEC, UN
 from yolo_wnlb.study.runs import Run, runs_of, weights_path, with_hashes
 from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer, sha256_of
+from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
 
 TIMED = 30  # pictures that the latency is measured on, after 5 to warm up
 CHILD = """

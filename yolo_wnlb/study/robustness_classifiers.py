@@ -17,6 +17,7 @@ from yolo_wnlb.data.sources import spread
 from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.imaging.camera import CAMERA_VERSION
 from yolo_wnlb.metrics.accuracy import Accuracy, places_of, score
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.study.subject import (
     Alter,
     Perturbation,
@@ -27,7 +28,6 @@ from yolo_wnlb.study.subject import (
     names_of,
 )
 from yolo_wnlb.study.surrogate import ClassSurrogate
-from yolo_wnlb.twins.enhance import sha256_of
 
 read_score = Accuracy.from_json  # of a cell's file
 

@@ -16,6 +16,7 @@ from yolo_wnlb.data.sources import read_sources, real, spread
 from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.imaging.camera import CAMERA_VERSION
 from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.study.models import network, task_of
 from yolo_wnlb.study.robustness_report import NAMES
 from yolo_wnlb.study.subject import (
@@ -28,7 +29,6 @@ from yolo_wnlb.study.subject import (
     names_of,
 )
 from yolo_wnlb.study.surrogate import ATTACKS, Surrogate
-from yolo_wnlb.twins.enhance import sha256_of
 from yolo_wnlb.yolo.models import read_picture
 
 read_score = Evaluation.from_json  # of a cell's file

@@ -19,9 +19,9 @@ from yolo_wnlb.imaging.brightness import dark_already
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.study.suite import WHITE_BOX, Cell, attack_named
 from yolo_wnlb.study.surrogate import ATTACKS, ClassSurrogate, Perturbation, Surrogate
-from yolo_wnlb.twins.enhance import sha256_of
 
 LOOKED_AT = 100  # pictures, evenly spaced, that tell whether a data set is dark
 Alter = Callable[[np.ndarray, Any], np.ndarray]
@@ -156,6 +156,4 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 def hash_of(path: Path, model: Any) -> str:
     """Hash the weights of a loaded model: its file, or all files of its folder."""
-    path = Path(getattr(model, "weights", None) or path)
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return sha256_of(*files)
+    return sha256_of(Path(getattr(model, "weights", None) or path))

@@ -31,6 +31,7 @@ from yolo_wnlb.data.sources import DATA_YAML, PARTS, DataSet, Picture, list_imag
 from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, read_curve
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.twins import pictures
 from yolo_wnlb.twins.pictures import encode
 from yolo_wnlb.twins.twin import Plan, Report, Twin, bring_up_to_date, refuse_place
@@ -455,16 +456,6 @@ def existing(argument: str, form: str) -> Path:
     if not Path(argument).is_file():
         raise FileNotFoundError(f"there is no file {argument}; give the model as {form}")
     return Path(argument)
-
-
-def sha256_of(*files: Path) -> str:
-    """Hash the content of files, one after the other."""
-    found = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                found.update(block)
-    return found.hexdigest()
 
 
 NETWORK = "[,pad=12][,range=0-1][,output=NAME]"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.report.content import Content, Model, Threshold
 
 TOO_DARK = 2.0  # mean code below which nothing is tried, where no report says better
@@ -22,12 +23,14 @@ class Confidences:
         confidence: The confidence at each of them; between two of them it is interpolated, beyond the ends it stays.
         too_dark: Mean code below which no detection is tried, 0 to 255.
         source: Where they are from.
+        remark: What to know of them; empty where there is nothing.
     """
 
     brightness: tuple[float, ...]
     confidence: tuple[float, ...]
     too_dark: float
     source: str
+    remark: str = ""
 
     def at(self, brightness: float) -> float:
         """Return the confidence for a picture of this mean code."""
@@ -53,14 +56,14 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
 
     Args:
         file: The report.json.
-        weights: The file of the model, to find it among those of the report.
+        weights: The file of the model, or its folder, to find it among those of the report.
         too_dark: Mean code below which nothing is tried, instead of the report's.
     Raises: OSError; ValueError: the file is no report, or has no confidences of this model.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no {file}; make it with: yolo-wnlb report {weights} data=DATA.yaml")
     content = Content.from_json(file)
-    model = model_of(content, file, weights)
+    model, remark = model_of(content, file, weights)
     rows = [row for row in content.thresholds if row.model == model.name and row.kind == content.kind]
     real = [row for row in rows if row.where.startswith("brightness ")]
     darkest = min((middle(row) for row in real if row.of_halves), default=np.inf)
@@ -80,7 +83,7 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
     values = {brightness: next(row for row in right if middle(row) == brightness).confidence for brightness in knots}
     # a confidence of 0 would let everything through, one of 1 nothing
     confidence = tuple(float(np.clip(value or 0.0, 0.01, 0.99)) for value in values.values())
-    return Confidences(tuple(knots), confidence, too_dark, str(file))
+    return Confidences(tuple(knots), confidence, too_dark, str(file), remark)
 
 
 def middle(row: Threshold) -> float:
@@ -88,16 +91,32 @@ def middle(row: Threshold) -> float:
     return float(2 ** ((np.log2(1 + row.low) + np.log2(1 + row.high)) / 2) - 1)
 
 
-def model_of(content: Content, file: str | Path, weights: Path) -> Model:
-    """Find a model in a report: by its content, else by its name, else the only one.
+def model_of(content: Content, file: str | Path, weights: Path) -> tuple[Model, str]:
+    """Find a model in a report by its content, else the one that it seems to be an export of; the latter with a remark.
 
-    Raises: ValueError: there are several, and none of them is it.
+    Raises: ValueError: none of them is it.
     """
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
-    same = [model for model in content.models if model.sha256 == digest]
-    same = same or [model for model in content.models if Path(model.weights).stem == weights.stem]
-    same = same or (content.models if len(content.models) == 1 else [])
-    if not same:
-        names = ", ".join(model.name for model in content.models)
-        raise ValueError(f"{file} is a report of {names}, and none of them is {weights}; make one of this model")
-    return same[0]
+    digest = sha256_of(weights) if weights.exists() else None
+    for model in content.models:
+        if model.sha256 == digest:
+            return model, ""
+    stem, form = named(weights)
+    exports = [
+        model
+        for model in content.models
+        if model.sha256 and named(model.weights)[0] == stem and named(model.weights)[1] != form
+    ]
+    if len(exports) == 1:
+        of = exports[0].weights
+        return exports[0], f"{file} is of {of}; {weights} is taken for an export of it, whose confidences may differ"
+    models = ", ".join(f"{model.weights} ({model.sha256[:12] or 'no sha256'})" for model in content.models)
+    raise ValueError(
+        f"{file} is a report of {models}, and {weights} ({digest[:12] if digest else 'not there'}) is another model; "
+        f"make one of it: yolo-wnlb report {weights} data={content.data.source}"
+    )
+
+
+def named(weights: str | Path) -> tuple[str, str]:
+    """Split the name of a model from its format: best.pt, best_openvino_model, best_int8_openvino_model."""
+    match = re.fullmatch(r"(.+?)((?:_int8)?_[a-z]+_model|\.\w+)", Path(weights).name)
+    return (match[1], match[2]) if match else (Path(weights).name, "")

@@ -145,6 +145,7 @@ def watch(
     default = " (the default)" if conf == DEFAULT_CONFIDENCE else ""
     size = size_of(detector, channels, settings)
     result = Watched(Path(), imgsz=size, confidence=f"{confidences.source}{default}")
+    result.remarks = (confidences.remark,) if confidences.remark else ()
     with folder_for(out, "runs/watch") as folder:
         refuse_overwriting(folder, opened, exist_ok)
         result.folder = folder
@@ -156,6 +157,7 @@ def watch(
         }
         header |= {"frames": frames, "confidence": confidences.source, "too_dark": confidences.too_dark}
         header |= {"keep": keep, "hold": hold, "iou": iou, "imgsz": list(size)}
+        header |= {"remark": confidences.remark} if confidences.remark else {}
         with stop_request() as stop, Output(folder, opened, header, video) as output:
             follow(opened, StillAverage(frames), confidences, detector, settings, tracks, output, result, stop, limit)
     return result
@@ -306,7 +308,7 @@ def follow(
     result.unreadable = len(source.unreadable)
     result.lost = source.live and not result.stopped and not reached
     moves = average.most > 1 and averaged >= ENOUGH and result.still < MOST_MOVES
-    result.remarks = tuple(remarks(source, result, last, reached, moves))
+    result.remarks += tuple(remarks(source, result, last, reached, moves))
 
 
 def remarks(source: Source, result: Watched, last: float, reached: bool, moves: bool) -> Iterator[str]:
