@@ -22,6 +22,7 @@ from yolo_wnlb.metrics.average_precision import Evaluation
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.study import robustness as module
+from yolo_wnlb.study import robustness_classifiers as of_classifiers
 from yolo_wnlb.study import robustness_detectors as of_detectors
 from yolo_wnlb.study import robustness_report as reports
 from yolo_wnlb.study.robustness import robustness
@@ -240,6 +241,36 @@ def test_the_same_folder_for_another_request_is_refused(home, oracles, tmp_path,
     with pytest.raises(ValueError, match=f"holds a report of another request: .*{message}.*choose another out="):
         measure(home, tmp_path / "out", suite=["noise"], **changed)
     assert (tmp_path / "out/robustness.md").is_file()
+
+
+def test_pictures_of_the_same_name_and_size_but_other_content_are_refused(tmp_path):
+    """A BMP that is overwritten with black keeps its size; of detectors and of classifiers."""
+    shapes_set(tmp_path / "shapes", train=1, val=2)
+    for name in ("a/1.bmp", "a/2.bmp", "b/1.bmp"):
+        (tmp_path / "val" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "val" / name), np.full((40, 40, 3), 90, np.uint8))
+    [first, *_] = (tmp_path / "shapes/images/val").iterdir()
+    bmp = first.with_suffix(".bmp")
+    cv2.imwrite(str(bmp), cv2.imread(str(first)))
+    first.unlink()
+
+    def requests():
+        rest = (None, 9, 0, "severe", None, False, "pixels")
+        data = {of_detectors: tmp_path / "shapes/data.yaml", of_classifiers: tmp_path}
+        return [kind.read_scene(where, "val", *rest).request for kind, where in data.items()]
+
+    before = requests()
+    assert requests() == before
+    for file in (bmp, tmp_path / "val/a/2.bmp"):
+        size = file.stat().st_size
+        cv2.imwrite(str(file), 0 * cv2.imread(str(file)))
+        assert file.stat().st_size == size
+    for number, (then, now) in enumerate(zip(before, requests())):
+        home = tmp_path / f"out{number}"
+        home.mkdir()
+        module.keep_request(home, then)
+        with pytest.raises(ValueError, match=r"holds a report of another request: of \("):
+            module.keep_request(home, now)
 
 
 def test_the_files_of_a_report_hold_the_same_numbers(home, oracles, tmp_path):

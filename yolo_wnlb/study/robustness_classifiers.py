@@ -74,7 +74,8 @@ def read_scene(
     boxes = None
     if pictures.boxes is not None:
         boxes = {number: [list(box) for box in found] for number, found in enumerate(pictures.boxes)}
-    listed = json.dumps([pictures.names, pictures.boxes])
+    content = [hashlib.sha256(pictures.read(number).tobytes()).hexdigest() for number in keys]
+    listed = json.dumps([pictures.names, pictures.boxes, content])
     request = {
         "data": str(data),
         "split": split,

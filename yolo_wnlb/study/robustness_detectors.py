@@ -58,7 +58,7 @@ def read_scene(
         raise ValueError(f"{data}: no object in {len(truth['images'])} pictures of {split}, so there is no AP")
     files = coco.image_files(truth, data, split, images)
     keys = keys_of(truth, files, data, images)
-    listing = json.dumps([[keys[i], files[i].stat().st_size] for i in sorted(files, key=lambda i: keys[i])])
+    listing = json.dumps([[keys[i], sha256_of(files[i])] for i in sorted(files, key=lambda i: keys[i])])
     request = {
         "data": str(data),
         "split": None if Path(data).suffix.lower() == ".json" else split,
