@@ -407,6 +407,20 @@ def test_a_confidence_at_which_hardly_an_object_is_found_is_not_recommended(righ
     assert ("0.52" in card.markdown(content)) is recommended
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, "0.50"), (0.1, "0.10"), (0.0996, "0.100"), (0.0512, "0.051"), (0.0049, "0.0049"), (0.00123, "0.0012"),
+        (0.994, "0.99"), (0.9964, "0.996"), (0.99996, "0.99996"), (0.0, "0.00"), (1.0, "1.00"),
+    ],
+)  # fmt: skip
+def test_no_confidence_is_rounded_to_0_or_1(value, text):
+    row = chosen("all pictures", 200.0, value, [])
+    content = small_content(thresholds=[row])
+    assert verdict(content)[1].startswith(f"Set conf={text}: ")
+    assert f"| {text} |" in card.markdown(content)
+
+
 def test_a_lower_confidence_is_not_advised_against_what_is_missed_at_every_confidence():
     [advice] = [text for text in verdict(small_content(costs=[0, 0, 0, 0, 0, 0.1])) if "missed objects" in text]
     assert advice.endswith(": train it for the dark (lowlight=) or at a larger imgsz.")

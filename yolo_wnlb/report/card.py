@@ -12,7 +12,7 @@ from yolo_wnlb.data.sources import printable
 from yolo_wnlb.metrics.average_precision import KINDS
 from yolo_wnlb.report.content import Content, Threshold
 from yolo_wnlb.report.page import MISSING, estimate, gain, half_stop, hundredths, number, rows_of
-from yolo_wnlb.report.verdict import FEW, FOUND, is_enough
+from yolo_wnlb.report.verdict import FEW, FOUND, as_confidence, is_enough
 from yolo_wnlb.study.robustness_report import table
 
 TASKS = {"segment": "image-segmentation", "detect": "object-detection"}  # of the Hub
@@ -102,7 +102,7 @@ def glance(content: Content) -> list[str]:
                 *(estimate(scores[kind].ap, 2) if kind in scores else MISSING for kind in kinds),
                 *([gain(versus[0].difference, 2) if versus else ""] if several else []),
                 half_stop(halves[0]) if halves else MISSING,
-                number(whole[0].confidence, 2) if whole else MISSING,
+                as_confidence(whole[0].confidence or 0.0) if whole else MISSING,
                 number(whole[0].expected.false_alarms, 0) if whole and whole[0].expected else MISSING,
                 number(cost[0].milliseconds) if cost else MISSING,
             ]
@@ -170,7 +170,7 @@ def thresholds(content: Content) -> list[str]:
         [
             plain(row.where),
             plain(row.model),
-            *([number(row.confidence, 2), *rates(row)] if is_enough(row) else none),
+            *([as_confidence(row.confidence or 0.0), *rates(row)] if is_enough(row) else none),
         ]
         for row in rows
     ]

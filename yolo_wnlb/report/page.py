@@ -20,7 +20,7 @@ from yolo_wnlb.metrics.average_precision import KINDS
 from yolo_wnlb.report.content import Content, Estimate, HalfStop, Shape, WorstPicture
 from yolo_wnlb.report.drawing import as_path, reduced, shown
 from yolo_wnlb.report.plots import MINUS, all_plots
-from yolo_wnlb.report.verdict import FEW, FOUND, is_enough, rounded
+from yolo_wnlb.report.verdict import FEW, FOUND, as_confidence, is_enough, rounded
 from yolo_wnlb.yolo.models import read_picture
 
 MAX_BYTES = 4_900_000  # of the page
@@ -118,6 +118,7 @@ def environment() -> Any:
         "gain": gain,
         "half_stop": half_stop,
         "number": number,
+        "as_confidence": as_confidence,
         "counted": counted,
         "of": rows_of,
     }

@@ -155,7 +155,7 @@ def which_confidence(content: Content, best: str) -> str:
             f"No confidence can be recommended for {best}: with the best one it finds {found(whole)} of "
             f"{whole.objects} objects, and {FOUND} or more are needed to choose by."
         )
-    text = f"Set conf={whole.confidence:.2f}"
+    text = f"Set conf={as_confidence(whole.confidence)}"
     if rates := whole.expected or whole.in_sample:
         alarms = f"with {rates.false_alarms:,.0f} false alarms in 1,000 pictures"
         if whole.expected:
@@ -170,8 +170,16 @@ def which_confidence(content: Content, best: str) -> str:
     ]
     dark = darkest(rows[1:], whole, half[0] if half and half[0] is not None else -math.inf)
     if dark and dark.confidence is not None and far_apart(dark, whole):
-        text += f"; in the dark ({dark.where}) set conf={dark.confidence:.2f}"
+        text += f"; in the dark ({dark.where}) set conf={as_confidence(dark.confidence)}"
     return f"{text}."
+
+
+def as_confidence(value: float) -> str:
+    """Write a confidence with two decimals, below 0.1 with two significant digits; none rounds to 0 or 1."""
+    digits = 2 if value >= 0.1 or value <= 0 else 1 - math.floor(math.log10(value))
+    while value < 1 <= round(value, digits):
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def found(row: Threshold) -> int:
