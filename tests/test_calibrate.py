@@ -303,7 +303,7 @@ def test_no_picture_is_written_over(tmp_path, monkeypatch, argument, whole_folde
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/link.png").symlink_to(tmp_path / "shots/000.png")
     given = {argument: "linked" if whole_folder else ["shots/001.png", "shots/000.png"]}
-    with pytest.raises(ValueError, match=r"000\.png is one of the pictures of .*would be written over"):
+    with pytest.raises(ValueError, match=r"000\.png is one of the pictures to measure, and would be written over"):
         calibrate(out="shots/000.yaml", exist_ok=True, **given)
     assert {file: file.read_bytes() for file in (tmp_path / "shots").iterdir()} == stored
 

@@ -160,12 +160,11 @@ def refuse_place(out: Path, sources: Sequence[str | Path], exist_ok: bool) -> No
         if file.is_dir() or (file.exists() and not exist_ok):
             raise FileExistsError(f"{file} is there already; give exist_ok=True or choose another out=")
     targets = {file.resolve(): file for file in (out, out.with_suffix(".png")) if file.exists()}
-    for source in sources if targets else ():
-        if both := targets.keys() & {file.resolve() for file in files_in(Path(source))}:
-            raise ValueError(
-                f"{targets[both.pop()]} is one of the pictures of {source}, and would be written over; choose another "
-                "out="
-            )
+    measured = {file.resolve() for source in sources for file in files_in(Path(source))} if targets else set()
+    if both := targets.keys() & measured:
+        raise ValueError(
+            f"{targets[both.pop()]} is one of the pictures to measure, and would be written over; choose another out="
+        )
 
 
 def cropped(picture: np.ndarray) -> np.ndarray:
