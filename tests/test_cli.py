@@ -241,6 +241,13 @@ def test_the_example_of_a_command_can_be_read(name):
     arguments.parse(words, register.COMMANDS[name])
 
 
+def test_the_number_of_a_camera_is_no_forgotten_option():
+    for word in ("0", "1"):
+        assert arguments.parse([word, "model=best.pt"], register.COMMANDS["watch"]) == ([word], {"model": "best.pt"})
+    with pytest.raises(ValueError, match="'0' is no file; did you mean device=0"):
+        arguments.parse(["0", "data=my.yaml"], register.COMMANDS["evaluate"])
+
+
 def test_the_overview_is_short_and_lists_every_command(capsys):
     for words in ([], ["help"], ["--help"], ["-h"]):
         assert cli.main(words) == 0

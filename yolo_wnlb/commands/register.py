@@ -27,12 +27,13 @@ def command(
     options: Sequence[Option] = (),
     about: str = "",
     resumes: bool = False,
+    numbers: bool = False,
 ) -> Callable[[Run], Run]:
     """Register the decorated function as a command; the arguments are the attributes of `Command`."""
 
     def register(run: Run) -> Run:
         table = {option.name: option for option in options}
-        COMMANDS[name] = Command(name, run, summary, example, files, count, file_keys, table, about, resumes)
+        COMMANDS[name] = Command(name, run, summary, example, files, count, file_keys, table, about, resumes, numbers)
         return run
 
     return register

@@ -20,6 +20,7 @@ def confidence(value: str) -> float | str:
     files="SOURCE",
     count=(1, 1),
     file_keys=("source",),
+    numbers=True,
     example="yolo-wnlb watch night.mp4 model=best.pt conf=report.json",
     about="A source is a video file, a folder of frames, the number of a camera (0), or a URL. Where nothing moves, "
     "the mean of the last frames is taken, which has less noise. Writes watch.jsonl, a line for each frame, and "

@@ -212,6 +212,7 @@ class Command:
         options: By name.
         about: A paragraph for the help.
         resumes: Whether the same command goes on where it was stopped.
+        numbers: Whether a number may stand for a file, such as that of a camera.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Command:
     options: dict[str, Option]
     about: str
     resumes: bool
+    numbers: bool = False
 
     @property
     def usage(self) -> str:
@@ -290,6 +292,8 @@ def parse(words: Sequence[str], command: Command) -> tuple[list[str], dict[str, 
 
 def value_of(word: str, command: Command) -> str:
     """Return the option whose value a word that stands alone seems to be; "" if there is none."""
+    if command.numbers and word.isdecimal():
+        return ""
     return next((name for name, option in command.options.items() if word in option.kind.values), "")
 
 
