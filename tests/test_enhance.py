@@ -256,6 +256,8 @@ def test_a_folder_gives_the_picture_of_the_same_stem_or_path(tmp_path):
         ("gamma:dark", r"gamma is 'dark'; wanted a number above 0: gamma\[:2.2\]"),
         ("gamma:-1", "gamma is '-1'; wanted a number above 0"),
         ("clahe:0", "clahe is '0'; wanted a number above 0"),
+        ("clahe:1e12", "clahe is '1e12'; 256 limits nothing, and more has no effect: give at most 256"),
+        ("corrupt:fog,level=3,level=5", "corrupt:fog,level=3,level=5: level= is given twice; leave out one"),
         ("msr:3", "the enhancer is 'msr:3'; wanted msr"),
         ("onnx", "the enhancer is 'onnx'; wanted onnx:FILE"),
         ("onnx:missing.onnx,pad=12", "there is no file missing.onnx; give the model as onnx:FILE"),

@@ -112,6 +112,8 @@ def enhancer(spec: str) -> Enhancer:
     """
     head, options = str(spec), dict[str, str]()
     while match := re.fullmatch(r"(.+),(\w+)=([^,=]*)", head):
+        if match[2] in options:
+            raise ValueError(f"{spec}: {match[2]}= is given twice; leave out one")
         head, options = match[1], {match[2]: match[3], **options}
     kind, _, argument = head.partition(":")
     if kind not in KINDS:
@@ -145,9 +147,14 @@ def gamma(argument: str, options: dict[str, str]) -> Enhancer:
     return Enhancer(f"gamma:{value:g}", "", lambda image, name: cv2.LUT(image, table))
 
 
+CODES = 256  # the limit is in multiples of the mean count of a code: this many is a whole tile of one code
+
+
 def clahe(argument: str, options: dict[str, str]) -> Enhancer:
     """Equalise tiles of the luma, their contrast limited (Zuiderveld, Graphics Gems IV, 1994)."""
     limit = above_0("clahe", argument or "2")
+    if limit > CODES:
+        raise ValueError(f"clahe is {argument!r}; {CODES} limits nothing, and more has no effect: give at most {CODES}")
     return Enhancer(f"clahe:{limit:g}", "", lambda image, name: on_luma(image, cv2.createCLAHE(limit, (8, 8)).apply))
 
 
