@@ -121,9 +121,9 @@ def step_of(scale: str, case: str, device: str) -> Callable[[int, int], None]:
     model = model_of(scale, case).to(device).train()
     model.args = get_cfg(overrides={"task": "segment"})
     channels = 3
-    if case in WITH_DENOISE:  # pictures come in pairs
+    if case in WITH_DENOISE:  # pictures come in pairs, each with its mark
         add_term(model, case.removeprefix("denoise="))
-        channels = 6
+        channels = 2 * (3 + 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
 
@@ -136,6 +136,7 @@ def step_of(scale: str, case: str, device: str) -> Callable[[int, int], None]:
             "bboxes": torch.tensor([[0.5, 0.5, 0.3, 0.3]], device=device).repeat(n, 1),
             "masks": torch.ones(batch, side // 4, side // 4, device=device),
         }
+        scene["img"][:, 3:4] = 1  # all of them is picture
         with torch.autocast(device, enabled=device == "cuda"):
             loss = model.loss(scene)[0].sum()
         scaler.scale(loss).backward()

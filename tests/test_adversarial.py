@@ -206,8 +206,8 @@ def test_with_denoise_the_dark_half_is_attacked_and_the_twin_stays_as_it_is(targ
     args = SimpleNamespace(denoise={"target": target}, pretrained=str(source("yolov8n")), model="", freeze=None)
     denoise.prepare(model, args)
     adversarial.prepare(model, SimpleNamespace(adversarial={**LINF, "steps": 2}, imgsz=64, nbs=2, batch=2))
-    batch, twin = batch_of(), torch.rand(2, 3, 64, 64)
-    pair = {**batch, "img": torch.cat([batch["img"], twin], 1)}
+    batch, twin, mark = batch_of(), torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
+    pair = {**batch, "img": torch.cat([batch["img"], mark, twin, mark], 1)}
     seen = attacked(model, pair)
     assert 0 < (seen - batch["img"]).abs().max() <= 4 / 255 + 1e-6
     total, items = model(pair)

@@ -43,13 +43,14 @@ def network(name="yolov8n.yaml", target="bright", checkpoint=None, freeze=None, 
 
 
 def pairs(size=64, number=2, grey=False, target="bright"):
-    """A batch of dark pictures and their twins (B, 2C, H, W), with one box each."""
+    """A batch of dark pictures and their twins, each with its mark (B, 2C + 2, H, W), with one box each."""
     loaded = []
     for i in range(number):
         picture = cv2.GaussianBlur(np.random.default_rng(i).integers(0, 256, (size, size, 3), np.uint8), (0, 0), 6)
         picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX)[..., : 1 if grey else 3]
         shot = settings("severe").draw(random.Random(i))
-        loaded.append(np.concatenate([capture(picture, shot), decoder.PICTURES[target](picture, shot)], -1))
+        mark = np.full((size, size, 1), denoise.MARK, np.uint8)
+        loaded.append(np.concatenate([capture(picture, shot), mark, decoder.PICTURES[target](picture, shot), mark], -1))
     images = torch.from_numpy(np.stack(loaded)).permute(0, 3, 1, 2).float() / 255
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(number, 1)
     return {
@@ -71,8 +72,8 @@ def error_of(total, items):
 
 
 def halves(image):
-    """What TwinLoader packs: dark and twin, (H, W, C) each."""
-    return (image[..., :1], image[..., 1:]) if image.shape[-1] == 2 else (image[..., :3], image[..., 4:7])
+    """What TwinLoader packs, without the marks: dark and twin, (H, W, C) each."""
+    return tuple(half[..., :-1] for half in np.split(image, 2, -1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -118,8 +119,8 @@ def test_both_pictures_go_through_the_same_geometry_and_colour_jitter(target, br
     built.load_image.darkness = built.load_image.darkness._replace(camera=still)
     for i in range(8):
         image = built[i]["img"]
-        assert image.shape == (6, 64, 64)
-        assert torch.equal(image[:3], image[3:])
+        assert image.shape == (8, 64, 64)
+        assert torch.equal(image[:3], image[4:7])
 
 
 def test_the_target_takes_no_draw_from_the_random_numbers_of_the_training(bright):
@@ -183,48 +184,37 @@ def test_every_pixel_of_the_picture_has_a_channel_of_its_own_in_the_last_convolu
 @pytest.mark.parametrize("scale", [1, 0.1, 0.02])
 def test_the_error_of_the_mean_colour_is_1_and_that_of_the_picture_is_0_however_dark_it_is(scale, monkeypatch):
     picture, made = scale * torch.rand(2, 3, 16, 16), decoder.build({8: 4}, colours=3)
+    inside = torch.ones(2, 1, 16, 16)
     flat = picture - picture.mean((0, 2, 3), keepdim=True)
     for decoded, wanted in (
         (torch.zeros_like(flat), 1),
         (flat / flat.square().mean((0, 2, 3), keepdim=True).sqrt(), 0),
     ):
         monkeypatch.setattr(decoder, "decode", lambda *_, decoded=decoded: decoded)
-        assert decoder.error(made, {}, torch.rand(2, 3, 16, 16), picture).item() == pytest.approx(wanted, abs=0.4)
+        assert decoder.error(made, {}, picture, inside).item() == pytest.approx(wanted, abs=0.4)
     monkeypatch.setattr(decoder, "ONE_CODE", 0)
-    assert decoder.error(made, {}, torch.rand(2, 3, 16, 16), picture).item() == pytest.approx(0, abs=1e-5)
+    assert decoder.error(made, {}, picture, inside).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_padding_does_not_count(monkeypatch):
-    """Only the pixels at the rim, which touch the picture, are taken for a part of it."""
-    dark, picture = 0.1 * torch.rand(2, 1, 3, 40, 40)
-    for width in (0, 1, 24):
-        sides, grey = (width,) * 4, 114 / 255
-        padded = [nn.functional.pad(part, sides, value=grey) for part in (dark, picture)]
-        inside = decoder.is_padding(*padded)[..., width : 40 + width, width : 40 + width]
-        assert not inside.any()
-    wide = decoder.is_padding(*(nn.functional.pad(part, (24,) * 4, value=0.4) for part in (dark, picture)))
-    assert wide.sum() == 88**2 - 42**2
+    """Neither in the error nor in the mean and variance, whatever is painted there and whatever is decoded."""
+    picture, made = 0.1 * torch.rand(1, 3, 40, 40), decoder.build({8: 4}, 3)
+    inside = nn.functional.pad(torch.ones(1, 1, 40, 40), (24,) * 4)
     errors = []
-    for wrong in (0, 9):
-        decoded = wrong * wide.float().expand(1, 3, 88, 88)
+    for grey, wrong in ((0.4, 0), (0.4, 9), (0, 9)):
+        decoded = wrong * (1 - inside).expand(1, 3, 88, 88)
         monkeypatch.setattr(decoder, "decode", lambda *_, decoded=decoded: decoded)
-        padded = [nn.functional.pad(part, (24,) * 4, value=0.4) for part in (dark, picture)]
-        errors.append(decoder.error(decoder.build({8: 4}, 3), {}, *padded))
-    assert errors[0] == errors[1]
-
-
-def test_a_flat_bright_or_noisy_place_is_no_padding():
-    flat, noisy = torch.full((1, 3, 8, 8), 0.9), 0.1 * torch.rand(1, 3, 8, 8)
-    assert not decoder.is_padding(noisy, flat).any() and not decoder.is_padding(0.5 * flat, flat).any()
-    assert not decoder.is_padding(noisy, noisy).any()
+        errors.append(decoder.error(made, {}, nn.functional.pad(picture, (24,) * 4, value=grey), inside))
+    assert errors[0] == errors[1] == errors[2]
+    torch.testing.assert_close(made.mean, picture.mean((0, 2, 3), keepdim=True))
 
 
 @pytest.mark.parametrize("value", [0, 0.5, 1])
-@pytest.mark.parametrize("dark", [0, 1], ids=["all is padding", "all is picture"])
-def test_a_picture_of_one_colour_gives_a_finite_error_and_gradient(value, dark):
+@pytest.mark.parametrize("share", [0, 1], ids=["all is padding", "all is picture"])
+def test_a_picture_of_one_colour_gives_a_finite_error_and_gradient(value, share):
     made, maps = decoder.build({8: 4}, colours=3), torch.rand(1, 4, 2, 2, requires_grad=True)
     picture = torch.full((1, 3, 16, 16), float(value))
-    error = decoder.error(made, {8: [maps]}, picture * (1 - dark) + dark * torch.rand_like(picture), picture)
+    error = decoder.error(made, {8: [maps]}, picture, torch.full((1, 1, 16, 16), float(share)))
     error.backward()
     assert error.isfinite() and error < 5 and maps.grad.isfinite().all()
 
@@ -233,7 +223,7 @@ def test_mixed_precision_computes_the_error_in_float32():
     made = decoder.build({8: 4, 16: 8}, colours=3)
     maps = {8: [torch.rand(2, 4, 2, 2)], 16: [torch.rand(2, 8, 1, 1)]}
     with torch.autocast("cpu", torch.bfloat16):
-        error = decoder.error(made, maps, *torch.rand(2, 2, 3, 16, 16))
+        error = decoder.error(made, maps, torch.rand(2, 3, 16, 16), torch.ones(2, 1, 16, 16))
     error.backward()
     assert error.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in made.parameters())
@@ -305,7 +295,7 @@ def test_the_picture_that_it_decodes_is_that_of_the_target():
         model(dict(batch))[0].sum().backward()
         optimizer.step()
     restorer = restore.Restorer(model, model.denoise["from"])
-    dark, bright = ((255 * half).permute(0, 2, 3, 1).round().byte().numpy() for half in batch["img"].split(3, 1))
+    dark, bright = halves((255 * batch["img"]).permute(0, 2, 3, 1).round().byte().numpy())
     restored = np.stack([restorer(picture) for picture in dark])
     errors = [np.abs(pictures - bright.astype(float)).mean() for pictures in (restored, dark)]
     assert abs(restored.mean() - bright.mean()) < 25 and errors[0] < 0.6 * errors[1]

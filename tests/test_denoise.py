@@ -4,6 +4,7 @@ import random
 import shutil
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -42,6 +43,14 @@ def bright(tmp_path_factory):
     return write(tmp_path_factory.mktemp("bright"))
 
 
+def flat(folder, channels, height=64):
+    """A data set whose pictures are of one bright colour, 64 pixels wide; returns its YAML."""
+    file = write(folder, channels=channels)
+    for picture in folder.glob("images/*/*.png"):
+        cv2.imwrite(str(picture), np.full((height, 64, 3), 200, np.uint8))
+    return file
+
+
 def network(start, name="yolov8n.yaml", **options):
     """A model in training that starts from a checkpoint, as the trainer has it after setup_model."""
     model = YOLO(name, verbose=False).model
@@ -60,8 +69,8 @@ def test_the_bright_half_is_the_picture_that_a_camera_without_faults_would_take(
     built = dataset(write(tmp_path, channels=channels), "train", lowlight=NOTHING, denoise="features", **GEOMETRY)
     for i in range(8):
         image = built[i]["img"]
-        assert image.shape == (2 * channels, 64, 64)
-        assert torch.equal(image[:channels], image[channels:])
+        assert image.shape == (2 * channels + 2, 64, 64)
+        assert torch.equal(image[:channels], image[channels + 1 : -1])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -81,7 +90,55 @@ def test_the_dark_half_is_what_the_same_training_sees_without_denoise(channels, 
     for alone, pair in zip(*images):
         difference = (alone.int() - pair[:channels].int()).abs()
         assert difference.max() <= 8 and difference.float().mean() < 0.2  # codes
-        assert not torch.equal(pair[:channels], pair[channels:])
+        assert not torch.equal(pair[:channels], pair[channels + 1 : -1])
+
+
+STILL = {"mosaic": 0, "degrees": 0, "translate": 0, "scale": 0, "fliplr": 0, "hsv_h": 0, "hsv_s": 0, "hsv_v": 0}
+TURNED = {"degrees": 20, "perspective": 0.0005, "translate": 0.4, "scale": 0.5, "shear": 5, "fliplr": 0.5}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("geometry", "border"),
+    [
+        ({}, 24 / 64),
+        ({"mosaic": 1}, None),
+        ({**TURNED, "mosaic": 0.5, "copy_paste": GEOMETRY["copy_paste"], "flipud": 0.5}, None),
+        ({**TURNED, "cutmix": 1}, None),
+    ],
+    ids=["letterbox", "mosaic", "perspective and copy_paste", "cutmix"],
+)
+def test_a_bright_twin_of_one_colour_counts_everywhere_and_its_borders_nowhere(geometry, border, channels, tmp_path):
+    """A saturated sky that lowlight= left bright is the same in both pictures, and no padding."""
+    if channels == 1 and "copy_paste" in geometry:
+        geometry = {**geometry, "copy_paste": 0.5}  # of grey pairs in every release
+    built = dataset(flat(tmp_path, channels, 40), "train", lowlight=NOTHING, denoise="features", **STILL | geometry)
+    shares = []
+    for i in range(8):
+        image = built[i]["img"]
+        inside = image[channels] / 255 > denoise.INSIDE
+        dark = image[:channels].float()
+        assert (dark[:, inside] >= 198).all(), "borders have 114; at the edge of a picture a share of it"
+        assert inside[(dark == 200).all(0)].all()
+        shares.append(1 - inside.float().mean().item())
+    assert shares == [border] * 8 if border else 0 < max(shares) < 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_that_are_mixed_up_count_everywhere(channels, tmp_path):
+    """Ultralytics adds 255 * r and 255 * (1 - r), and rounds down: to 254 in one of 30 draws."""
+    built = dataset(flat(tmp_path, channels), "train", lowlight=NOTHING, denoise="features", **STILL, mixup=1)
+    np.random.seed(0)
+    marks = [built[i % 8]["img"][channels] for i in range(150)]
+    assert all((mark / 255 > denoise.INSIDE).all() for mark in marks)
+    assert any((mark < 255).any() for mark in marks)
+
+
+def test_the_colour_jitter_leaves_the_mark_alone(bright):
+    built = dataset(bright, "train", lowlight=NOTHING, denoise="features", **STILL | {"hsv_v": 0.9, "hsv_s": 0.9})
+    for i in range(4):
+        image = built[i]["img"]
+        assert (image[3] == denoise.MARK).all() and not torch.equal(image[:3], built[i]["img"][:3])
 
 
 def test_copy_paste_is_refused_where_it_would_fail_in_the_middle(bright, monkeypatch):
@@ -138,7 +195,7 @@ def test_the_term_is_the_distance_of_features_relative_to_the_variance_of_the_te
             )
     total, items = model(dict(batch))
     with torch.no_grad():
-        teacher(batch["img"][:, 3:])
+        teacher(batch["img"][:, 4:7])
     wanted = sum(
         ((kept[True, n].double() - kept[False, n].double()) ** 2).mean() / kept[False, n].double().var()
         for n in numbers
@@ -149,9 +206,9 @@ def test_the_term_is_the_distance_of_features_relative_to_the_variance_of_the_te
 
 
 def test_padding_does_not_count(source):
-    """Half of the picture is the grey of a letterbox, in both halves of the pair: features there may be anything."""
+    """Half of the picture is marked as padding: features there may be anything."""
     values, batch = [], pairs(size=64, number=2)["img"]
-    batch[..., 32:] = 114 / 255
+    batch[:, 3, :, 32:] = 114 / 255
     for wrong in (0, 9):
         model = network(source("yolov8n"), **{"from": "P3"})
         term = terms.TERMS[model]
@@ -159,7 +216,7 @@ def test_padding_does_not_count(source):
         with term.watch(model), torch.no_grad():
             model(batch[:, :3])
         output = term.outputs[4]
-        output[..., 5:] += wrong  # the column of stride 8 that touches the picture is a part of it
+        output[..., 4:] += wrong
         values.append(term.value(model))
     assert values[0] > 0 and torch.equal(values[0], values[1])
 
@@ -176,8 +233,8 @@ def test_the_teacher_in_the_light_is_reached_exactly(source):
     """In evaluation mode, on two equal halves, the starting model has the features of its teacher."""
     model = network(source("yolov8n"))
     term = terms.TERMS[model]
-    image = torch.rand(2, 3, 64, 64)
-    term.prepare(model, {"img": torch.cat([image, image], 1)})
+    image, mark = torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64)
+    term.prepare(model, {"img": torch.cat([image, mark, image, mark], 1)})
     with term.watch(model.eval()), torch.no_grad():
         model(image)
     assert term.value(model) == 0

@@ -39,7 +39,6 @@ from yolo_wnlb.yolo.weights import DECODER
 NAME = "dn_loss"  # the column of its error in results.csv
 WIDTH = 32  # maps of each convolution but the last
 ONE_CODE = (1 / 255) ** 2  # added to the variance of a target: a picture of one colour has none
-HALF_CODE = 0.5 / 255  # pixels that differ by less have the same colour
 EPS, MOMENTUM = 1e-3, 0.03  # of the norms, as in all of Ultralytics' models
 MEMORY = 1000  # batches that the mean and the variance of the pictures are averages of
 STATISTICS = "statistics"  # of a decoder: the norms' running statistics on the pictures that it restores
@@ -121,7 +120,7 @@ def follow(decoder: Any, mean: Tensor, variance: Tensor, counts: Tensor) -> None
         average.add_(share * (value.detach() - average))
 
 
-def error(decoder: nn.ModuleDict, features: dict[int, list[Tensor]], dark: Tensor, picture: Tensor) -> Tensor:
+def error(decoder: nn.ModuleDict, features: dict[int, list[Tensor]], picture: Tensor, inside: Tensor) -> Tensor:
     """Return the mean squared error of the decoded picture, relative to the variance of each colour in the batch.
 
     0 is a perfect picture, 1 is one that has the mean colour of the batch everywhere. Relative, because the
@@ -132,28 +131,18 @@ def error(decoder: nn.ModuleDict, features: dict[int, list[Tensor]], dark: Tenso
     Args:
         decoder: What `build` returned.
         features: As for `decode`, of the dark picture.
-        dark: The dark picture, (B, colours, H, W) in [0, 1].
-        picture: The target, of the same shape.
+        picture: The target, (B, colours, H, W) in [0, 1].
+        inside: Which of its pixels count, 1 or 0, (B, 1, H, W): those that are no padding.
     """
     decoded = decode(decoder, features)
     with torch.autocast(picture.device.type, enabled=False):
-        picture, counts = picture.float(), ~is_padding(dark.float(), picture.float())
+        picture, counts = picture.float(), inside.float()
         number = counts.sum().clamp(min=1)
         mean = (picture * counts).sum((0, 2, 3), keepdim=True) / number
         variance = ((picture - mean).square() * counts).sum((0, 2, 3), keepdim=True) / number
         follow(decoder, mean, variance, counts.sum())
         wanted = (picture - mean) / (variance + ONE_CODE).sqrt()
         return ((decoded.float() - wanted).square() * counts).sum() / (number * picture.shape[1])
-
-
-def is_padding(dark: Tensor, picture: Tensor) -> Tensor:
-    """Return which pixels are padding, (B, 1, H, W): those in a patch of 3 x 3 of one colour, the same in both.
-
-    In a picture this is so only where it is black without any noise, and there is nothing to restore.
-    """
-    span = F.max_pool2d(dark, 3, 1, 1) + F.max_pool2d(-dark, 3, 1, 1)
-    change = torch.maximum(span, (dark - picture).abs()).amax(1, keepdim=True)
-    return change < HALF_CODE
 
 
 # ---- the decoder of a model ----------------------------------------------------------------------

@@ -11,14 +11,15 @@ over the outputs l of the backbone's stages and of the neck. No label is needed 
 without any. It costs nothing in prediction, because nothing is added to the model.
 
 The loss is the "disturbance suppression" of Chen et al., "Instance Segmentation in the Dark" (IJCV 2023),
-with a teacher that stays as it is. Padding, which is the same in both pictures, does not count.
+with a teacher that stays as it is. Padding does not count: a channel beside the colours marks what is picture, and goes
+through the same geometry.
 
 With `bright`, `clean` and `n2n` the pairs are the same, and a decoder restores the one picture from the features of the
 other (`decoder`). `n2v` learns from noisy pictures alone, and has a module of its own (`noise2void`).
 
-    lowlight= ─ TwinLoader: dark and bright picture as one of eight channels ─ stock geometry
-              ─ TwinColour: the same colour jitter on both, then six channels, RGB RGB ─ batch
-              ─ FeatureTwin: splits the batch, compares the features
+    lowlight= ─ TwinLoader: dark and bright picture with their marks as one of eight channels ─ stock geometry
+              ─ TwinColour: the same colour jitter on both, then RGB and mark, RGB and mark ─ batch
+              ─ FeatureTwin: splits the batch, compares the features of what is picture
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of each target, with the values that t
 }
 TARGETS = tuple(OPTIONS)
 NAME = "twin_loss"  # its column in results.csv
-PADDED = 4  # channels of a half in the loader: OpenCV repeats a border value every four channels
+MARK = 255  # of pixels that are picture; borders have the stock 114, or 0 in the fourth channel in 8.4.0
+INSIDE = 0.99  # least mark of a batch: mixup rounds down to 254 of 255, and a pixel mixed with a border has less
 
 
 # ---- the request ---------------------------------------------------------------------------------
@@ -183,9 +185,11 @@ class TwinLoader(DarkLoader):
 
     The twin is the picture that the target asks for, the bright one for features.
 
-    Colour: uint8 (H, W, 8), B G R 0 of the dark one and B G R 0 of its twin. OpenCV repeats the value of a border
-    every four channels, and older releases of Ultralytics give it three: the fourth is there to take the zero.
-    Grey: uint8 (H, W, 2).
+    Each has one channel more than its colours, MARK everywhere: colour is uint8 (H, W, 8), B G R M of the dark one and
+    B G R M of its twin, grey is uint8 (H, W, 4). The stock geometry paints borders and canvases with other values, so
+    the mark says in the end what is picture. That of the dark one counts. The other makes the halves alike, and keeps
+    grey pairs from three channels, which the stock transforms would take for colours. OpenCV repeats the value of a
+    border every four channels, and older releases of Ultralytics give it three: the fourth, a mark, takes the zero.
     """
 
     def __init__(self, dataset: Any, request: Darkness, target: str) -> None:
@@ -197,10 +201,8 @@ class TwinLoader(DarkLoader):
         dark, twin = super().view(bright, shot), bright
         if shot is not None and self.target in decoder.PICTURES:
             twin = decoder.PICTURES[self.target](bright, shot)
-        if bright.shape[-1] == 1:
-            return np.concatenate([dark.reshape(bright.shape), twin.reshape(bright.shape)], -1)
-        none = np.zeros((*bright.shape[:2], 1), bright.dtype)
-        return np.concatenate([dark, none, twin, none], -1)
+        mark = np.full((*bright.shape[:2], 1), MARK, bright.dtype)
+        return np.concatenate([dark.reshape(bright.shape), mark, twin.reshape(bright.shape), mark], -1)
 
 
 class TwinTransforms:
@@ -246,13 +248,12 @@ class TwinColour:
         self.jitter = jitter
 
     def __call__(self, labels: dict[str, Any]) -> dict[str, Any]:
-        """Turn B G R 0 B G R 0 into R G B R G B, jittered: (H, W, 8) -> (H, W, 6)."""
-        image = labels["img"]
-        halves = np.concatenate([image[..., :3], image[..., PADDED : PADDED + 3]])  # one above the other: one picture
-        labels["img"] = halves
+        """Turn B G R M B G R M into R G B M R G B M with jittered colours, (H, W, 8)."""
+        halves = np.concatenate(np.split(labels["img"], 2, -1))  # one above the other: one picture
+        labels["img"] = np.ascontiguousarray(halves[..., :3])
         labels = self.jitter(labels)
-        dark, bright = np.split(labels["img"][..., ::-1], 2)
-        labels["img"] = np.ascontiguousarray(np.concatenate([dark, bright], -1))
+        halves[..., :3] = labels["img"][..., ::-1]
+        labels["img"] = np.concatenate(np.split(halves, 2), -1)
         return labels
 
 
@@ -353,22 +354,30 @@ class PairTerm:
         self.target, self.alpha, self.gain, self.places = (asked[name] for name in ("target", "alpha", "gain", "from"))
         self.layers = places_of(model, self.places)
         self.outputs: dict[int, Tensor] = {}
-        self.dark: Tensor | None = None
         self.twin: Tensor | None = None
+        self.inside: Tensor | None = None  # which pixels are picture, 1 or 0, (B, 1, H, W)
 
     def prepare(self, model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """Split a batch of pairs (B, 2C, H, W): the dark half is what the stock loss sees.
+        """Split a batch of pairs with their marks (B, 2C + 2, H, W): the dark half is what the stock loss sees.
 
         Raises: RuntimeError: the batch holds no pairs.
         """
         pairs, channels = batch["img"], first_convolution(model).in_channels
-        if pairs.shape[1] != 2 * channels:
+        if pairs.shape[1] != (wanted := 2 * (channels + 1)):
             raise RuntimeError(
-                f"denoise= wants pairs of {2 * channels} channels, a batch of {pairs.shape[1]} came: the data set does "
-                "not load pictures as Ultralytics' own do"
+                f"denoise= wants pairs of {wanted} channels, a batch of {pairs.shape[1]} came: the data set does not "
+                "load pictures as Ultralytics' own do"
             )
-        self.dark, self.twin = pairs[:, :channels].contiguous(), pairs[:, channels:]
-        return {**batch, "img": self.dark}
+        dark, twin = pairs.chunk(2, 1)
+        self.twin, self.inside = twin[:, :channels], (dark[:, channels:] > INSIDE).float()
+        return {**batch, "img": dark[:, :channels].contiguous()}
+
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """Return the twins of the last batch and which of their pixels are picture, and keep them no longer."""
+        twin, inside = self.twin, self.inside
+        self.twin = self.inside = None
+        assert twin is not None and inside is not None
+        return twin, inside
 
     @contextlib.contextmanager
     def watch(self, model: Any) -> Iterator[None]:
@@ -419,16 +428,13 @@ class FeatureTwin(PairTerm):
 
         A position counts as far as there is no padding in the pixels that it stands for.
         """
-        dark, bright = self.dark, self.twin
-        self.dark = self.twin = None
-        assert dark is not None and bright is not None
+        bright, inside = self.taken()
         self.teacher.to(bright.device)
         with torch.no_grad():
             wanted = features(self.teacher, bright, self.teacher_layers)
         found = [self.outputs[number] for number in self.layers]
         self.outputs.clear()
-        pictures = (~decoder.is_padding(dark, bright)).float()
-        weights = [F.adaptive_avg_pool2d(pictures, (output.shape[-2], output.shape[-1])) for output in wanted]
+        weights = [F.adaptive_avg_pool2d(inside, (output.shape[-2], output.shape[-1])) for output in wanted]
         return self.gain * torch.stack([distance(*maps) for maps in zip(found, wanted, weights, strict=True)]).sum()
 
 
@@ -451,12 +457,10 @@ class Reconstruction(PairTerm):
 
     def value(self, model: Any) -> Tensor:
         """Return gain * error of the decoded picture, relative to the variance of the target."""
-        dark, target = self.dark, self.twin
-        self.dark = self.twin = None
-        assert dark is not None and target is not None
+        target, inside = self.taken()
         found = by_stride([self.outputs[number] for number in self.layers], self.strides)
         self.outputs.clear()
-        return self.gain * decoder.error(model.denoiser, found, dark, target)
+        return self.gain * decoder.error(model.denoiser, found, target, inside)
 
 
 def warn_of_frozen(model: Any, numbers: list[int], freeze: Any) -> None:
