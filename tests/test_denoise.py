@@ -270,6 +270,19 @@ def test_a_block_is_compared_behind_its_stage(source):
     assert all(model.model[number].w.grad for number in term.layers)
 
 
+@pytest.mark.parametrize("broken", [float("inf"), float("nan")])
+def test_at_alpha_1_a_stock_loss_that_is_not_finite_is_no_part_of_the_loss(broken, source):
+    model, weight = network(source("yolov8n"), alpha=1), torch.ones(3, requires_grad=True)
+
+    def stock(model, batch, preds):
+        model.predict(batch["img"])
+        return broken * weight, {}
+
+    total, _ = terms.loss(stock, model, pairs())
+    total.sum().backward()
+    assert total.isfinite().all() and total[-1] > 0 and weight.grad is None
+
+
 def test_a_model_without_the_word_gets_the_objects_of_the_stock_function():
     result = object()
     assert terms.loss(lambda *_: result, SimpleNamespace(), {}) is result

@@ -65,7 +65,7 @@ def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: An
 
     The loss becomes (1 - alpha) * stock + alpha * term * B, because the stock loss carries the batch size B.
     At alpha = 1 nothing that only the stock loss reaches, such as the head, receives a gradient: an optimizer
-    leaves it alone, weight decay included.
+    leaves it alone, weight decay included. That loss is then 0 whatever it was, inf and NaN too.
 
     Raises: RuntimeError: the batch is to be attacked, and its predictions are computed already.
     """
@@ -86,7 +86,7 @@ def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: An
         total, items = stock(model, batch, preds)
     value = term.value(model)
     added = term.alpha * value * batch["img"].shape[0]
-    total = 0 * total.detach() if term.alpha == 1 else (1 - term.alpha) * total
+    total = torch.zeros_like(total) if term.alpha == 1 else (1 - term.alpha) * total
     total = torch.cat([total, added[None]]) if total.ndim else total + added
     return total, with_item(items, term.name, value.detach())
 
