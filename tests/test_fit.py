@@ -413,6 +413,11 @@ def test_a_run_is_neither_overwritten_nor_continued_as_another(one, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             fit(model, truth, files, tmp_path, epochs=1, resume=True, **settings, **QUIET)
+    dark = {key: tmp_path / file.name for key, file in files.items()}
+    for key, file in files.items():
+        cv2.imwrite(str(dark[key]), cv2.imread(str(file)) // 4)
+    with pytest.raises(ValueError, match=r"another training: pictures was '\w+', now '\w+'"):
+        fit(built("solov2"), truth, dark, tmp_path, epochs=1, resume=True, **QUIET)
     truth["annotations"].pop()
     with pytest.raises(ValueError, match="truth was"):
         fit(built("solov2"), truth, files, tmp_path, epochs=1, resume=True, **QUIET)

@@ -383,13 +383,17 @@ def digest(source: str | Path, split: str = "val") -> str:
         data = data_set(source, split)
         pictures, names = split_files(data, source, split), data["names"]
         files = [*map(Path, img2label_paths(list(map(str, pictures)))), *annotation_files(data, split)]
-    found = hashlib.sha256(json.dumps(names).encode())
-    for picture in pictures:
-        found.update(f"{picture.name} {picture.stat().st_size}\n".encode(errors="surrogateescape"))
+    found = hashlib.sha256(json.dumps(names).encode() + listing(pictures))
     for file in files:
         content = file.read_bytes() if file.is_file() else b""
         found.update(f"{len(content)}\n".encode() + content)
     return found.hexdigest()[:16]
+
+
+def listing(pictures: Iterable[Path]) -> bytes:
+    """List pictures by the names and sizes of their files, which tell a darkened twin from its source."""
+    lines = [f"{picture.name} {picture.stat().st_size}\n" for picture in pictures]
+    return "".join(lines).encode(errors="surrogateescape")
 
 
 def fingerprint(truth: Truth) -> str:

@@ -7,6 +7,7 @@ same weights as one that was not, bit for bit (on CUDA as far as its kernels are
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -24,7 +25,7 @@ from ultralytics.utils import TQDM
 from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.checkpoints import check_same_training, plain
-from yolo_wnlb.data.coco import Truth, check_files, check_truth, fingerprint, first, named, to_rle
+from yolo_wnlb.data.coco import Truth, check_files, check_truth, fingerprint, first, listing, named, to_rle
 from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.detectors.torchvision import outputs_of, read, read_image, save
@@ -218,7 +219,13 @@ def fit(
         settings["amp"] = place.type == "cuda"
     if learn_norms is None:
         settings["learn_norms"] = getattr(model, "recipe", {}).get("start") is None
-    recorded = {**settings, "truth": fingerprint(truth), "parameters": sum(p.requires_grad for p in model.parameters())}
+    pictures = listing(files[image["id"]] for image in truth["images"])
+    recorded = {
+        **settings,
+        "truth": fingerprint(truth),
+        "pictures": hashlib.sha256(pictures).hexdigest()[:16],  # a twin of the data set has the same truth
+        "parameters": sum(p.requires_grad for p in model.parameters()),
+    }
     stepper = make_optimizer(model, optimizer, lr, settings["weight_decay"])
     scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)(
         enabled=settings["amp"] and place.type == "cuda"
