@@ -1,5 +1,6 @@
 """adversarial= in `yolo train`: what is attacked, what stays as it was, and what is refused."""
 
+import contextlib
 import math
 import re
 from types import SimpleNamespace
@@ -215,6 +216,30 @@ def test_with_denoise_the_dark_half_is_attacked_and_the_twin_stays_as_it_is(targ
     assert total[-1] > 0 and model.model[0].conv.weight.grad.any()
     if isinstance(items, dict):
         assert terms.TERMS[model].name in items
+
+
+@pytest.mark.parametrize(("request_", "sign"), [("free", -1), ("fgsm", 1), ({**LINF, "steps": 2}, 1)])
+def test_free_climbs_the_loss_of_the_whole_step_and_the_others_that_of_the_labels_alone(request_, sign):
+    """The stock loss rises with each pixel, the loss of the step falls with it."""
+    model, x, seen = nn.Identity().train(), torch.full((2, 1, 4, 4), 0.5), []
+
+    def stock(model, batch, preds):
+        seen.append(batch["img"])
+        return batch["img"].sum()[None], {}
+
+    model.adversarial, model.denoise = read_request(request_), {"name": "term"}
+    terms.ATTACKS[model] = Attack(model.adversarial, 0)
+    terms.TERMS[model] = SimpleNamespace(
+        name="term",
+        alpha=0.9,
+        prepare=lambda model, batch: batch,
+        watch=lambda model: contextlib.nullcontext(),
+        value=lambda model: -1000 * seen[-1].mean(),
+    )
+    for replay in range(2):
+        total, _ = terms.loss(stock, model, {"img": x, REPLAY: replay})
+        total.sum().requires_grad_().backward()  # there are no weights
+    assert (sign * (seen[-1] - x) > 0).all()
 
 
 # ---- the loader of method free ---------------------------------------------------------------------

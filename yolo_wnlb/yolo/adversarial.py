@@ -7,7 +7,9 @@
     adversarial={...}     the same with options: method, norm, eps, steps, step, replays, mix
 
 `terms.loss` asks for the attack before the stock loss is computed, in training only. An attack sees the batch as the
-network does: after all augmentation, pixels in [0, 1]. It maximises the stock loss, never the term of denoise=.
+network does: after all augmentation, pixels in [0, 1]. `pgd` and `fgsm` maximise the stock loss, never the term of
+denoise=. `free` has no gradient but that of the training step, and maximises what the step minimises: beside denoise=
+that is (1 - alpha) * stock + alpha * term.
 
 Modas et al., "Improving Filling Level Classification with Adversarial Training", ICIP 2021.
 Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018 (pgd).
@@ -143,7 +145,7 @@ def check_request(cfg: dict[str, Any]) -> None:
     denoise = cfg.get("denoise")
     if isinstance(denoise, dict) and denoise.get("alpha") == 1:
         raise ValueError(
-            "adversarial= and denoise= at alpha 1 do not go together: the attack climbs the loss of the labels, and at "
+            "adversarial= and denoise= at alpha 1 do not go together: an attack is on the loss of the labels, and at "
             "alpha 1 nothing is trained with it; give a smaller alpha, or leave out adversarial="
         )
 
