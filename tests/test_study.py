@@ -24,7 +24,7 @@ from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
 from yolo_wnlb.study.check import check_models
-from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, run_all, unfinished
+from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, prepare, run_all, unfinished
 from yolo_wnlb.study.plan import groups_of, read_study
 from yolo_wnlb.study.run import run as run_here
 from yolo_wnlb.study.runs import Run, differences, runs_of
@@ -441,6 +441,38 @@ def test_a_run_in_the_darkness_of_a_camera_file_knows_what_the_file_holds(lowlig
     assert "camera" not in runs_of(read_study(named), tmp_path)[0].spec
 
 
+FILES = {  # options of a row, and the file that they name
+    "teacher": {"denoise": {"target": "features", "teacher": "named.pt"}},
+    "distill_model": {"distill_model": "named.pt"},
+    "curve": {"curve": "named.pt"},
+}
+
+
+@pytest.mark.parametrize("how", [*FILES, "start", "scene"])
+def test_a_run_knows_the_content_of_every_file_that_its_row_names(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("named.pt").write_text("one")
+    row = {"model": "yolov8n-seg.yaml", "options": {"lr0": 0.1, **FILES.get(how, {})}}
+    if how == "start":
+        row["start"] = "named.pt"
+    if how == "scene":
+        row["model"] = "mine.yaml"
+        Path("mine.yaml").write_text(
+            "nc: 5\nscene: {arch: resnet18, weights: named.pt}\nbackbone: [[-1, 1, Conv, [8, 3, 2]]]\n"
+            "head: [[[0], 1, Segment, [nc, 32, 8]]]\n"
+        )
+    run = runs_of(read_study({**STUDY, "rows": {"a": row}, "baseline": None}), tmp_path / "out")[0]
+    prepare(run, "cpu")
+    spec = json.loads((run.folder / "spec.json").read_text())
+    files = spec.pop("begun with")["files"]
+    assert [*files] == ["named.pt"]
+    (run.folder / "run.json").write_text(json.dumps({"spec": run.spec, "files": files, "protocol": {}}))
+    assert run.record
+    Path("named.pt").write_text("other")
+    with pytest.raises(ValueError, match=r"was run with another named.pt \(\w+, now \w+\)"):
+        run.record  # noqa: B018
+
+
 @pytest.mark.parametrize("names", [("w NLB", "w-NLB"), ("wnlb", "wNLB"), ("enhanced",), ("...",), ("matches.npz",)])
 def test_rows_that_would_share_a_folder_are_refused(names, tmp_path):
     study = read_study({**STUDY, "rows": {name: {"weights": "b.pt"} for name in names}, "baseline": None})
@@ -480,6 +512,10 @@ def test_differences_names_what_differs():
 
 def plain(**row):
     return {"rows": {"plain": {"model": "yolov8n-seg.yaml", **row}}}
+
+
+def twins(**options):
+    return {"lowlight": "mild", "denoise": {"target": "features", **options}}
 
 
 def maskrcnn(row=None, **train):
@@ -535,6 +571,10 @@ def maskrcnn(row=None, **train):
         (maskrcnn(trainable_layers=9), "trainable_layers must be 0 to 5; got 9"),
         (maskrcnn(min_size=64, max_size=32), "min_size is 64, above max_size, 32"),
         (plain(options={"distill_model": "teacher.pt"}), "checkpoint teacher.pt does not exist"),
+        (plain(options=twins(teacher="teacher.pt")), "plain, seed 0: denoise: there is no teacher teacher.pt"),
+        (plain(options=twins(teacher="text.pt")), "denoise: the teacher text.pt is not a readable"),
+        (plain(options=twins(teacher="small.pt")), "the teacher has to be a"),
+        (plain(options=twins()), "plain, seed 0: denoise=features learns .* starts at random; give start:"),
         ({"rows": {"": {"model": "yolov8n-seg.yaml"}}}, "a row has no name"),
         (maskrcnn({"after": "P4", "block": {"sub": 2}}), "sub"),
         (maskrcnn({"data": "boxes/data.yaml"}), "have a box but no segmentation"),
@@ -560,6 +600,8 @@ def test_what_a_run_needs_is_checked_before_the_first_one_starts(
     Path("broken-seg.yaml").write_text(
         "nc: 5\nbackbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Nothing, [8]]]\nhead: [[[1], 1, Segment, [nc, 32, 8]]]\n"
     )
+    if "small.pt" in str(change):
+        shutil.copy(source("yolov8n-cls"), "small.pt")
     if "other.pt" in str(change) and not Path("other.pt").exists():
         shutil.copy(source("yolov8n-seg"), "other.pt")
     said = yaml.safe_load(Path("shapes/data.yaml").read_text())

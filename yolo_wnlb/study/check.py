@@ -131,7 +131,26 @@ def check_yolo(run: Run, readable: set[str]) -> str:
     for weights in {str(weights) for weights in given if weights} - readable:
         load_checkpoint(Path(weights))
         readable.add(weights)
+    check_teacher(network, arguments.get("denoise"), "start" in spec)
     return f"{evaluated_at}x{evaluated_at}"
+
+
+def check_teacher(network: Any, request: Any, starts: bool) -> None:
+    """Refuse denoise=features without a teacher that can be read and has the features of the network.
+
+    Args:
+        network: What is trained.
+        request: What stands behind denoise=, as Ultralytics has checked it.
+        starts: Whether it starts from weights, which are the teacher where none is given.
+    """
+    from yolo_wnlb.yolo import denoise
+
+    if request in (None, False) or (asked := denoise.read_request(request))["target"] != "features":
+        return
+    if asked["teacher"]:
+        denoise.FeatureTwin(network, denoise.load_teacher(Path(asked["teacher"])), asked)
+    elif not starts:
+        raise ValueError(f"{denoise.NO_TEACHER}; give start:, or denoise: {{target: features, teacher: FILE.pt}}")
 
 
 @contextmanager

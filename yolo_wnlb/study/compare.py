@@ -25,15 +25,14 @@ import numpy as np
 
 from yolo_wnlb.data import coco
 from yolo_wnlb.data.journal import locked, write_json
-from yolo_wnlb.data.sources import listed
-from yolo_wnlb.reading import read_json, sha256_of
+from yolo_wnlb.reading import read_json
 from yolo_wnlb.study import labels
 from yolo_wnlb.study.check import check_models
 from yolo_wnlb.study.check_data import check_classes, check_data
 from yolo_wnlb.study.measures import KINDS, MEASURES, Measure
 from yolo_wnlb.study.models import enhanced_folder, environment, load_model, pictures, train_data
 from yolo_wnlb.study.plan import FUSION, LOG, MEASURED, RECORD, RESULT, SPEC, UNET, YOLO, groups_of, naming, read_study
-from yolo_wnlb.study.runs import Run, runs_of, weights_path, with_hashes
+from yolo_wnlb.study.runs import Run, files_of, runs_of, with_hashes
 from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
@@ -213,14 +212,12 @@ def start(run: Run, device: str | None) -> subprocess.Popen[bytes]:
 def prepare(run: Run, device: str | None) -> None:
     """Write down what is to be run, and empty the folder of a run of what an interrupted one left.
 
-    What an interrupted training of the same kind left stays, and it goes on, as long as it began with the same weights
+    What an interrupted training of the same kind left stays, and it goes on, as long as it began with the same files
     and versions. One of YOLO starts again, for resumed it would end with other weights, and one of fusion, which takes
     seconds.
     """
-    sources = listed(run.spec.get("weights") or run.spec.get("start"))
-    paths = {weights: Path(weights_path(run.out, weights)) for weights in sources}
-    files = {weights: sha256_of(file) for weights, file in paths.items() if file.is_file()}
-    spec = {**run.spec, "device": device, "begun with": {"files": files, "environment": environment(device)}}
+    begun = {"files": files_of(run), "environment": environment(device)}
+    spec = {**run.spec, "device": device, "begun with": begun}
     if run.folder.exists() and (run.spec["detector"] in (YOLO, FUSION) or spec != left_spec(run.folder)):
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ class Run:
         seed: None for weights that are evaluated as they are.
         folder: Where the run keeps what it makes.
         spec: What the study asks for, with hashes of the model YAML, the labels, and the names and sizes
-            of the pictures. (The hash of the weights that it read, the versions and the device are in its
-            record; versions and device are not compared, the table names them.)
+            of the pictures. (The hashes of the weights and other files that it read, the versions and the
+            device are in its record; versions and device are not compared, the table names them.)
         source_rows: The rows whose runs of this seed have to be finished first: one, or two of fusion.
     """
 
@@ -179,6 +179,29 @@ def with_hashes(
         own = digests[run.spec["train_data"]] if "train_data" in run.spec else {}
         hashed.append(replace(run, spec={**run.spec, **shared, **own}))
     return hashed
+
+
+def files_of(run: Run) -> dict[str, str]:
+    """Hash the files that a run reads beside its data: {as the study names them: SHA-256}, as far as they are there.
+
+    These are the weights that it evaluates or starts from, and what its arguments and its model YAML name: a teacher, a
+    tone curve, the weights of a scene network. A camera file is left out, for the specification has what it holds.
+    """
+    spec = run.spec
+    arguments = {**spec.get("train", {}), **spec.get("options", {}), "lowlight": None}
+    definition = load_yaml(spec["model"]) if "model" in spec else {}
+    named = texts_in([spec.get("weights"), spec.get("start"), arguments, definition])
+    paths = {text: weights_path(run.out, text) for text in named}
+    return {text: sha256_of(Path(path)) for text, path in paths.items() if Path(path).is_file()}
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield the texts that a value consists of, inside mappings and lists too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(part)
 
 
 def weights_path(out: Path, weights: str) -> str:

@@ -68,6 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of each target, with the values that t
     noise2void.TARGET: noise2void.DEFAULTS,
 }
 TARGETS = tuple(OPTIONS)
+NO_TEACHER = "denoise=features learns from what a trained model sees in the light, and this training starts at random"
 NAME = "twin_loss"  # its column in results.csv
 MARK = 255  # of pixels that are picture; borders have the stock 114, or 0 in the fourth channel in 8.4.0
 INSIDE = 0.99  # least mark of a batch: mixup rounds down to 254 of 255, and a pixel mixed with a border has less
@@ -310,8 +311,7 @@ def prepare(model: Any, args: Any, checkpoint: dict[str, Any] | None = None) -> 
     )
     if not source:
         raise ValueError(
-            "denoise=features learns from what a trained model sees in the light, and this training starts at random; "
-            "give pretrained=FILE.pt, or denoise={'target': 'features', 'teacher': 'FILE.pt'}"
+            f"{NO_TEACHER}; give pretrained=FILE.pt, or denoise={{'target': 'features', 'teacher': 'FILE.pt'}}"
         )
     teacher = load_teacher(Path(source))
     asked |= {"teacher": str(Path(source).resolve()), "from": list(asked["from"])}
