@@ -152,6 +152,15 @@ def done(tmp_path_factory):
     return compared_here(STUDY, tmp_path_factory.mktemp("strategies"))
 
 
+def test_a_detector_is_told_the_data_yaml_of_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("ds").mkdir()
+    Path("ds/data.yaml").write_text("")
+    Path("best.pt").write_bytes(b"no classifier")
+    assert main(["evaluate", "best.pt", "data=ds"]) == 2
+    assert "data=ds is a folder; for a detector give data=ds/data.yaml" in capsys.readouterr().err
+
+
 def test_what_is_no_classifier_is_named_beside_class_folders(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("trunc.pt").write_bytes(b"half a download")

@@ -76,11 +76,17 @@ def run_evaluate(files: list[str], options: dict[str, Any]) -> int:
 
 
 def is_for_classifiers(file: str, data: str) -> bool:
-    """Tell whether a file is a classifier that yolo_wnlb trained, or the data are what only classifiers take."""
+    """Tell whether a file is a classifier that yolo_wnlb trained, or the data are what only classifiers take.
+
+    Raises: ValueError: the data are a folder with the data YAML that a detector wants.
+    """
     from yolo_wnlb.classifiers import detector
     from yolo_wnlb.data.folders import is_drawn
 
-    return is_drawn(data) or Path(data).is_dir() or detector.reads(file)
+    of_classifier = Path(file).is_file() and detector.reads(file)
+    if Path(data).is_dir() and not of_classifier and (described := sorted(Path(data).glob("*.y*ml"))):
+        raise ValueError(f"data={data} is a folder; for a detector give data={described[0]}")
+    return is_drawn(data) or Path(data).is_dir() or of_classifier
 
 
 def evaluate_classifier(folder: Path, file: str, data: str, split: str, options: dict[str, Any]) -> None:
