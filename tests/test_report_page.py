@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.imaging.curve import CURVES
 from yolo_wnlb.report import drawing, page
 from yolo_wnlb.report.content import (
     ERROR_KINDS,
@@ -33,6 +34,7 @@ from yolo_wnlb.report.content import (
     Threshold,
     WorstPicture,
 )
+from yolo_wnlb.yolo.models import read_picture
 
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -434,3 +436,17 @@ def test_outlines_are_drawn_in_units_of_the_page_and_boxes_where_there_are_none(
 def test_what_rounds_to_zero_has_no_sign():
     assert page.number(-0.04) == "0.0" and page.number(-1234.5, 0) == f"{page.MINUS}1,234"
     assert page.gain(Estimate(-0.0004, -0.02, 0.0)) == f"+0.0 [{page.MINUS}2.0, +0.0]"
+
+
+def test_pictures_of_16_bits_are_shown_through_the_curve_that_is_given(tmp_path):
+    content = report_content(tmp_path, pictures=1)
+    file = tmp_path / "deep.png"
+    cv2.imwrite(str(file), np.random.default_rng(0).integers(200, 1200, (64, 64, 3)).astype(np.uint16))
+    for row in content.worst:
+        row.file = str(file)
+    texts = {}
+    for name in ("auto", "high-byte"):
+        page.write(content, tmp_path / "page.html", CURVES[name])
+        texts[name] = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert texts[name] == page.render(content, lambda file, name=name: read_picture(file, curve=CURVES[name]))
+    assert texts["auto"] == page.render(content) != texts["high-byte"]

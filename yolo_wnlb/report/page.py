@@ -9,6 +9,7 @@ models) is escaped by Jinja. The page forbids itself every address but its own p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import printable
+from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.metrics.average_precision import KINDS
 from yolo_wnlb.report.content import Content, Estimate, HalfStop, Shape, WorstPicture
 from yolo_wnlb.report.drawing import as_path, reduced, shown
@@ -48,12 +50,16 @@ class Drawn(NamedTuple):
     left_out: int
 
 
-def write(content: Content, path: str | Path) -> None:
+def write(content: Content, path: str | Path, curve: Curve | None = None) -> None:
     """Write the page, whole or not at all.
 
+    Args:
+        content: What the page shows.
+        path: The file.
+        curve: What pictures of more than 8 bits are shown through, such as that of the model; None is the default.
     Raises: OSError: a picture cannot be read, or the page cannot be written. ValueError: it would be too large.
     """
-    text = render(content)
+    text = render(content, partial(read_picture, curve=curve))
     with replaced(Path(path)) as draft:
         draft.write_text(text, encoding="utf-8", newline="\n")
 

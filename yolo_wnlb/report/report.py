@@ -104,7 +104,7 @@ def report(
     content.blocks = blocks.rows_of(subjects, scene, content.notes)
     content.cost = cost.rows_of(subjects, scene, {name: confidence_of(content, name) for name in names})
     content.to_json(files.content)
-    page.write(content, files.page)
+    page.write(content, files.page, getattr(subjects[0].model, "curve", None))  # as `read_models` has it
     card.write(content, files.card)
     return Files(files.page, files.content, files.card, tuple(content.verdict))
 
