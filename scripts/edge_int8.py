@@ -38,9 +38,8 @@ from yolo_wnlb.detectors import ultralytics as detector
 from yolo_wnlb.detectors.exported_ap import load_pair
 from yolo_wnlb.metrics.average_precision import Evaluation, evaluate
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
-from yolo_wnlb.reading import read_json
+from yolo_wnlb.reading import read_json, sha256_of
 from yolo_wnlb.yolo import int8
-from yolo_wnlb.yolo.context import sha256
 from yolo_wnlb.yolo.models import load_checkpoint
 from yolo_wnlb.yolo.parity import check_export
 
@@ -169,7 +168,7 @@ class Origin:
         self, args: argparse.Namespace, models: dict[str, str], sets: dict[str, str], pictures: Pictures
     ) -> None:
         self.args, self.sets = args, sets
-        self.weights = {name: sha256(Path(file)) for name, file in models.items()}
+        self.weights = {name: sha256_of(Path(file)) for name, file in models.items()}
         self.data = f"{coco.digest(args.data, args.split)} {content_of(pictures.files.values())}"
         self.files: dict[str, list[Path]] = {}
         self.digests: dict[tuple[str, int], str] = {}
@@ -224,7 +223,7 @@ class Origin:
 
 def content_of(files: Iterable[Path]) -> str:
     """Reduce the contents of files, in this order, to a short hash."""
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:16]
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:16]
 
 
 def evaluated(args: argparse.Namespace, model: str) -> Path:

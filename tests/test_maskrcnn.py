@@ -4,7 +4,6 @@ import copy
 import itertools
 import urllib.error
 from collections import OrderedDict
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,7 +162,7 @@ def test_norms_of_a_file_of_torchvision_are_known_by_its_counters_or_its_hash_an
     (tmp_path / "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth").rename(file)
     with pytest.raises(ValueError, match="give eps="):
         recipe()
-    monkeypatch.setattr(rcnn.hashlib, "sha256", lambda content: SimpleNamespace(hexdigest=lambda: "bf2d0c1e00"))
+    monkeypatch.setattr(rcnn, "sha256_of", lambda file: "bf2d0c1e00")
     assert (recipe()["norm"], recipe()["eps"]) == ("frozen", 0.0)
 
 

@@ -12,7 +12,6 @@ out/adapt.json           the record, written last
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -27,7 +26,7 @@ from yolo_wnlb.adapt.pictures import lay_out
 from yolo_wnlb.adapt.plan import Plan, check_place, make_plan
 from yolo_wnlb.data.journal import folder_for, replaced, write_json
 from yolo_wnlb.data.sources import printable
-from yolo_wnlb.reading import read_json
+from yolo_wnlb.reading import read_json, sha256_of
 from yolo_wnlb.version import __version__
 from yolo_wnlb.words import counted
 
@@ -220,7 +219,7 @@ def run(
         "left out": [str(file) for file in plan.found.unreadable],
         **numbers,
         "seconds": {name: entry["seconds"] for name, entry in steps.done.items()},
-        "adapted": {"sha256": hashlib.sha256((out / RESULT).read_bytes()).hexdigest()},
+        "adapted": {"sha256": sha256_of(out / RESULT)},
         "environment": environment(plan, device),
     }
     write_json(out / RECORD, record)

@@ -6,7 +6,6 @@ in common for the second to go on where the first was stopped.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from yolo_wnlb.adapt.pictures import LEAST, Found, find, held_out
 from yolo_wnlb.data.coco import split_files
 from yolo_wnlb.data.data_yaml import read_data_yaml
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.wnlb import WNLB
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness
@@ -140,7 +140,7 @@ def make_plan(
         "seed": seed,
     }
     identity = {
-        "model": {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
+        "model": {"file": str(file), "sha256": sha256_of(file)},
         "images": str(Path(images).resolve()),
         "pictures": found.fingerprint(),
         "lowlight": lowlight,

@@ -16,6 +16,7 @@ from yolo_wnlb.calibrate.noise import (
     Noise,
     Scene,
     fit,
+    light_of_codes,
     linear,
     linear_mono,
     measure_pairs,
@@ -38,6 +39,7 @@ from yolo_wnlb.imaging.camera_file import SUFFIXES
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.response import named_response
+from yolo_wnlb.words import counted
 
 Sources = str | Path | Sequence[str | Path] | None
 
@@ -245,7 +247,7 @@ def fit_still(pairs: list[tuple[Frame, Frame]], shot: Shot, found: dict[str, Fou
             f"a sensor's has {result.simulated.grain:.2f}): denoising or compression has eaten it; turn denoising off, "
             "or give pictures of higher quality"
         )
-    said = f"{number_of(pairs, 'pair')} of still scenes"
+    said = f"{counted(len(pairs), 'pair')} of still scenes"
     has_capped = "sigma_c" in found
     for name in ("sigma_s", "sigma_c"):
         if name not in found:
@@ -300,7 +302,8 @@ def fit_night(frames: list[Frame], shot: Shot, known: Noise, found: dict[str, Fo
     level, variance = real.curve()
     if not np.isfinite(variance).any():
         raise ValueError(f"{frames[0].name} and the others have no flat parts that are not white; give darker pictures")
-    slope = np.interp(level, linear_codes(shot), np.gradient(linear_codes(shot)))  # light of one code
+    light = light_of_codes(shot.crf).astype(np.float64)
+    slope = np.interp(level, light, np.gradient(light))  # light of one code
     codes = np.sqrt(variance) / slope
     if np.nanmax(codes) < 0.35:  # rounding alone has 0.29
         raise ValueError(
@@ -310,7 +313,7 @@ def fit_night(frames: list[Frame], shot: Shot, known: Noise, found: dict[str, Fo
     scene = Scene([smoothed(picture) for picture in pictures], shot, 1)
     common = replace(known, sigma_s=0.0, sigma_c=0.0)
     result = fit(real, scene, lambda taken: measure_singles([t[0] for t in taken], shot.crf), known=common)
-    said = number_of(frames, "single night picture")
+    said = counted(len(frames), "single night picture")
     each = result.each[np.isfinite(result.each)]
     low, high = np.percentile(each, [10, 90]) if len(each) else (1.0, 1.0)
     for name in ("sigma_s", "sigma_c"):
@@ -329,11 +332,6 @@ def fit_night(frames: list[Frame], shot: Shot, known: Noise, found: dict[str, Fo
         "texture that is as fine as noise counts as noise in single pictures; pairs of a still scene do better"
     )
     return result
-
-
-def linear_codes(shot: Shot) -> np.ndarray:
-    """Return the light of each code."""
-    return linear(np.arange(256, dtype=np.uint8).reshape(16, 16), shot.crf).ravel().astype(np.float64)
 
 
 def likely(name: str, result: Fit) -> tuple[float, float]:
@@ -358,11 +356,6 @@ def likely(name: str, result: Fit) -> tuple[float, float]:
 def is_known(result: Fit) -> bool:
     """Say whether the errors of a fit are known: those of a single picture are not."""
     return not math.isnan(result.errors.sigma_c)
-
-
-def number_of(items: Sequence[Any], name: str) -> str:
-    """Return how many there are, in words: 1 pair, 2 pairs."""
-    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
 
 
 def hardly_shows(name: str, span: tuple[float, float], source: str) -> list[str]:
@@ -406,11 +399,11 @@ def exposure(night: list[np.ndarray], day: list[np.ndarray], crf: Any, remarks: 
     light = np.percentile([float(linear(picture, crf).mean()) for picture in night], QUANTILES)
     is_mono = night[0].ndim == 2
     bright = np.array(ASSUMED_DAY)
-    source = f"{number_of(night, 'night picture')}, against ordinary day photos (assumed: give day=)"
+    source = f"{counted(len(night), 'night picture')}, against ordinary day photos (assumed: give day=)"
     if day:
         seen = [linear_mono(picture, crf) if is_mono else linear(picture, crf) for picture in day]
         bright = np.percentile([float(one.mean()) for one in seen], QUANTILES)
-        source = f"{number_of(night, 'night picture')} and {number_of(day, 'day picture')}"
+        source = f"{counted(len(night), 'night picture')} and {counted(len(day), 'day picture')}"
     stops = np.log2(np.maximum(light, 1e-6) / np.maximum(bright, 1e-6))
     if stops.max() > 0:
         remarks.append("some night pictures are as bright as day: ev ends at 0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from yolo_wnlb.checkpoints import has_mark
 from yolo_wnlb.classifiers import fusion
 from yolo_wnlb.classifiers.nets import FORMAT, SIDE, Classifier, prepared, rebuild
 from yolo_wnlb.data.folders import Labelled
+from yolo_wnlb.reading import sha256_of
 
 BATCH = 64  # pictures at once; it changes nothing, the norms are in eval mode
 
@@ -78,7 +78,7 @@ def describe(weights: str | Path | Model, *, imgsz: int | None = None, device: s
         kind = f"fusion {' + '.join(recipe[half]['arch'] for half in fusion.HALVES)}, l2 {recipe['l2']:g}"
     return {
         "detector": kind,
-        "sha256": hashlib.sha256(model.weights.read_bytes()).hexdigest()[:16],
+        "sha256": sha256_of(model.weights)[:16],
         "image_size": f"{imgsz or model.imgsz}x{imgsz or model.imgsz}",
     }
 

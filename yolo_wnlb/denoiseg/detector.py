@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ultralytics.utils.torch_utils import select_device
 from yolo_wnlb.checkpoints import has_mark
 from yolo_wnlb.denoiseg.pictures import as_codes, noise_level, psnr, read_picture, with_noise
 from yolo_wnlb.denoiseg.unet import FOREGROUND, FORMAT, DenoiSeg, rebuild, run
+from yolo_wnlb.reading import sha256_of
 
 Picture = str | Path | np.ndarray  # a file, or uint8 (H, W) or (H, W, 3), BGR
 
@@ -57,7 +57,7 @@ class Model:
         front = " behind another" if self.module.front else ""
         return {
             "detector": f"unet {recipe['first']}/{recipe['depth']}{front}, alpha {recipe['alpha']:g}",
-            "sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest()[:16],
+            "sha256": sha256_of(self.weights)[:16],
             "image_size": "whole pictures",
             "noise_sd": self.noise,
         }

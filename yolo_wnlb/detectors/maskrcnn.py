@@ -9,7 +9,6 @@ values, from which `maskrcnn(**arguments)` builds the same module again.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,6 +37,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from yolo_wnlb.checkpoints import COUNTER, check_values, read_checkpoint
 from yolo_wnlb.data.coco import encode, first
 from yolo_wnlb.detectors.resnet import STAGES, insert_blocks
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.words import suggestion
 
 COCO = {"v1": MaskRCNN_ResNet50_FPN_Weights.COCO_V1, "v2": MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1}
@@ -226,7 +226,7 @@ def is_published(weights: str | Path) -> bool:
     if weights == "coco":
         return True
     wanted = re.search(r"-([0-9a-f]{8})\.", COCO["v1"].url)[1]  # type: ignore[index]
-    return hashlib.sha256(Path(weights).read_bytes()).hexdigest().startswith(wanted)
+    return sha256_of(Path(weights)).startswith(wanted)
 
 
 def check(options: Mapping[str, Any], **choices: tuple[str, Collection[str]]) -> None:

@@ -9,7 +9,6 @@ any process, and the names of its classes. It is read without running code from 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, our_name
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.yolo.models import read_picture
 
 LOGGER = logging.getLogger(__name__)
@@ -344,7 +344,7 @@ def describe(
         return {
             "detector": f"{recipe.get('detector', type(model.module).__name__)} {recipe.get('variant', '')}".strip(),
             "weights": model.weights.name if model.weights else "in memory",
-            "sha256": hashlib.sha256(model.weights.read_bytes()).hexdigest() if model.weights else "in memory",
+            "sha256": sha256_of(model.weights) if model.weights else "in memory",
             **protocol,
             "device": str(model.device),
             "torch": str(torch.__version__),

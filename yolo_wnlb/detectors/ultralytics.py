@@ -8,7 +8,6 @@ which takes up to 6 % of their area.) One image at a time: what else is evaluate
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.data.coco import Prediction, encode
 from yolo_wnlb.imaging.curve import CURVES, Curve
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.yolo.models import channels_of, load_checkpoint, load_export, read_picture, takes_any_size
 from yolo_wnlb.yolo.sixteen_bits import curve_of
 
@@ -92,7 +92,7 @@ def describe(
     return {
         "detector": f"ultralytics {ultralytics.__version__}",
         "weights": model.weights.name,
-        "sha256": hashlib.sha256(model.weights.read_bytes()).hexdigest() if model.weights.is_file() else "a folder",
+        "sha256": sha256_of(model.weights) if model.weights.is_file() else "a folder",
         "image_size": "x".join(map(str, choose_size(model, imgsz))),
         "confidence_floor": conf,
         "nms_iou": "none, end to end" if end_to_end(model) else iou,

@@ -11,7 +11,6 @@ pretrained weights (`carry`), trains it (`check_training`) and exports it (`chec
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_wnlb.checkpoints import plain_names, read_checkpoint
+from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.scene import ARCHS, BACKBONE, SIDE, Scene
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import terms
@@ -119,7 +119,7 @@ def add_scene(model: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     if asked["arch"] != BACKBONE:
         file = Path(asked["weights"]).resolve()
         filled_from(Scene(1, asked["arch"]), file)
-        written |= {"weights": str(file), "sha256": sha256(file), "size": asked["size"]}
+        written |= {"weights": str(file), "sha256": sha256_of(file), "size": asked["size"]}
     if asked["l2"]:
         written["l2"] = asked["l2"]
     return {**deepcopy(model), "scene": written}
@@ -145,7 +145,7 @@ def attach(model: Any, verbose: bool = True) -> None:
     scene = Scene(int(model.yaml["nc"]), arch, channels, asked["size"], float(asked["l2"]))
     if arch != BACKBONE:
         file = Path(asked["weights"])
-        found = sha256(file) if file.is_file() else None
+        found = sha256_of(file) if file.is_file() else None
         if found is None and asked["sha256"] is None:
             raise FileNotFoundError(f"scene: there are no weights {file}; put them there, or graft the scene again")
         if asked["sha256"] in (None, found):
@@ -187,15 +187,6 @@ def filled_from(scene: Scene, file: Path) -> None:
         scene.fill({name: value for name, value in state.items() if isinstance(value, Tensor)})
     except ValueError as error:
         raise ValueError(f"scene: {file} cannot be the weights: {error}") from error
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def described(scene: Scene) -> str:
