@@ -2,6 +2,7 @@
 
 import atexit
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -11,16 +12,24 @@ import sys
 import tempfile
 import zlib
 
+import pytest
+
 SETTINGS = tempfile.mkdtemp(prefix="yolo_wnlb_tests_")
 atexit.register(shutil.rmtree, SETTINGS, ignore_errors=True)
 # before anything imports ultralytics, and for every interpreter that a test starts
 os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_CONFIG_DIR=SETTINGS, MPLBACKEND="Agg")
+# a proxy that nobody answers: Ultralytics looks for fonts online in spite of YOLO_OFFLINE, old releases without a limit
+# of time, and a network that is half there would hold a run for ever. Pip alone keeps the proxies that were given
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+given = {name: os.environ[name] for name in PROXIES if name in os.environ}
+given = json.loads(os.environ.setdefault("YOLO_WNLB_TESTS_PROXIES", json.dumps(given)))  # workers find it there
+OUTSIDE = {**{name: value for name, value in os.environ.items() if name not in PROXIES}, **given}
+os.environ.update(dict.fromkeys(PROXIES, "http://127.0.0.1:9"), no_proxy="localhost,127.0.0.1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the maps are small: on a busy machine threads only wait for each other
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a job in the background; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import pytest  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from torch import nn  # noqa: E402
@@ -109,6 +118,16 @@ def run_python(code, cwd, **env):
     return subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def pip(*arguments, python=sys.executable, cwd=None):
+    """Run pip. Without a registry the test is skipped, on CI it fails; it fails by any other error of pip too."""
+    options = ["--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
+    command = [str(word) for word in (python, "-m", "pip", *arguments, *options)]
+    done = subprocess.run(command, cwd=cwd, env=OUTSIDE, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode and "(from versions: none)" in done.stderr:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {done.stderr.strip()[-300:]}")
+    assert done.returncode == 0, done.stderr
 
 
 def shapes_set(root, train, val):

@@ -308,6 +308,20 @@ def test_no_picture_is_written_over(tmp_path, monkeypatch, argument, whole_folde
     assert {file: file.read_bytes() for file in (tmp_path / "shots").iterdir()} == stored
 
 
+def test_only_an_earlier_camera_is_written_over(tmp_path):
+    write(tmp_path / "shots", noisy())
+    (tmp_path / "mycam.png").write_bytes(b"a picture of somebody")
+    with pytest.raises(FileExistsError, match=r"mycam\.png is there without mycam\.yaml"):
+        calibrate(tmp_path / "shots", tmp_path / "mycam.yaml", exist_ok=True)
+    (tmp_path / "mycam.yaml").write_text("path: data\ntrain: images\n")
+    with pytest.raises(ValueError, match=r"mycam\.yaml is no camera file"):
+        calibrate(tmp_path / "shots", tmp_path / "mycam.yaml", exist_ok=True)
+    assert (tmp_path / "mycam.yaml").read_text().startswith("path: data")
+    calibrate(tmp_path / "shots", tmp_path / "other.yaml")
+    calibrate(tmp_path / "shots", tmp_path / "other.yaml", exist_ok=True)
+    assert (tmp_path / "mycam.png").read_bytes() == b"a picture of somebody"
+
+
 # ---- what pictures cannot tell is said -------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ A failure here after an upgrade of Ultralytics names, in its message, the functi
 import functools
 import inspect
 import re
+import urllib.error
+import urllib.request
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -317,6 +319,11 @@ LOGGER.info("the script runs")
     log.clear()
     data_utils.check_det_dataset(str(tmp_path / "data.yaml"))
     assert not any("download" in line for line in log), "nothing is run where the pictures are there"
+
+
+def test_no_test_reaches_a_network():
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen("http://192.0.2.1")
 
 
 @pytest.mark.parametrize(

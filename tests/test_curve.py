@@ -451,6 +451,8 @@ def test_where_a_curve_is_written_is_checked(source, tmp_path):
     (tmp_path / "mine.yaml").touch()
     with pytest.raises(FileExistsError, match=r"mine\.yaml is there already"):
         measure_curve(source, tmp_path / "mine.yaml")
+    with pytest.raises(ValueError, match=r"mine\.yaml is no file of a curve"):
+        measure_curve(source, tmp_path / "mine.yaml", exist_ok=True)
     for options, message in (({"out": "mine.png"}, "wanted the .yaml"), ({"low": 99, "high": 9}, "low is 99")):
         with pytest.raises(ValueError, match=message):
             measure_curve(source, **{"out": tmp_path / "new.yaml", **options})

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from conftest import pip
 
 from yolo_wnlb import doctor
 
@@ -28,9 +28,11 @@ NAMES = (
 )
 TESTS = [f"test_{name}.py" for name in NAMES]
 CODE = """
-import sys, pytest, ultralytics
+import faulthandler, sys, pytest, ultralytics
 assert ultralytics.__version__ == sys.argv[1], f"{ultralytics.__version__} from {ultralytics.__file__}"
-sys.exit(pytest.main(sys.argv[2:]))
+code = pytest.main(sys.argv[2:])
+faulthandler.dump_traceback_later(60, exit=True)  # an end that hangs shows where
+sys.exit(code)
 """
 
 
@@ -40,16 +42,12 @@ def test_doctor_and_pyproject_agree_on_the_oldest_release():
 
 def test_contract_graft_and_weights_hold_on_the_oldest_release(tmp_path):
     release = tmp_path / "release"
-    options = ["--no-deps", "--target", release, "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
-    command = [sys.executable, "-m", "pip", "install", f"ultralytics=={OLDEST}", *map(str, options)]
-    pip = subprocess.run(command, capture_output=True, text=True, check=False)
-    if pip.returncode and "(from versions: none)" in pip.stderr:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {pip.stderr.strip()[-300:]}")
-    assert pip.returncode == 0, pip.stderr
+    pip("install", "--no-deps", "--target", release, f"ultralytics=={OLDEST}")
 
     # settings of its own: another release resets the settings file it finds
     env = {**os.environ, "PYTHONPATH": str(release), "YOLO_CONFIG_DIR": str(tmp_path)}
     files = [str(file) for name in TESTS if (file := ROOT / "tests" / name).exists()]
-    command = [sys.executable, "-c", CODE, OLDEST, *files, "--basetemp", str(tmp_path / "tests")]
+    options = ["--basetemp", str(tmp_path / "tests"), "-o", "faulthandler_timeout=300"]
+    command = [sys.executable, "-c", CODE, OLDEST, *files, *options]
     tests = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert tests.returncode == 0, tests.stdout[-8000:] + tests.stderr[-2000:]

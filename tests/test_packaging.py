@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import pip
 
 import yolo_wnlb
 from yolo_wnlb import doctor, paths
@@ -30,15 +31,6 @@ BUILD = "from ultralytics import YOLO; print('blocks', str(YOLO('yolov8m-seg-wnl
 def run(*command, cwd, **env):
     env = {**os.environ, **env}
     return subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
-def pip(python, *arguments, cwd):
-    """Run pip; skip the test if it wants the registry and there is none, fail on any other error."""
-    options = ["--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
-    done = run(python, "-m", "pip", *arguments, *options, cwd=cwd)
-    if done.returncode and "(from versions: none)" in done.stderr:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {done.stderr.strip()[-300:]}")
-    assert done.returncode == 0, done.stderr
 
 
 class Home:
@@ -57,7 +49,7 @@ class Home:
     def pip(self, *arguments):
         """Run pip of the environment, which must neither see nor touch the packages of this one."""
         self.dependencies.unlink(missing_ok=True)
-        pip(self.bin / "python", *arguments, cwd=self.cwd)
+        pip(*arguments, python=self.bin / "python", cwd=self.cwd)
         folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
         self.dependencies.write_text("\n".join(sorted(folders)) + "\n", encoding="utf-8")
 
@@ -307,7 +299,7 @@ def test_a_shipped_model_builds_beside_the_headless_twin_and_after_ultralytics_i
 def test_after_pip_target_doctor_prints_a_line_that_mends_it(wheel, tmp_path):
     """A folder of `pip install --target` is no site folder: Python runs no start-up files that lie in it."""
     target, env = tmp_path / "with space" / "target", {"YOLO_CONFIG_DIR": str(tmp_path)}
-    pip(sys.executable, "install", "--no-deps", "--target", target, wheel, cwd=tmp_path)
+    pip("install", "--no-deps", "--target", target, wheel, cwd=tmp_path)
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / BINARIES / "python"
     site = Path(
@@ -332,7 +324,7 @@ def test_after_pip_target_doctor_prints_a_line_that_mends_it(wheel, tmp_path):
 
 def test_a_type_checker_sees_the_types_of_the_installed_package(wheel, tmp_path):
     """Its dependencies are not there, so that mypy reads this package alone and is fast."""
-    pip(sys.executable, "install", "--no-deps", "--target", tmp_path / "site", wheel, cwd=tmp_path)
+    pip("install", "--no-deps", "--target", tmp_path / "site", wheel, cwd=tmp_path)
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / BINARIES / "python"
     site = Path(

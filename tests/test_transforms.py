@@ -12,7 +12,7 @@ import albumentations as A
 import numpy as np
 import pytest
 import torch
-from conftest import run_python
+from conftest import pip, run_python
 
 from yolo_wnlb.imaging.camera import PRESETS, Shot, settings
 from yolo_wnlb.imaging.capture import capture
@@ -274,21 +274,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 def test_albumentationsx_too(tmp_path):
     release = tmp_path / "release"
     wanted = ["albumentationsx==2.5.1", "albucore==0.2.21", "numkong", "stringzilla"]
-    options = [
-        "--no-deps",
-        "--target",
-        str(release),
-        "--disable-pip-version-check",
-        "--retries",
-        "1",
-        "--timeout",
-        "15",
-    ]
-    command = [sys.executable, "-m", "pip", "install", *wanted, *options]
-    pip = subprocess.run(command, capture_output=True, text=True, check=False)
-    if pip.returncode and "(from versions: none)" in pip.stderr:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no package registry: {pip.stderr.strip()[-300:]}")
-    assert pip.returncode == 0, pip.stderr
+    pip("install", "--no-deps", "--target", release, *wanted)
 
     paths = os.pathsep.join([str(release), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": paths, "NO_ALBUMENTATIONS_UPDATE": "1"}

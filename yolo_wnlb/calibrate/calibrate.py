@@ -35,7 +35,7 @@ from yolo_wnlb.calibrate.sources import (
 )
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.imaging.camera import PRESETS, Settings, Shot, settings
-from yolo_wnlb.imaging.camera_file import SUFFIXES
+from yolo_wnlb.imaging.camera_file import SUFFIXES, read_camera_file
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
 from yolo_wnlb.imaging.response import named_response
@@ -77,7 +77,7 @@ def calibrate(
         still: Pairs or bursts of still scenes, a folder for each burst or pairs in the order of names: shot noise.
         day: Day pictures of the same camera, for the span of the exposure.
         crf: The camera's response, one that is known: "srgb", "gamma:2.2", "identity" or (n, u).
-        exist_ok: Write over what is there, unless it is one of the pictures.
+        exist_ok: Write over the file of a camera that is there, and its picture.
     Raises: ValueError, OSError: with the remedy; nothing is written.
     """
     out = Path(out)
@@ -167,6 +167,12 @@ def refuse_place(out: Path, sources: Sequence[str | Path], exist_ok: bool) -> No
         raise ValueError(
             f"{targets[both.pop()]} is one of the pictures to measure, and would be written over; choose another out="
         )
+    if targets and not out.exists():
+        raise FileExistsError(
+            f"{out.with_suffix('.png')} is there without {out.name}, so it is not ours; choose another out="
+        )
+    if targets:
+        read_camera_file(out)  # nothing but an earlier camera is written over
 
 
 def cropped(picture: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.data.sources import DataSet, listed, printable, read_sources, spread
-from yolo_wnlb.imaging.curve import HIGH, LOW, WHITE, Curve, as_settings, end_points, read_curve, table
+from yolo_wnlb.imaging.curve import HIGH, LOW, WHITE, Curve, as_settings, end_points, read_curve, read_curve_file, table
 from yolo_wnlb.imaging.deep import DEEP, RAW, codes_of, kind_of, light_of
 
 LOOKED_AT = 200  # pictures, evenly spaced
@@ -70,12 +70,12 @@ def measure_curve(
         low, high: Percentiles of the codes of all pictures together that become black and white.
         response: As `Curve` has it.
         n: How many pictures are looked at, evenly spaced.
-        exist_ok: Write over a file that is there, unless the curve is measured on what it names.
+        exist_ok: Write over a curve that is there.
     Raises:
         FileExistsError: the file is there.
         IsADirectoryError: it is a folder.
-        ValueError: it belongs to the source, no picture has more than 8 bits, all have one code, RAW files are mixed
-            with others, or a picture is broken.
+        ValueError: it holds no curve or belongs to the source, no picture has more than 8 bits, all have one code,
+            RAW files are mixed with others, or a picture is broken.
     """
     wanted = read_curve({"low": low, "high": high, "response": response})
     out = Path(out)
@@ -85,6 +85,8 @@ def measure_curve(
         raise FileExistsError(f"{out} is there already; give another out=, or exist_ok=True to write over it")
     data = read_sources(source)
     refuse_source(out, data, listed(source))
+    if out.exists():
+        read_curve_file(out)  # nothing but an earlier curve is written over
     names = ["train"] if "train" in data.splits else [*data.splits]
     files = spread(sorted({file for name in names for file in data.splits[name]}), n)
     counts = np.zeros(WHITE + 1)
