@@ -1,6 +1,7 @@
 """What tests share: an offline Ultralytics with settings of its own, its log, models to start from, small detectors."""
 
 import atexit
+import contextlib
 import itertools
 import json
 import logging
@@ -118,6 +119,21 @@ def run_python(code, cwd, **env):
     return subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@contextlib.contextmanager
+def stock_loader(*args, **options):
+    """A loader by Ultralytics' build_dataloader, whose workers end by themselves.
+
+    Left alone, InfiniteDataLoader.__del__ (8.4.0 to 8.4.190) kills them and then sets their event; where one was killed
+    with the lock of that event in its hands, as happened once in some hundred loaders, it waits for ever.
+    """
+    from ultralytics.data.build import build_dataloader
+
+    loader = build_dataloader(*args, **options)
+    yield loader
+    if hasattr(loader.iterator, "_workers"):
+        loader.iterator._shutdown_workers()
 
 
 def pip(*arguments, python=sys.executable, cwd=None):

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import stock_loader
 from test_dark_training import dataset, write
 from test_train import train
 from ultralytics.cfg import get_cfg
-from ultralytics.data.build import build_dataloader
 from ultralytics.data.dataset import ClassificationDataset
 from ultralytics.engine.tuner import Tuner
 
@@ -125,8 +125,8 @@ def test_the_partners_of_a_mosaic_are_balanced_too(uneven):
 
 def test_workers_draw_different_pictures(uneven):
     built = dataset(uneven, "train", balanced=True, mosaic=0, task="detect")
-    loader = build_dataloader(built, batch=6, workers=2, shuffle=True)
-    files = [tuple(batch["im_file"]) for _ in range(3) for batch in loader]
+    with stock_loader(built, batch=6, workers=2, shuffle=True) as loader:
+        files = [tuple(batch["im_file"]) for _ in range(3) for batch in loader]
     assert len(set(files)) == len(files) == 6
 
 

@@ -4,6 +4,7 @@ import random
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,11 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import run_python
+from conftest import run_python, stock_loader
 from test_train import QUICK, train, yolo
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
-from ultralytics.data.build import build_dataloader, build_yolo_dataset
+from ultralytics.data.build import build_yolo_dataset
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
@@ -146,10 +147,11 @@ def test_every_worker_and_every_epoch_darkens_anew(own, tmp_path):
     still = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "fliplr": 0.0, "translate": 0.0, "scale": 0.0}
     built = dataset(file, "train", lowlight="severe", **still)
     if own:
-        loader = torch.utils.data.DataLoader(built, 2, num_workers=2, collate_fn=built.collate_fn)
+        opened = nullcontext(torch.utils.data.DataLoader(built, 2, num_workers=2, collate_fn=built.collate_fn))
     else:
-        loader = build_dataloader(built, 2, 2, shuffle=False)
-    pictures = [picture.numpy().tobytes() for _ in range(3) for batch in loader for picture in batch["img"]]
+        opened = stock_loader(built, 2, 2, shuffle=False)
+    with opened as loader:
+        pictures = [picture.numpy().tobytes() for _ in range(3) for batch in loader for picture in batch["img"]]
     assert len(pictures) == 24 and len({*pictures}) == 24
 
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import run_python
+from conftest import run_python, stock_loader
 from test_dark_training import dataset, write
 from test_train import train
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
-from ultralytics.data.build import build_dataloader
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.denoiseg import detector, unet
@@ -145,8 +144,8 @@ def test_the_epochs_without_mosaic_have_crops_too_and_validation_has_none(data):
 def test_a_loader_hands_on_one_crop_a_picture_and_each_worker_draws_its_own(workers, data):
     torch.manual_seed(3)
     built = dataset(data, "train", denoise="n2v", mosaic=0.0)
-    loader = build_dataloader(built, batch=4, workers=workers, shuffle=False)
-    first, second = [batch[noise2void.KEY] for batch, _ in zip(loader, range(2))]
+    with stock_loader(built, batch=4, workers=workers, shuffle=False) as loader:
+        first, second = [batch[noise2void.KEY] for batch, _ in zip(loader, range(2))]
     assert len(first) == len(second) == 4
     crops = [crop.numpy().tobytes() for crop in (*first, *second)]
     assert len(set(crops)) == 8
