@@ -16,7 +16,7 @@ from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
-from yolo_wnlb.twins.enhance import enhancer
+from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.yolo.darkness import check_request
 
 QUICK = ("imgsz=64", "device=cpu", "workers=0", "plots=False")

@@ -24,7 +24,8 @@ from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import enhance_dataset, enhancer
+from yolo_wnlb.twins.enhance import enhance_dataset
+from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.yolo import decoder, denoise, noise2void, restore, terms
 from yolo_wnlb.yolo.features import norms_up_to
 from yolo_wnlb.yolo.weights import layers_of
