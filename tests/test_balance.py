@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_dark_training import dataset, write
+from conftest import bright_set
+from test_dark_training import dataset
 from test_train import train
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
@@ -24,7 +25,7 @@ from yolo_wnlb.yolo.darkness import DarkLoader, check_resumed
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
     """Ten pictures: nine with an object of class 0 and one of class 1, and two without any; returns the data YAML."""
-    file = write(tmp_path_factory.mktemp("uneven"), train=12, val=4)
+    file = bright_set(tmp_path_factory.mktemp("uneven"), train=12, val=4)
     for i in range(12):
         text = f"{int(i == 9)} .5 .5 .4 .4\n" if i < 10 else ""
         (file.parent / f"labels/train/{i}.txt").write_text(text)
@@ -187,7 +188,7 @@ def test_a_word_that_is_off_is_taken_out(off):
 
 
 def test_a_data_set_of_one_class_is_refused(tmp_path):
-    file = write(tmp_path, train=3, val=1)
+    file = bright_set(tmp_path, train=3, val=1)
     for i in range(3):
         (tmp_path / f"labels/train/{i}.txt").write_text("2 .5 .5 .4 .4\n")
     with pytest.raises(ValueError, match="the 3 training pictures hold 1 class; leave it out"):
