@@ -31,11 +31,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the maps are small: on a busy m
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a job in the background; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from torch import nn  # noqa: E402
 
-from yolo_wnlb.data.shapes import NAMES, generate  # noqa: E402
+from yolo_wnlb.data.shapes import NAMES, SPLITS, generate, scene  # noqa: E402
 
 
 def pytest_collection_modifyitems(config, items):
@@ -154,6 +156,27 @@ def shapes_set(root, train, val):
     return root / "data.yaml"
 
 
+def bright_set(folder, train=8, val=4, size=64, **more):
+    """Draw a tiny bright data set; returns its data YAML."""
+    for split, count in zip(SPLITS, (train, val)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for i in range(count):
+            made = scene(np.random.default_rng([count, i]), size)
+            cv2.imwrite(str(folder / f"images/{split}/{i}.png"), np.maximum(made.image, 60))
+            lines = [f"{k} " + " ".join(map(str, p.ravel())) + "\n" for k, p in zip(made.classes, made.polygons)]
+            (folder / f"labels/{split}/{i}.txt").write_text("".join(lines))
+    file = folder / "data.yaml"
+    file.write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": list(NAMES), **more}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory):
+    """The data YAML of a tiny bright data set."""
+    return bright_set(tmp_path_factory.mktemp("bright"))
+
+
 # ---- small detectors, and what they can learn --------------------------------------------------------
 
 SOLO = {  # arguments of SOLOv2, which builds and trains it in seconds
@@ -215,10 +238,6 @@ def small_solov2(size=192, backbone=None, **options):
 
 def scenes(number, size, crowd=3):
     """The first scenes with 2 to `crowd` objects that are not too small for quarter-size masks."""
-    import numpy as np
-
-    from yolo_wnlb.data.shapes import scene
-
     drawn = (scene(np.random.default_rng(i), size) for i in itertools.count())
     large = (s for s in drawn if 2 <= len(s.classes) <= crowd and s.masks.sum((1, 2)).min() > (0.2 * size) ** 2)
     return itertools.islice(large, number)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import run_python
-from test_dark_training import write
 from test_train import train
 from torch import nn
 from ultralytics import YOLO
@@ -29,11 +28,6 @@ MODELS = {  # task -> model
     "classify": "yolov8n-cls.yaml",
     "detect, end to end": "yolo26n.yaml",
 }
-
-
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("bright"))
 
 
 def batch_of(task="detect", number=2, size=64):

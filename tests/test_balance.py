@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import stock_loader
-from test_dark_training import dataset, write
+from conftest import bright_set, stock_loader
+from test_dark_training import dataset
 from test_train import train
 from ultralytics.cfg import get_cfg
 from ultralytics.data.dataset import ClassificationDataset
@@ -24,7 +24,7 @@ from yolo_wnlb.yolo.darkness import DarkLoader, check_resumed
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
     """Ten pictures: nine with an object of class 0 and one of class 1, and two without any; returns the data YAML."""
-    file = write(tmp_path_factory.mktemp("uneven"), train=12, val=4)
+    file = bright_set(tmp_path_factory.mktemp("uneven"), train=12, val=4)
     for i in range(12):
         text = f"{int(i == 9)} .5 .5 .4 .4\n" if i < 10 else ""
         (file.parent / f"labels/train/{i}.txt").write_text(text)
@@ -187,7 +187,7 @@ def test_a_word_that_is_off_is_taken_out(off):
 
 
 def test_a_data_set_of_one_class_is_refused(tmp_path):
-    file = write(tmp_path, train=3, val=1)
+    file = bright_set(tmp_path, train=3, val=1)
     for i in range(3):
         (tmp_path / f"labels/train/{i}.txt").write_text("2 .5 .5 .4 .4\n")
     with pytest.raises(ValueError, match="the 3 training pictures hold 1 class; leave it out"):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import tensors
-from test_dark_training import dataset, write
+from conftest import bright_set, tensors
+from test_dark_training import dataset
 from ultralytics import YOLO
 from ultralytics.engine.predictor import AutoBackend
 from ultralytics.nn import tasks
@@ -125,7 +125,7 @@ QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu",
 
 
 def test_a_grey_model_does_not_start_to_train_on_colour_pictures(grey_yaml, tmp_path):
-    data = write(tmp_path / "colour", train=2, val=2)
+    data = bright_set(tmp_path / "colour", train=2, val=2)
     with pytest.raises(ValueError, match=r"grey\.yaml says channels: 1, and .*data\.yaml gives pictures of 3 channels"):
         YOLO(grey_yaml, task="segment").train(data=str(data), project=str(tmp_path), **QUICK)
 
@@ -143,7 +143,7 @@ def test_a_file_that_is_gone_names_no_channels(tmp_path):
     ],
 )
 def test_a_validation_on_pictures_of_other_channels_is_refused(model, pictures, message, tmp_path):
-    data = write(tmp_path / "set", train=1, val=1, **({"channels": 1} if pictures == 1 else {}))
+    data = bright_set(tmp_path / "set", train=1, val=1, **({"channels": 1} if pictures == 1 else {}))
     network = SegmentationModel("yolov8n-seg-wnlb.yaml", ch=model, nc=5, verbose=False)
     torch.save({"model": network, "ema": None, "epoch": -1, "train_args": {}}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=message):
@@ -171,7 +171,7 @@ LAMP = {"preset": "severe", "bayer": "mono", "lamp": 1, "ev": -2, "sigma_s": 0, 
 
 @pytest.mark.parametrize("pictures", [1, 3])
 def test_a_lamp_lights_the_middle_of_pictures_without_colours(pictures, tmp_path):
-    data = write(tmp_path, train=1, val=2, **({"channels": 1} if pictures == 1 else {}))
+    data = bright_set(tmp_path, train=1, val=2, **({"channels": 1} if pictures == 1 else {}))
     for file in (tmp_path / "images").glob("*/*.png"):
         cv2.imwrite(str(file), np.full((64, 64, 3), (250, 240, 230), np.uint8))
     built = dataset(data, "val", lowlight=LAMP)
@@ -183,7 +183,7 @@ def test_a_lamp_lights_the_middle_of_pictures_without_colours(pictures, tmp_path
 
 
 def test_a_mono_camera_leaves_grey_noise_on_colour_pictures(tmp_path):
-    data = write(tmp_path, train=1, val=1)
+    data = bright_set(tmp_path, train=1, val=1)
     mono, colour = (
         dataset(data, "val", lowlight={"preset": "severe", "bayer": bayer}).load_image(0)[0]
         for bayer in ("mono", "RGGB")

@@ -14,7 +14,7 @@ import pytest
 import torch
 import ultralytics
 import yaml
-from conftest import run_python, stock_loader
+from conftest import bright_set, run_python, stock_loader
 from test_train import QUICK, train, yolo
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
@@ -24,7 +24,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
 from ultralytics.utils.dist import generate_ddp_file
 
-from yolo_wnlb.data.shapes import NAMES, SPLITS, scene
+from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
@@ -36,26 +36,6 @@ STORED = pytest.mark.skipif(
     tuple(map(int, ultralytics.__version__.split(".")[:3])) < (8, 4, 130),
     reason="Ultralytics stores augmentations= in arguments and DDP files since 8.4.130",
 )
-
-
-def write(folder, train=8, val=4, size=64, **more):
-    """A tiny bright data set; returns its YAML."""
-    for split, count in zip(SPLITS, (train, val)):
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
-        for i in range(count):
-            made = scene(np.random.default_rng([count, i]), size)
-            cv2.imwrite(str(folder / f"images/{split}/{i}.png"), np.maximum(made.image, 60))
-            lines = [f"{k} " + " ".join(map(str, p.ravel())) + "\n" for k, p in zip(made.classes, made.polygons)]
-            (folder / f"labels/{split}/{i}.txt").write_text("".join(lines))
-    file = folder / "data.yaml"
-    file.write_text(yaml.safe_dump({"train": "images/train", "val": "images/val", "names": list(NAMES), **more}))
-    return file
-
-
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("bright"))
 
 
 def dataset(file, mode="val", **options):
@@ -88,7 +68,7 @@ def test_the_seed_and_all_settings_can_be_given(bright):
 
 @pytest.mark.parametrize("cache", [False, "ram", "disk"])
 def test_training_pictures_are_dark_anew_each_time_and_caches_keep_the_bright_ones(cache, tmp_path):
-    file = write(tmp_path)
+    file = bright_set(tmp_path)
     built = dataset(file, "train", lowlight="severe", cache=cache)
     first, second = (built.get_image_and_label(0)["img"] for _ in range(2))
     assert not np.array_equal(first, second)
@@ -119,7 +99,7 @@ def test_the_pictures_of_a_mosaic_have_each_its_darkness_and_grey_padding(bright
 
 
 def test_grey_data_sets_stay_grey(tmp_path):
-    built = dataset(write(tmp_path, channels=1), lowlight="severe")
+    built = dataset(bright_set(tmp_path, channels=1), lowlight="severe")
     image = built.get_image_and_label(0)["img"]
     assert image.shape == (64, 64, 1)
     shot = settings("severe").draw(picture_rng(0, "images/val/0.png"))
@@ -129,19 +109,19 @@ def test_grey_data_sets_stay_grey(tmp_path):
 @pytest.mark.parametrize("channels", [2, 4, 6])
 def test_pictures_of_a_camera_that_we_do_not_know_are_refused(channels, tmp_path):
     with pytest.raises(ValueError, match=f"a grey or a colour camera, and this data set has {channels} channels"):
-        dataset(write(tmp_path, channels=channels), "train", lowlight="severe")
+        dataset(bright_set(tmp_path, channels=channels), "train", lowlight="severe")
 
 
 @pytest.mark.parametrize(("channels", "remedy"), [(1, "give lowlight=PRESET instead"), (4, "cannot be darkened")])
 def test_a_transform_that_ultralytics_would_skip_is_refused(channels, remedy, tmp_path):
     with pytest.raises(ValueError, match=rf"LowLight in augmentations= .* {channels} channels.*{remedy}"):
-        dataset(write(tmp_path, channels=channels), "train", augmentations=[low_light_transform()])
+        dataset(bright_set(tmp_path, channels=channels), "train", augmentations=[low_light_transform()])
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["the loader of Ultralytics", "a loader of one's own"])
 def test_every_worker_and_every_epoch_darkens_anew(own, tmp_path):
     """Two workers, three epochs, eight times the same bright picture: no dark one twice."""
-    file = write(tmp_path)
+    file = bright_set(tmp_path)
     for i in range(1, 8):
         shutil.copy(tmp_path / "images/train/0.png", tmp_path / f"images/train/{i}.png")
     still = {"mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "fliplr": 0.0, "translate": 0.0, "scale": 0.0}
@@ -412,7 +392,7 @@ def test_a_transform_is_found_inside_others_built_or_serialised():
 
 
 def test_a_dark_data_set_says_so_and_is_not_darkened_twice(tmp_path, log):
-    file = write(tmp_path, lowlight={"preset": "severe", "seed": 4})
+    file = bright_set(tmp_path, lowlight={"preset": "severe", "seed": 4})
     dataset(file)
     assert any("dark already (by yolo-wnlb darken: preset severe, seed 4)" in line for line in log)
     with pytest.raises(ValueError, match=r"lowlight=severe, but .* dark already .*; leave it out"):
@@ -437,7 +417,7 @@ def test_a_manifest_of_another_program_makes_nothing_dark(said, tmp_path):
 
 def test_a_data_yaml_that_asks_for_darkness_is_told_where_to_ask(tmp_path):
     with pytest.raises(ValueError, match="take it out, and give lowlight=severe to yolo train and val"):
-        dataset(write(tmp_path, lowlight="severe"))
+        dataset(bright_set(tmp_path, lowlight="severe"))
 
 
 def test_pictures_outside_the_folder_of_the_data_set_differ_by_more_than_their_name(bright, tmp_path):

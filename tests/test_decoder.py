@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
-from conftest import run_python, tensors
-from test_dark_training import dataset, plain, write
+from conftest import bright_set, run_python, tensors
+from test_dark_training import dataset, plain
 from test_train import train
 from torch import nn
 from ultralytics import YOLO
@@ -26,11 +26,6 @@ TARGETS = ("bright", "clean", "n2n")
 SEGMENTS = pytest.mark.skipif(
     ultralytics.__version__ == "8.4.0", reason="its segmentation loss takes a batch of two pictures for two outputs"
 )
-
-
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("bright"))
 
 
 def network(name="yolov8n.yaml", target="bright", checkpoint=None, freeze=None, **options):
@@ -79,7 +74,7 @@ def halves(image):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_pair_is_the_dark_picture_and_the_one_the_target_names(target, channels, bright, tmp_path):
-    file = bright if channels == 3 else write(tmp_path, channels=1)
+    file = bright if channels == 3 else bright_set(tmp_path, channels=1)
     built = dataset(file, "train", lowlight="severe", denoise=target)
     for i in range(3):
         random.seed(i)

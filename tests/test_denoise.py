@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import run_python
-from test_dark_training import dataset, write
+from conftest import bright_set, run_python
+from test_dark_training import dataset
 from test_decoder import SEGMENTS, halves, pairs
 from test_train import QUICK, train
 from torch import nn
@@ -38,14 +38,9 @@ GEOMETRY = {
 }
 
 
-@pytest.fixture(scope="module")
-def bright(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("bright"))
-
-
 def flat(folder, channels, height=64):
     """A data set whose pictures are of one bright colour, 64 pixels wide; returns its YAML."""
-    file = write(folder, channels=channels)
+    file = bright_set(folder, channels=channels)
     for picture in folder.glob("images/*/*.png"):
         cv2.imwrite(str(picture), np.full((height, 64, 3), 200, np.uint8))
     return file
@@ -66,7 +61,7 @@ def network(start, name="yolov8n.yaml", **options):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_bright_half_is_the_picture_that_a_camera_without_faults_would_take(channels, tmp_path):
-    built = dataset(write(tmp_path, channels=channels), "train", lowlight=NOTHING, denoise="features", **GEOMETRY)
+    built = dataset(bright_set(tmp_path, channels=channels), "train", lowlight=NOTHING, denoise="features", **GEOMETRY)
     for i in range(8):
         image = built[i]["img"]
         assert image.shape == (2 * channels + 2, 64, 64)
@@ -79,7 +74,7 @@ def test_the_dark_half_is_what_the_same_training_sees_without_denoise(channels, 
 
     OpenCV computes a warp of more channels by another code path, which rounds some pixels the other way.
     """
-    file = write(tmp_path, channels=channels)
+    file = bright_set(tmp_path, channels=channels)
     images = []
     for options in ({}, {"denoise": "features"}):
         built = dataset(file, "train", lowlight="moderate", **GEOMETRY, **options)

@@ -16,9 +16,12 @@ from PIL import Image
 from yolo_wnlb import cli
 from yolo_wnlb.data.shapes import NAMES, generate, scene
 from yolo_wnlb.imaging.capture import darken
-from yolo_wnlb.twins import enhance
+from yolo_wnlb.twins import enhancers, networks
+from yolo_wnlb.twins.classical import blur
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import Enhancer, blur, enhance_dataset, enhancer
+from yolo_wnlb.twins.enhance import enhance_dataset
+from yolo_wnlb.twins.enhancers import enhancer
+from yolo_wnlb.twins.specs import Enhancer
 
 BUILT_IN = ("gamma", "gamma:3", "clahe", "clahe:3", "histeq", "msr")
 SIZES = [(1, 1), (1, 40), (37, 53), (64, 48)]
@@ -174,7 +177,7 @@ def test_an_onnx_file_is_run_on_filled_up_and_cut_back_pictures(tmp_path, runtim
 
 def test_only_filled_up_pictures_reach_a_network_and_what_fills_them_is_their_border():
     seen = []
-    work = enhance.through(lambda x: (seen.append(x), {"y": x})[1], {"pad": "12"}, "it")
+    work = networks.through(lambda x: (seen.append(x), {"y": x})[1], {"pad": "12"}, "it")
     image = noise(37, 53)
     assert np.array_equal(work(image, ""), image)
     (x,) = seen
@@ -193,7 +196,7 @@ def test_values_are_in_the_range_asked_for(span, least, most):
         return {"y": 2 * x - 1 if "/" in span else x}
 
     image = noise(60, 60)
-    assert np.array_equal(enhance.through(run, {"range": span}, "it")(image, ""), image)
+    assert np.array_equal(networks.through(run, {"range": span}, "it")(image, ""), image)
 
 
 def test_one_of_several_outputs_is_taken_by_name(tmp_path, runtime):
@@ -320,7 +323,7 @@ def test_a_network_of_another_size_is_answered(tmp_path):
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_output_that_is_no_such_picture_is_refused(made, told):
     with pytest.raises(ValueError, match=told):
-        enhance.through(lambda x: {"y": made(x)}, {}, "it")(noise(37, 53), "")
+        networks.through(lambda x: {"y": made(x)}, {}, "it")(noise(37, 53), "")
 
 
 @pytest.mark.parametrize(
@@ -448,7 +451,7 @@ def test_ultralytics_reads_the_twin(original, tmp_path):
 
 def test_what_is_done_is_skipped_and_what_changed_is_made_again(source, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(enhance, "retinex", lambda image, name: (made.append(name), image)[1])
+    monkeypatch.setattr(enhancers, "retinex", lambda image, name: (made.append(name), image)[1])
     out = tmp_path / "out"
     enhance_dataset(source, "msr", out, split="val")
     assert len(made) == 3 and not (out / "images/train").exists()
@@ -483,11 +486,11 @@ def test_a_run_that_was_stopped_goes_on(original, tmp_path, monkeypatch):
         made.append(name)
         return image
 
-    monkeypatch.setattr(enhance, "retinex", work)
+    monkeypatch.setattr(enhancers, "retinex", work)
     with pytest.raises(KeyboardInterrupt):
         enhance_dataset(original, "msr", tmp_path / "out")
     assert not (tmp_path / "out/data.yaml").exists()
-    monkeypatch.setattr(enhance, "retinex", lambda image, name: (made.append(name), image)[1])
+    monkeypatch.setattr(enhancers, "retinex", lambda image, name: (made.append(name), image)[1])
     assert "(3 in this run" in str(enhance_dataset(original, "msr", tmp_path / "out"))
     assert len(made) == len(set(made)) == 7
 

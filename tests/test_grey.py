@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_dark_training import write
+from conftest import bright_set
 from test_parity import build
 
 from yolo_wnlb.cli import main
@@ -16,7 +16,7 @@ from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
-from yolo_wnlb.twins.enhance import enhancer
+from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.yolo.darkness import check_request
 
 QUICK = ("imgsz=64", "device=cpu", "workers=0", "plots=False")
@@ -41,7 +41,8 @@ def ours(*words):
 def home(tmp_path_factory):
     """A folder with a bright data set of grey pictures, set/data.yaml, and a colour model that finds something."""
     folder = tmp_path_factory.mktemp("grey")
-    write(folder / "set", train=12, val=3, channels=1, names=[f"thing{i}" for i in range(5)])  # the classes of `build`
+    classes = [f"thing{i}" for i in range(5)]  # those of `build`
+    bright_set(folder / "set", train=12, val=3, channels=1, names=classes)
     build("yolov8n-seg-wnlb.yaml", folder / "colour.pt", classes=5)
     return folder
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import run_python, stock_loader
-from test_dark_training import dataset, write
+from conftest import bright_set, run_python, stock_loader
+from test_dark_training import dataset
 from test_train import train
 from torch import nn
 from ultralytics import YOLO
@@ -23,7 +23,8 @@ from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import enhance_dataset, enhancer
+from yolo_wnlb.twins.enhance import enhance_dataset
+from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.yolo import decoder, denoise, noise2void, restore, terms
 from yolo_wnlb.yolo.features import norms_up_to
 from yolo_wnlb.yolo.weights import layers_of
@@ -31,7 +32,7 @@ from yolo_wnlb.yolo.weights import layers_of
 
 def with_unlabelled(folder, count=3, size=64, place="more", **more):
     """A tiny data set, and pictures without labels that have one colour each, 200 + their number; returns its YAML."""
-    file = write(folder, **more)
+    file = bright_set(folder, **more)
     (folder / place).mkdir()
     for i in range(count):
         cv2.imwrite(str(folder / place / f"{i}.png"), np.full((size, size, 3), 200 + i, np.uint8))
@@ -78,7 +79,7 @@ def batch_of(file, number=4, **options):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("which", ["joint", "each"])
 def test_one_pixel_of_64_is_hidden_and_gets_the_value_of_a_pixel_near_it(channels, which, tmp_path):
-    crops = crops_of(write(tmp_path, channels=channels), denoise={"target": "n2v", "channels": which}, imgsz=128)
+    crops = crops_of(bright_set(tmp_path, channels=channels), denoise={"target": "n2v", "channels": which}, imgsz=128)
     noisy, blind, hidden = crops({"img": None})[noise2void.KEY].numpy()
     assert noisy.shape == (channels, 64, 64) and noisy.dtype == np.uint8
     assert (hidden.reshape(channels, 8, 8, 8, 8).sum((2, 4)) == 1).all()
@@ -92,7 +93,7 @@ def test_one_pixel_of_64_is_hidden_and_gets_the_value_of_a_pixel_near_it(channel
 
 def test_a_crop_is_a_piece_of_a_file_turned_but_not_resized_and_in_rgb(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-    file = write(tmp_path, train=1)
+    file = bright_set(tmp_path, train=1)
     cv2.imwrite(str(tmp_path / "images/train/0.png"), picture)
     crops, turned = crops_of(file), set()
     for _ in range(40):
@@ -342,7 +343,7 @@ def test_a_batch_without_crops_is_refused(data):
 def noisy(tmp_path_factory):
     """A data set with noise of sd 20 and unlabelled pictures, and the clean one that it was made from."""
     root = tmp_path_factory.mktemp("noisy")
-    clean = write(root / "clean", size=96)
+    clean = bright_set(root / "clean", size=96)
     (root / "clean/more").mkdir()
     for i in range(8):
         picture = cv2.imread(str(root / f"clean/images/train/{i}.png"))
@@ -608,7 +609,7 @@ def test_a_link_to_a_picture_of_val_is_one_too(tmp_path):
 
 
 def test_the_american_spelling_is_answered(tmp_path):
-    file = entry(write(tmp_path), "images/train", "unlabeled")
+    file = entry(bright_set(tmp_path), "images/train", "unlabeled")
     with pytest.raises(ValueError, match="has 'unlabeled:'; the pictures without labels are named by 'unlabelled:'"):
         crops_of(file)
 

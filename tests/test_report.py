@@ -23,7 +23,7 @@ from yolo_wnlb.report.content import Content, Estimate, HalfStop
 from yolo_wnlb.study import robustness_detectors as of_detectors
 from yolo_wnlb.study.subject import change_of
 from yolo_wnlb.study.suite import CLEAN, Cell
-from yolo_wnlb.twins.enhance import enhancer
+from yolo_wnlb.twins.enhancers import enhancer
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.detectors import resnet
 from yolo_wnlb.detectors import solov2 as module
 from yolo_wnlb.detectors.resnet import insert_blocks
-from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
+from yolo_wnlb.detectors.solov2 import SOLOv2, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_targets import assign, centres_of_mass, quarter
+from yolo_wnlb.detectors.solov2_weights import load_public
 from yolo_wnlb.detectors.torchvision import published
 
 PUBLISHED = {

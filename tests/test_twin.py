@@ -231,7 +231,7 @@ def test_after_a_change_of_the_source_the_twin_is_as_a_fresh_one(changed, how, b
         again = by_shards
     with monkeypatch.context() as patched:
         if before == "interrupted":
-            module, name = (enhance, "decode") if write is enhanced else (darken, "capture")
+            module, name = (enhance, "decode_rgb") if write is enhanced else (darken, "capture")
             patched.setattr(module, name, stopped(module, name, 3))
             with pytest.raises(KeyboardInterrupt):
                 write(source, out, **options)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_wnlb.adapt.pictures import lay_out
-from yolo_wnlb.adapt.plan import Plan, check_place, make_plan
+from yolo_wnlb.adapt.plan import Plan, check_numbers, check_place, make_plan
 from yolo_wnlb.data.journal import folder_for, replaced, write_json
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.reading import read_json, sha256_of
@@ -102,8 +102,7 @@ def adapt(
     Raises: ValueError, TypeError, OSError: with the remedy.
     """
     out = Path(out) if out else Path("runs/adapt") / Path(model).stem
-    if workers is not None and (type(workers) is not int or workers < 0):
-        raise ValueError(f"workers={workers!r}: wanted a whole number, 0 or more")
+    check_numbers(workers=workers)
     from ultralytics.utils.torch_utils import select_device
 
     select_device(device or "", verbose=False)  # an unknown one is answered now

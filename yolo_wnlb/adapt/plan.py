@@ -167,7 +167,7 @@ def make_plan(
 
 def check_numbers(**given: Any) -> None:
     """Refuse numbers that are no whole numbers of the right size; None stands for the default."""
-    least = {"epochs": 1, "imgsz": 1, "batch": 1, "seed": 0, "limit": LEAST, "frames": LEAST}
+    least = {"epochs": 1, "imgsz": 1, "batch": 1, "seed": 0, "limit": LEAST, "frames": LEAST, "workers": 0}
     for name, value in given.items():
         if value is not None and (type(value) is not int or value < least[name]):
             raise ValueError(f"{name}={value!r}: wanted a whole number, {least[name]} or more")

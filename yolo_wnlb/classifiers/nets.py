@@ -55,25 +55,16 @@ class Classifier(nn.Module):
         net: A ResNet of torchvision.
         arch: Its name, a key of ARCHS.
         classes: Names of the classes, in the order of the logits.
-        mean: Of each channel, R, G, B.
-        std: Standard deviation of each channel.
     Attributes:
         recipe: What it takes to build the same module again: arch, classes; and where the weights come from: start.
     Shape: float (B, 3, H, W), RGB in [0, 1] -> logits (B, classes).
     """
 
-    def __init__(
-        self,
-        net: ResNet,
-        arch: str,
-        classes: Sequence[str],
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
-    ) -> None:
+    def __init__(self, net: ResNet, arch: str, classes: Sequence[str]) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1))
         self.recipe: dict[str, Any] = {"arch": arch, "classes": list(classes), "start": None}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -377,7 +377,7 @@ def detect(model: MaskRCNN, image: Tensor) -> dict[str, Tensor]:
     return {**found, "boxes": boxes, "masks": found["masks"][:, 0]}
 
 
-def paste(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: float = 0.5) -> np.ndarray:
+def paste(masks: Tensor, boxes: Tensor, size: Sequence[int]) -> np.ndarray:
     """Draw masks into a picture: bool (N, *size) of probabilities (N, M, M) in boxes (N, 4) xyxy.
 
     The arithmetic is that of torchvision's paste_masks_in_image, done inside of the box only.
@@ -389,7 +389,7 @@ def paste(masks: Tensor, boxes: Tensor, size: Sequence[int], threshold: float = 
     for solid, soft, (x1, y1, x2, y2) in zip(result, padded.numpy(), corners):
         drawn = cv2.resize(soft, (max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)), interpolation=cv2.INTER_LINEAR)
         left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2 + 1, width), min(y2 + 1, height)
-        solid[top:bottom, left:right] = drawn[top - y1 : bottom - y1, left - x1 : right - x1] > threshold
+        solid[top:bottom, left:right] = drawn[top - y1 : bottom - y1, left - x1 : right - x1] > 0.5
     return result
 
 

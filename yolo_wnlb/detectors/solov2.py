@@ -4,7 +4,7 @@ Wang, Zhang, Kong, Li, Shen, "SOLOv2: Dynamic and Fast Instance Segmentation", N
 https://arxiv.org/abs/2003.10152.
 
 It is called, trained and read like torchvision's Mask R-CNN. Values, operations and the names
-inside `head` are those of the published model, so that its weights load: `load_public`.
+inside `head` are those of the published model, so that its weights load: `solov2_weights.load_public`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d, sigmoid_focal_loss
 
 from yolo_wnlb.detectors.solov2_targets import Assignment, assign
-from yolo_wnlb.detectors.solov2_weights import Report, load_public
-
-__all__ = ["LIGHT", "Report", "SOLOv2", "load_public", "solov2", "solov2_light"]
 
 STRIDES = (8, 8, 16, 32, 32)  # of the levels, in pixels of the network's input
 NUM_GRIDS = (40, 36, 24, 16, 12)

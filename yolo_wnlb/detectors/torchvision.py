@@ -27,8 +27,8 @@ from yolo_wnlb.data.coco import Prediction, encode, first
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.detectors import maskrcnn as rcnn
 from yolo_wnlb.detectors.resnet import insert_blocks
-from yolo_wnlb.detectors.solov2 import SOLOv2, load_public, solov2, solov2_light
-from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, our_name
+from yolo_wnlb.detectors.solov2 import SOLOv2, solov2, solov2_light
+from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, load_public, our_name
 from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.yolo.models import read_picture
 

@@ -58,9 +58,9 @@ def is_deep(file: str | Path) -> bool:
     return False
 
 
-def first_deep(files: Sequence[str | Path], among: int = 64) -> str | Path | None:
-    """Return the first file with more than 8 bits among so many of the files, evenly spaced."""
-    step = max(1, len(files) // among)
+def first_deep(files: Sequence[str | Path]) -> str | Path | None:
+    """Return the first file with more than 8 bits among 64 of the files, evenly spaced."""
+    step = max(1, len(files) // 64)
     return next((file for file in files[::step] if is_deep(file)), None)
 
 

@@ -321,11 +321,6 @@ def evaluate(
     return result
 
 
-def available(truth: Truth, predictions: Sequence[Prediction]) -> list[str]:
-    """List the kinds that all objects and all predictions have: "segm", "bbox"."""
-    return [kind for kind in KINDS if not lacking(truth, predictions, kind)]
-
-
 def lacking(truth: Truth, predictions: Sequence[Prediction], kind: str) -> str:
     """Say how many annotations or predictions have no mask, or no box; "" if all have one."""
     for what, entries in (("annotations", truth["annotations"]), ("predictions", predictions)):

@@ -17,7 +17,8 @@ from yolo_wnlb.report.content import Enhancer as Row
 from yolo_wnlb.report.content import Estimate, HalfStop
 from yolo_wnlb.study.subject import Alter, Scene, Subject, change_of
 from yolo_wnlb.study.suite import CLEAN, Cell
-from yolo_wnlb.twins.enhance import Enhancer, enhancer
+from yolo_wnlb.twins.enhancers import enhancer
+from yolo_wnlb.twins.specs import Enhancer
 
 DEFAULT = ("gamma:2.2", "clahe:2", "histeq", "msr")  # those that need no file
 
@@ -26,7 +27,7 @@ def read_enhancers(specs: Sequence[str]) -> list[Enhancer]:
     """Make the enhancers of a report.
 
     Args:
-        specs: As `twins.enhance.enhancer` takes them.
+        specs: As `twins.enhancers.enhancer` takes them.
     Raises: ValueError, OSError, ImportError: with the remedy; one is named twice, or does not brighten.
     """
     if worse := [spec for spec in specs if str(spec).startswith("corrupt:")]:

@@ -316,15 +316,14 @@ def draws_of(pictures: int, labels: Sequence[Hashable] | None) -> Draws | None:
     return Draws(draws(pictures, DRAWS, 0, labels), units) if units > 1 else None
 
 
-def estimate(value: float, drawn: np.ndarray | None, units: int = 0, low: float = 0.0, high: float = 1.0) -> c.Estimate:
+def estimate(value: float, drawn: np.ndarray | None, units: int = 0, low: float = 0.0) -> c.Estimate:
     """Return a number with its interval.
 
     Args:
         value: On the pictures as they are; below `low` where there is nothing to measure.
         drawn: On each draw of the pictures; None where there are too few.
         units: How many pictures, or groups of them, were drawn from.
-        low: The least that the number can be.
-        high: The most.
+        low: The least that the number can be; the most is 1.
     """
     if value < low:
         return c.Estimate(None)
@@ -332,7 +331,7 @@ def estimate(value: float, drawn: np.ndarray | None, units: int = 0, low: float 
     if len(kept) < DRAWS / 2:
         return c.Estimate(float(value))
     ends = interval(value, kept, units)
-    return c.Estimate(float(value), *(float(np.clip(ends[end], low, high)) for end in ("low", "high")))
+    return c.Estimate(float(value), *(float(np.clip(ends[end], low, 1)) for end in ("low", "high")))
 
 
 def ap_of(matches: Matches, kind: str, evaluation: Evaluation, drawn: Draws | None) -> c.Estimate:

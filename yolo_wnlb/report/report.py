@@ -65,7 +65,7 @@ def report(
         models: Files of detectors; the others are compared with the first.
         data: A data YAML, or COCO annotations.
         out: The page, .html; the JSON file and the card get its name with .json and .md.
-        enhancers: What pictures are brightened with, see `twins.enhance.enhancer`; an empty list for none.
+        enhancers: What pictures are brightened with, see `twins.enhancers.enhancer`; an empty list for none.
         exist_ok: Write over the files of another report.
         split, stops, n, preset, imgsz, beta, worst, groups, seed, title, allow_missing, device, images, command: See
             `measure.measure`. Enhancers are measured on the n pictures too.

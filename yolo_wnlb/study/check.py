@@ -21,7 +21,7 @@ from typing import Any
 from yolo_wnlb.study.models import load_model, model_yaml, split_arguments, task_of
 from yolo_wnlb.study.plan import CLASSIFIER, FUSION, NAMED, OUT, SPEC, UNET, YOLO, naming
 from yolo_wnlb.study.runs import Run, weights_path
-from yolo_wnlb.twins.enhance import enhancer
+from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.words import suggestion
 
 CHOICES = {  # of arguments that Ultralytics checks late or never

@@ -35,7 +35,9 @@ from yolo_wnlb.study.plan import FUSION, LOG, MEASURED, RECORD, RESULT, SPEC, UN
 from yolo_wnlb.study.runs import Run, files_of, runs_of, with_hashes
 from yolo_wnlb.study.table import Result, Table, lends_only, tabulate
 from yolo_wnlb.twins.darken import darken_dataset
-from yolo_wnlb.twins.enhance import decode, enhance_dataset, enhancer
+from yolo_wnlb.twins.enhance import enhance_dataset
+from yolo_wnlb.twins.enhancers import enhancer
+from yolo_wnlb.twins.pictures import decode_rgb
 
 TIMED = 30  # pictures that the latency is measured on, after 5 to warm up
 CHILD = """
@@ -340,7 +342,7 @@ def timer(run: Run, plan: Mapping[str, Any], truth: Any, device: str | None) -> 
         if enhance and enhance.spec.startswith("dir:"):
             return None
         original = originals[i % len(originals)]
-        picture = decode(original.read_bytes(), str(original))[0] if enhance else None
+        picture = decode_rgb(original.read_bytes(), str(original))[0] if enhance else None
         begun = time.perf_counter()
         if enhance and picture is not None:  # its cost, beside the file that it wrote before
             enhance(picture)

@@ -15,7 +15,7 @@ from typing import Any
 
 from yolo_wnlb.reading import read_json, sha256_of
 from yolo_wnlb.study.plan import ENHANCED, OUT, RECORD, TABLE, UNET, YOLO, naming, origin_of, sources_of
-from yolo_wnlb.twins.enhance import enhancer
+from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.yolo.darkness import with_content
 from yolo_wnlb.yolo.grafting import graft, load_yaml
 

@@ -62,9 +62,23 @@ def decode(
     return (image if bits == 8 else image * np.uint16(257)), {}
 
 
+def decode_rgb(
+    stored: bytes, what: str, curve: Curve = CURVES["auto"], name: str = "", channels: int = 3
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Decode a picture to uint8 RGB, or grey (H, W, 1), upright as its EXIF says; see `decode`."""
+    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    image, ends = decode(stored, flag, what, curve=curve, name=name)
+    return (image.reshape(*image.shape[:2], 1) if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)), ends
+
+
 def encode(image: np.ndarray, kind: str) -> bytes:
     """Encode a picture, BGR or grey, as one of ENCODINGS."""
     return cv2.imencode(SUFFIXES[kind], image, ENCODINGS[kind])[1].tobytes()
+
+
+def to_codes(values: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """Stretch a span of values over 0 to 255 and round; what lies outside is clipped."""
+    return np.rint(np.clip((values - span[0]) * (255 / (span[1] - span[0])), 0, 255)).astype(np.uint8)
 
 
 def refuse_too_large(stored: bytes, what: str) -> None:

@@ -140,14 +140,14 @@ def encoded(sheet: np.ndarray, out: Path) -> bytes:
 # ---- the pictures --------------------------------------------------------------------------------
 
 
-def generated_scenes(n: int, size: int = SIDE) -> Iterator[Picture]:
+def generated_scenes(n: int) -> Iterator[Picture]:
     """Draw n bright, busy scenes of the built-in data set, the same ones every time."""
     from yolo_wnlb.data.shapes import scene
 
     seeds = itertools.count()
     while n:
         seed = next(seeds)
-        drawn = scene(np.random.default_rng([seed, 2026]), size)
+        drawn = scene(np.random.default_rng([seed, 2026]), SIDE)
         if len(drawn.classes) >= 7 and mean_luma(drawn.image) > 110:
             n -= 1
             yield Picture(f"scene {seed}", f"scene {seed}", drawn.image)
@@ -165,11 +165,11 @@ def channels_of(source: Path) -> int:
     return channels
 
 
-def shrunk(image: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Scale a larger picture (H, W, C) down to `side` pixels on its longer side."""
-    if max(image.shape[:2]) <= side:
+def shrunk(image: np.ndarray) -> np.ndarray:
+    """Scale a larger picture (H, W, C) down to SIDE pixels on its longer side."""
+    if max(image.shape[:2]) <= SIDE:
         return image
-    size = scaled(image.shape, side)
+    size = scaled(image.shape, SIDE)
     return resized(image, size, cv2.INTER_AREA).reshape(*size, -1)  # OpenCV drops a single channel
 
 
