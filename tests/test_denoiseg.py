@@ -517,6 +517,7 @@ MISTAKES = [
     ({"alpha": -0.1}, r"alpha is -0\.1"),
     ({"alpha": "half"}, r"alpha is 'half'"),
     ({"alpha": True}, r"alpha is True"),
+    ({"noise": "N20"}, r"noise is 'N20' \(did you mean 'n20'\?\); wanted n0, n10, n20"),
     ({"noise": "n30"}, r"noise is 'n30'; wanted n0, n10, n20, or a standard deviation in codes"),
     ({"noise": 0.08}, r"noise is 0\.08; .* Did you mean 20\.4"),
     ({"noise": -1}, r"noise is -1"),

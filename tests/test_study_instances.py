@@ -416,6 +416,8 @@ def test_a_model_or_a_truth_of_boxes_has_no_instances(home, source, monkeypatch,
             "tune: chooses thresholds for measure: inst",
         ),
         (study(data="nuclei.json"), "tune: wants data: to be a data YAML, and a JSON names the pictures of one split"),
+        (study(measure="INSTANCES"), r"measure: is 'INSTANCES' \(did you mean 'instances'\?\)"),
+        (with_row(detector="UNET"), r"row 'more': no detector UNET \(did you mean 'unet'\?\)"),
         (study(measure="instance"), r"measure: is 'instance' \(did you mean 'instances'\?\)"),
         (
             study(measure="coco", tune=None),
@@ -466,6 +468,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
     ("content", "message"),
     [
         (with_row(**unet(labels=9)), r"more, seed 0: labels: is 9, and .* has 8 training pictures"),
+        (study(tune="VAL"), r"nuclei/data.yaml has no split 'VAL' \(did you mean 'val'\?\); choose from train"),
         (study(tune="dev"), r"nuclei/data.yaml has no split 'dev'; choose from train, val, test"),
         (
             with_row(model="yolov8n.yaml"),

@@ -236,7 +236,7 @@ def check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     Raises: ValueError: it is not.
     """
     if value not in known:
-        raise ValueError(f"{name} is {value!r}{suggestion(str(value).lower(), known)}; choose from {', '.join(known)}")
+        raise ValueError(f"{name} is {value!r}{suggestion(value, known)}; choose from {', '.join(known)}")
 
 
 @contextlib.contextmanager

@@ -10,12 +10,15 @@ from typing import Any
 def suggestion(name: Any, known: Iterable[str]) -> str:
     """Return " (did you mean 'NAME'?)" for the known name closest to `name`, or "" if none is close.
 
+    Capitals do not count.
+
     Example:
-        >>> suggestion("sever", ["mild", "severe"])
-        " (did you mean 'severe'?)"
+        >>> suggestion("sever", ["mild", "severe"]), suggestion("N2V", ["n2v"])
+        (" (did you mean 'severe'?)", " (did you mean 'n2v'?)")
     """
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    names = {word.casefold(): word for word in known}
+    close = difflib.get_close_matches(str(name).casefold(), names, 1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 def counted(number: int, thing: str) -> str:

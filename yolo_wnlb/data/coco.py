@@ -32,6 +32,7 @@ from yolo_wnlb.data.sources import SPLITS, list_images, listed
 from yolo_wnlb.data.validation import Prediction, Truth, check_predictions, check_truth, first, named
 from yolo_wnlb.imaging.deep import RAW_SUFFIXES, size_of_raw
 from yolo_wnlb.reading import read_json, read_text
+from yolo_wnlb.words import suggestion
 
 LOGGER = logging.getLogger(__name__)
 
@@ -305,7 +306,7 @@ def data_set(source: str | Path, split: str) -> dict[str, Any]:
     data, _ = read_data_yaml(source)
     if not data.get(split):
         splits = [key for key in SPLITS if data.get(key)]
-        raise ValueError(f"{source} has no split {split!r}; choose from {', '.join(splits)}")
+        raise ValueError(f"{source} has no split {split!r}{suggestion(split, splits)}; choose from {', '.join(splits)}")
     return data
 
 

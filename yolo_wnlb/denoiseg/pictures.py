@@ -16,6 +16,7 @@ import numpy as np
 from yolo_wnlb.data import folders
 from yolo_wnlb.data.validation import is_number
 from yolo_wnlb.imaging.chance import picture_rng
+from yolo_wnlb.words import suggestion
 
 NOISES = {"n0": 0.0, "n10": 10.0, "n20": 20.0}  # the names of DenoiSeg, section 3: standard deviations in codes
 
@@ -39,7 +40,8 @@ def noise_level(noise: float | str) -> float:
         return NOISES[noise]
     wanted = f"wanted {', '.join(NOISES)}, or a standard deviation in codes, 0 or 1 to 255"
     if not is_number(noise) or not 0 <= noise <= 255:  # type: ignore[operator]
-        raise ValueError(f"noise is {noise!r}; {wanted}")
+        meant = suggestion(noise, NOISES) if str(noise).casefold() in NOISES else ""  # n30 is no slip for n0
+        raise ValueError(f"noise is {noise!r}{meant}; {wanted}")
     if 0 < noise < 1:  # type: ignore[operator]
         raise ValueError(f"noise is {noise!r}; {wanted}. Did you mean {255 * noise:.3g}, that share of 255?")  # type: ignore[operator]
     return float(noise)

@@ -30,6 +30,7 @@ from yolo_wnlb.data.journal import write_log
 from yolo_wnlb.data.validation import is_number, is_whole
 from yolo_wnlb.detectors.torchvision import outputs_of, read, read_image, save
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.words import suggestion
 
 LOGGER = logging.getLogger(__name__)
 
@@ -271,7 +272,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse arguments of `fit` that are out of range."""
     for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         if settings[name] not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {settings[name]!r}")
+            given = f"{settings[name]!r}{suggestion(settings[name], choices)}"
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {given}")
     optional = {name for name in ("clip", "warmup") if settings[name] is None}
     for names, least in ((("epochs", "batch", "accumulate"), 1), (("warmup", "seed"), 0)):
         for name in names:

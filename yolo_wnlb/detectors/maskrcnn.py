@@ -344,7 +344,7 @@ def set_trainable(
     Raises: ValueError: a choice is unknown, or a random start would be frozen.
     """
     if freeze not in FREEZE:
-        raise ValueError(f"freeze must be one of {', '.join(FREEZE)}; got {freeze!r}")
+        raise ValueError(f"freeze must be one of {', '.join(FREEZE)}; got {freeze!r}{suggestion(freeze, FREEZE)}")
     if freeze != "none" and not (pretrained and heads_kept):
         why = "these are new, for other classes than those of the weights" if pretrained else "nothing is trained yet"
         raise ValueError(f"freeze={freeze!r} would freeze heads at a random start ({why}); use freeze='none'")

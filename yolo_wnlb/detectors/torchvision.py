@@ -30,6 +30,7 @@ from yolo_wnlb.detectors.resnet import insert_blocks
 from yolo_wnlb.detectors.solov2 import SOLOv2, solov2, solov2_light
 from yolo_wnlb.detectors.solov2_weights import CLASSIFIER, class_names, load_public, our_name
 from yolo_wnlb.reading import sha256_of
+from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo.models import read_picture
 
 LOGGER = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ def build(
         {1: 'disc', 2: 'box'}
     """
     if detector not in DETECTORS:
-        raise ValueError(f"no detector {detector!r}; choose from {', '.join(DETECTORS)}")
+        meant = suggestion(detector, DETECTORS)
+        raise ValueError(f"no detector {detector!r}{meant}; choose from {', '.join(DETECTORS)}")
     if names is not None and (not names or len(set(names)) < len(names)):
         raise ValueError(f"names must be at least one, and different; got {first(list(names))}")
     outputs, known = known_classes(detector, weights)

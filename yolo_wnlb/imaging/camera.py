@@ -302,5 +302,5 @@ def check(name: str, value: Any) -> Any:
         return tuple(map(float, value)) if isinstance(value, (list, tuple)) else value
     allowed = ("none", "random", *BAYER, MONO) if name == "bayer" else CHOICES[name]
     if value not in allowed and not (name == "bayer" and value is None):
-        raise ValueError(f"{name} is {value!r}; choose from {', '.join(allowed)}")
+        raise ValueError(f"{name} is {value!r}{suggestion(value, allowed)}; choose from {', '.join(allowed)}")
     return None if value == "none" else value

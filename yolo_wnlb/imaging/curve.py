@@ -93,8 +93,7 @@ def read_curve(value: Any) -> Curve:
         )
     if unknown := [key for key in value if key not in FIELDS]:
         raise ValueError(
-            f"{where} has no setting {unknown[0]!r}{suggestion(str(unknown[0]), FIELDS)}; choose from "
-            f"{', '.join(FIELDS)}"
+            f"{where} has no setting {unknown[0]!r}{suggestion(unknown[0], FIELDS)}; choose from {', '.join(FIELDS)}"
         )
     given = {key: found for key, found in value.items() if found is not None}
     checked: dict[str, Any] = {key: CHECKS[key](f"{where}: {key}", found) for key, found in given.items()}

@@ -27,6 +27,7 @@ from yolo_wnlb.metrics.engines import AREAS, KEYS, Detections, Objects, Outcome,
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
 from yolo_wnlb.metrics.score import Score
 from yolo_wnlb.version import __version__
+from yolo_wnlb.words import suggestion
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
@@ -95,7 +96,7 @@ class Evaluation(Score):
         Raises: ValueError: it was not, or there is no such kind.
         """
         if kind and kind not in KINDS:
-            raise ValueError(f"kind is {kind!r}; choose from {', '.join(KINDS)}")
+            raise ValueError(f"kind is {kind!r}{suggestion(kind, KINDS)}; choose from {', '.join(KINDS)}")
         if kind and kind not in self.matches:
             raise ValueError(f"{KINDS[kind]} were not evaluated, only {', '.join(KINDS[k] for k in self.matches)}")
         return kind or self.kind

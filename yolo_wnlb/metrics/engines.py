@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_wnlb.metrics.matches import THRESHOLDS
+from yolo_wnlb.words import suggestion
 
 ENGINES = ("hotcoco", "pycocotools")
 HOTCOCO = (1, 3)  # the first version whose arrays all equal those of pycocotools
@@ -73,7 +74,7 @@ def choose(engine: str | None) -> str:
     Raises: ValueError: there is none of that name; ImportError: hotcoco is asked for and not there.
     """
     if engine not in (None, *ENGINES):
-        raise ValueError(f"engine is {engine!r}; choose from {', '.join(ENGINES)}")
+        raise ValueError(f"engine is {engine!r}{suggestion(engine, ENGINES)}; choose from {', '.join(ENGINES)}")
     if engine == "pycocotools":
         return engine
     try:

@@ -27,6 +27,7 @@ from pycocotools import mask as mask_utils
 
 from yolo_wnlb.data.coco import Prediction, Truth, check
 from yolo_wnlb.metrics.average_precision import KEYS, KINDS, columns, encoded, lacking, objects_of, strongest
+from yolo_wnlb.words import suggestion
 
 NAMES = CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED = (
     "class",
@@ -105,7 +106,7 @@ def errors(
     Raises: ValueError: the two do not fit together (see `coco.check`), or an argument has no such value.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; choose from {', '.join(KINDS)}")
+        raise ValueError(f"kind is {kind!r}{suggestion(kind, KINDS)}; choose from {', '.join(KINDS)}")
     if not 0 <= background < positive <= 1:
         raise ValueError(f"background is {background} and positive {positive}; wanted 0 <= background < positive <= 1")
     check(truth, predictions)

@@ -17,6 +17,7 @@ import numpy as np
 
 from yolo_wnlb.data.journal import replaced
 from yolo_wnlb.reading import read_json
+from yolo_wnlb.words import suggestion
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
@@ -120,7 +121,8 @@ class Score(ABC):
         Raises: ValueError: there is no such number.
         """
         if metric and metric not in cls.drawable:
-            raise ValueError(f"metric is {metric!r}; choose from {', '.join(cls.drawable)}")
+            meant = suggestion(metric, cls.drawable)
+            raise ValueError(f"metric is {metric!r}{meant}; choose from {', '.join(cls.drawable)}")
         return metric or cls.headline
 
     def to_json(self, path: str | Path) -> None:

@@ -177,7 +177,8 @@ def check_yolo_arguments(arguments: Mapping[str, Any]) -> None:
         raise ValueError(str(error).strip().split("\n\n")[0]) from error  # without the help for the command line
     for name, choices in CHOICES.items():
         if (value := arguments.get(name)) is not None and value not in choices:
-            raise ValueError(f"{name} is {value!r}; choose from {', '.join(map(str, choices))}")
+            known = [*map(str, choices)]
+            raise ValueError(f"{name} is {value!r}{suggestion(value, known)}; choose from {', '.join(known)}")
 
 
 def yolo_definition(spec: Mapping[str, Any]) -> tuple[str, str, str, str]:

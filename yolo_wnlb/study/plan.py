@@ -183,7 +183,8 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         check_against(f"{file}, row '{name}'", name, rows, content)
     baselines = [str(name) for name in listed(content["baseline"])]
     if unknown := [name for name in baselines if name not in rows]:
-        raise ValueError(f"{file}: baseline: names '{unknown[0]}'; choose from {', '.join(rows)}")
+        meant = suggestion(unknown[0], rows)
+        raise ValueError(f"{file}: baseline: names '{unknown[0]}'{meant}; choose from {', '.join(rows)}")
     if len({rows[name]["detector"] for name in baselines}) < len(baselines):
         raise ValueError(
             f"{file}: baseline: names two rows of one detector, {', '.join(baselines)}; keep one, and give rows that "
@@ -379,7 +380,8 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
     if ("after" in row and "weights" in row) or ("block" in row and not after):
         raise ValueError(f"{place}: after: says where a model: to train gets blocks, block: which ones")
     if unknown := [stage for stage in after if stage not in STAGES]:
-        raise ValueError(f"{place}: after: names {unknown[0]!r}; choose from {', '.join(STAGES)}")
+        meant = suggestion(unknown[0], STAGES)
+        raise ValueError(f"{place}: after: names {unknown[0]!r}{meant}; choose from {', '.join(STAGES)}")
     if detector in MEASURED["accuracy"] and (
         idle := [key for key in ("after", "block", "enhance", "labels") if key in row]
     ):

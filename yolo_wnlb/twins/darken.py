@@ -38,7 +38,7 @@ from yolo_wnlb.twins.twin import (
     refuse_place,
 )
 from yolo_wnlb.twins.workers import processors
-from yolo_wnlb.words import counted
+from yolo_wnlb.words import counted, suggestion
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def darken_dataset(
         if (value is not None or name == "seed") and (type(value) is not int or value < least):
             raise ValueError(f"{name} is {value!r}; wanted a whole number, {least} or more")
     if format not in ENCODINGS:
-        raise ValueError(f"format is {format!r}; choose from {', '.join(ENCODINGS)}")
+        raise ValueError(f"format is {format!r}{suggestion(format, ENCODINGS)}; choose from {', '.join(ENCODINGS)}")
     if format == "png16" and camera.jpeg_quality:
         raise ValueError("format=png16 keeps 16 bits, and the JPEG step of the camera has 8; leave out jpeg_quality")
     tone = read_curve(curve)

@@ -21,6 +21,7 @@ from yolo_wnlb.imaging.curve import Curve, as_settings, read_curve
 from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.twins.pictures import decode_rgb, encode
 from yolo_wnlb.twins.twin import Plan, Report, Twin, bring_up_to_date, refuse_place
+from yolo_wnlb.words import suggestion
 
 
 def enhance_dataset(
@@ -58,7 +59,8 @@ def enhance_dataset(
     refuse_place(home, data, ENHANCED)
     data.pictures(".png", None)  # all names must be free, also for splits that come later
     if unknown := [name for name in listed(split) if name not in data.splits]:
-        raise ValueError(f"{source} has no split {unknown[0]!r}; choose from {', '.join(data.splits)}")
+        meant = suggestion(unknown[0], data.splits)
+        raise ValueError(f"{source} has no split {unknown[0]!r}{meant}; choose from {', '.join(data.splits)}")
     references = clean_pictures(clean, data.only(choose(data, listed(split), home))) if clean else {}
     made_by = {"enhancer": enhance.spec, "sha256": enhance.sha256}
     how = {"lowlight": data.dark, "enhanced": made_by} if data.dark else {"enhanced": made_by}

@@ -20,6 +20,7 @@ import yaml
 
 from yolo_wnlb.reading import read_yaml
 from yolo_wnlb.wnlb import WNLB
+from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo.channels import COLOUR, of_definition
 
 NAME = "wNLB"
@@ -150,7 +151,8 @@ def complete(number: int, row: list[Any]) -> list[Any]:
         )
     options = args[0] if args else {}
     if unknown := [str(name) for name in options if name not in known]:
-        raise TypeError(f"{where} {module} has no option {', '.join(unknown)}; choose from {', '.join(known)}")
+        named = f"{', '.join(unknown)}{suggestion(unknown[0], known)}"
+        raise TypeError(f"{where} {module} has no option {named}; choose from {', '.join(known)}")
     try:
         with torch.device("meta"):  # neither memory nor random numbers
             WNLB(2, **options)

@@ -36,6 +36,7 @@ from yolo_wnlb.data.sources import unlabelled_pictures
 from yolo_wnlb.denoiseg import blindspots
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.curve import CURVES, Curve
+from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import darkness, decoder
 from yolo_wnlb.yolo.features import by_stride, features, first_convolution, layout, norms_up_to
 
@@ -71,7 +72,8 @@ def check_options(asked: dict[str, Any]) -> None:
     if type(radius) is not int or not 1 <= radius <= MAX_RADIUS:
         raise ValueError(f"denoise: radius is {radius!r}; wanted whole pixels, from 1 to {MAX_RADIUS}")
     if channels not in CHANNELS:
-        raise ValueError(f"denoise: channels is {channels!r}; choose from {', '.join(CHANNELS)}")
+        meant = suggestion(channels, CHANNELS)
+        raise ValueError(f"denoise: channels is {channels!r}{meant}; choose from {', '.join(CHANNELS)}")
     if crop is not None and (type(crop) is not int or crop < MULTIPLE or crop % MULTIPLE):
         raise ValueError(f"denoise: crop is {crop!r}; wanted the side in pixels, a multiple of {MULTIPLE}")
     if crop is not None:

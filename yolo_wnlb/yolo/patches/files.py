@@ -37,7 +37,7 @@ def check_file(stock: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) 
         return found
     except FileNotFoundError as error:
         known = [*paths.shipped("cfg"), *paths.shipped("datasets")]
-        if not (similar := difflib.get_close_matches(name, known, cutoff=0.8)):
+        if not (similar := difflib.get_close_matches(name.casefold(), known, cutoff=0.8)):
             raise
         raise FileNotFoundError(
             f"'{name}' does not exist (of any size). Did you mean {' or '.join(similar)}? A size n, s, m, l or x goes "
