@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import shutil
 import sys
 
@@ -14,8 +15,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from yolo_wnlb import cli
+from yolo_wnlb.calibrate.report import Calibration
+from yolo_wnlb.data.exposure import Measured
 from yolo_wnlb.data.shapes import NAMES, generate, scene
+from yolo_wnlb.imaging.camera import Settings
 from yolo_wnlb.imaging.capture import darken
+from yolo_wnlb.imaging.curve import CURVES
 from yolo_wnlb.twins import enhancers, networks
 from yolo_wnlb.twins.classical import blur
 from yolo_wnlb.twins.darken import darken_dataset
@@ -542,11 +547,24 @@ def test_a_place_or_source_of_no_use_is_refused(source, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mine has no picture for 'images/val/000001\.jpg'"):
         enhance_dataset(source, f"dir:{tmp_path / 'mine'}", tmp_path / "some", split="val")
     assert not two.exists()
-    with pytest.raises(ValueError, match="has no split 'vall'; choose from train, val"):
+    with pytest.raises(ValueError, match=r"has no split 'vall' \(did you mean 'val'\?\); choose from train"):
         enhance_dataset(source / "data.yaml", "gamma", two, split="vall")
     (source / "images/val/000001.jpg").write_bytes(b"half a download")
     with pytest.raises(ValueError, match=r"images/val/000001\.jpg: the picture cannot be decoded"):
         enhance_dataset(source / "data.yaml", "gamma", two, split="val")
+
+
+def test_what_is_printed_to_be_copied_can_be_pasted_from_a_folder_with_a_space(original, tmp_path):
+    """One argument for the shell: data='my night/data.yaml' and its like."""
+    out, bright = tmp_path / "my night", original.parent / "set"
+    printed = {
+        f"data={out / 'dark/data.yaml'}": darken_dataset(bright, out / "dark", preset="severe", workers=1),
+        f"data={out / 'two/data.yaml'}": enhance_dataset(original, "gamma", out / "two", split="val"),
+        f"curve={out / 'curve.yaml'}": Measured(out / "curve.yaml", CURVES["auto"], 1, (9, 9), 9, (9, 9)),
+        f"lowlight={out / 'camera.yaml'}": Calibration(Settings(), {}, None, {}, {}, file=out / "camera.yaml"),
+    }
+    for argument, report in printed.items():
+        assert argument in shlex.split(str(report).splitlines()[-1])
 
 
 def test_the_command_enhances_and_answers(original, tmp_path, capsys):

@@ -475,6 +475,12 @@ def test_a_short_row_is_named():
         complete(7, [-1, 1, "wNLB"])
 
 
+def test_the_command_in_a_written_definition_can_be_pasted(tmp_path):
+    out = tmp_path / "my model.yaml"
+    assert main(["graft", "yolov8-seg.yaml", "after=P3", f"out={out}"]) == 0
+    assert out.read_text().splitlines()[1] == "# yolo-wnlb graft yolov8-seg.yaml after=P3 'out=my model.yaml'"
+
+
 def test_stages_may_be_small_letters_and_the_model_an_option(tmp_path, capsys):
     out = tmp_path / "yolov8-seg-wnlb.yaml"
     assert main(["graft", "model=yolov8-seg.yaml", "after=p3,p5", f"out={out}"]) == 0

@@ -365,7 +365,10 @@ def test_box_labels_are_a_truth_for_a_study(folder, boxes, monkeypatch, in_this_
         ({"split": "train"}, "would test on the pictures that were trained on"),
         ({"train": {"yolo": None}}, "yolo is None; wanted a mapping"),
         ({"rows": ["a"]}, r"rows: is \['a'\]; wanted a mapping"),
-        ({"rows": {"a": {"model": "x.yaml", "after": ["p3"]}}, "baseline": None}, "names 'p3'; choose from P2, P3"),
+        (
+            {"rows": {"a": {"model": "x.yaml", "after": ["p3"]}}, "baseline": None},
+            "names 'p3' .did you mean 'P3'",
+        ),
         ({"rows": {"a": {"weights": "b.pt", "after": "P3"}}, "baseline": None}, "after: says where a model: to train"),
         ({"rows": {"a": {"model": "x.yaml", "block": {}}}, "baseline": None}, "block: which ones"),
         ({"rows": {"a": {"model": "x.yaml", "after": "P3", "block": 3}}, "baseline": None}, "block: is 3; wanted opt"),
@@ -533,8 +536,14 @@ def maskrcnn(row=None, **train):
         (plain(options={"freeze": "all"}), "freeze is 'all'; wanted how many layers"),
         (plain(options={"freeze": [0, 99]}), r"freeze is \[0, 99\]; wanted how many layers, .* 0 to 22"),
         (plain(options={"freeze": -1}), "freeze is -1; wanted"),
-        (plain(options={"copy_paste_mode": "flap"}), "copy_paste_mode is 'flap'; choose from flip, mixup"),
-        (plain(options={"cache": "disc"}), "cache is 'disc'; choose from True, False, ram, disk"),
+        (
+            plain(options={"copy_paste_mode": "flap"}),
+            "copy_paste_mode is 'flap' .did you mean 'flip'.*from flip, mixup",
+        ),
+        (
+            plain(options={"cache": "disc"}),
+            "cache is 'disc' .did you mean 'disk'.*from True, False, ram, disk",
+        ),
         (plain(model="yolov8n-seg-mine.yaml"), "row 'plain': .*seg-mine"),
         (plain(after="P4", block={"sub": 2}), "row 'plain': .*sub"),
         (plain(model="yolov8n-pose.yaml"), "a model for 'pose'; wanted one for segmentation or detection"),

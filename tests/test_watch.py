@@ -184,6 +184,14 @@ def test_a_model_is_found_in_a_report_by_its_content_and_an_export_by_its_name(t
         of_report(file, tmp_path / "day.pt")
 
 
+def test_commands_that_make_a_report_can_be_pasted_where_names_have_spaces(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"with: yolo-wnlb report '.*/my best\.pt' data=DATA\.yaml"):
+        of_report(tmp_path / "gone.json", tmp_path / "my best.pt")
+    (tmp_path / "my best.pt").write_text("other")
+    with pytest.raises(ValueError, match=r"make one of it: yolo-wnlb report '.*/my best\.pt' data=d\.yaml"):
+        of_report(report(tmp_path, ROWS), tmp_path / "my best.pt")
+
+
 @pytest.mark.parametrize("name", ["best.pt", "other.pt", "other.onnx"])
 @pytest.mark.parametrize("digests", [True, False])
 def test_the_report_of_another_model_is_refused(tmp_path, name, digests):

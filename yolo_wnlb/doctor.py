@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import site
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def site_folders() -> list[str]:
 def for_target(home: Path, is_found: bool) -> str:
     """Return what to do after `pip install --target`, whose folder is no site folder: import at every start."""
     if not is_found:
-        return f"set PYTHONPATH={home}, then run yolo-wnlb doctor again"
+        return f"set PYTHONPATH={shlex.quote(str(home))}, then run yolo-wnlb doctor again"
     there = getattr(sys.modules.get("sitecustomize"), "__file__", None)  # Python imports one module of that name
     file = Path(there) if there and os.access(there, os.W_OK) else home / "sitecustomize.py"
     return f"python -c \"print('import yolo_wnlb', file=open(r'{file}', 'a'))\""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ class Calibration:
                 values = [distances.get(column, math.nan) for column in columns]
                 lines.append(f"| {name} | {' | '.join(map(shown, values))} |")
         lines += ["", *(f"note: {remark}" for remark in self.remarks)]
-        return "\n".join([*lines, f"wrote {self.file} and {self.picture}; use it as lowlight={self.file}"])
+        use = shlex.quote(f"lowlight={self.file}")
+        return "\n".join([*lines, f"wrote {self.file} and {self.picture}; use it as {use}"])
 
     def content(self) -> dict[str, Any]:
         """Return what the YAML file holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,9 @@ def run_graft(files: list[str], options: dict[str, Any]) -> int:
     asked = {name: typed[name] for name in SCENE_WORDS if name in typed}
     shown = {**({"after": after} if blocks else {}), **options, **asked, "out": out.name}
     words = [f"{k}={','.join(map(str, v)) if isinstance(v, list) else v}" for k, v in shown.items()]
+    written_by = shlex.join(["yolo-wnlb", "graft", f"{stem}.yaml", *words])
     parts = " and ".join(part for part, is_there in (("wNLB blocks", blocks), ("a scene", scene)) if is_there)
-    title = f"{stem} with {parts}. AGPL-3.0. Written by\nyolo-wnlb graft {stem}.yaml {' '.join(words)}"
+    title = f"{stem} with {parts}. AGPL-3.0. Written by\n{written_by}"
     price = cost(model) if scene else None
     out.write_text(to_yaml(model, title), encoding="utf-8")
     print(f"wrote {out}: {len(after)} blocks after {', '.join(map(str, after))}" if blocks else f"wrote {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +42,14 @@ class Measured:
     def __str__(self) -> str:
         """Say what was measured, and how to use it."""
         first, last = self.whites[0], self.whites[-1]
+        use = shlex.quote(f"curve={self.file}")
         return "\n".join(
             [
                 f"{self.file}: {self.curve}",
                 f"  {self.pictures} pictures have {self.codes} codes: this curve makes {self.kept[0]} of 256, the high "
                 f"byte {self.kept[1]}",
                 f"  by itself each picture has a white from {first} to {last}; curve=auto makes all equally bright",
-                f"give curve={self.file} to yolo train; the checkpoint keeps it for val, predict and export",
+                f"give {use} to yolo train; the checkpoint keeps it for val, predict and export",
             ]
         )
 

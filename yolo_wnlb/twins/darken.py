@@ -7,6 +7,7 @@ picture's path in the data set. How it comes to disk, and stays true to its sour
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -180,7 +181,7 @@ def darken_dataset(
             "mend them in the source and run the same command again, or go on without them"
         )
     if data.definition is not None:
-        report.advice.append(f"to train on it: data={Path(out) / DATA_YAML}")
+        report.advice.append(f"to train on it: {shlex.quote(f'data={Path(out) / DATA_YAML}')}")
     return report
 
 

@@ -7,6 +7,7 @@ Pictures are enhanced at the size of their files, before any detector resizes th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def enhance_dataset(
     if clean:
         report.notes.append(compared(run.plan.pictures, data, home, references, clean, tone))
     if data.definition is not None:
-        report.advice.append(f"evaluate with: yolo-wnlb evaluate MODEL data={Path(out) / DATA_YAML}")
+        command = shlex.join(["yolo-wnlb", "evaluate", "MODEL", f"data={Path(out) / DATA_YAML}"])
+        report.advice.append(f"evaluate with: {command}")
     return report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
     Raises: OSError; ValueError: the file is no report, or has no confidences of this model.
     """
     if not Path(file).is_file():
-        raise FileNotFoundError(f"there is no {file}; make it with: yolo-wnlb report {weights} data=DATA.yaml")
+        command = shlex.join(["yolo-wnlb", "report", str(weights), "data=DATA.yaml"])
+        raise FileNotFoundError(f"there is no {file}; make it with: {command}")
     content = Content.from_json(file)
     model, remark = model_of(content, file, weights)
     rows = [row for row in content.thresholds if row.model == model.name and row.kind == content.kind]
@@ -110,9 +112,10 @@ def model_of(content: Content, file: str | Path, weights: Path) -> tuple[Model, 
         of = exports[0].weights
         return exports[0], f"{file} is of {of}; {weights} is taken for an export of it, whose confidences may differ"
     models = ", ".join(f"{model.weights} ({model.sha256[:12] or 'no sha256'})" for model in content.models)
+    command = shlex.join(["yolo-wnlb", "report", str(weights), f"data={content.data.source}"])
     raise ValueError(
         f"{file} is a report of {models}, and {weights} ({digest[:12] if digest else 'not there'}) is another model; "
-        f"make one of it: yolo-wnlb report {weights} data={content.data.source}"
+        f"make one of it: {command}"
     )
 
 

@@ -204,7 +204,7 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         kept = {*large}
         left_out = next(file for file in files if file not in kept)
         message = f"{len(files) - len(large)} of {len(files)} pictures cannot be read or are smaller than a crop"
-        advice = f"(first: {left_out}); a smaller crop: denoise={{'target': '{TARGET}', 'crop': {MULTIPLE}}}"
+        advice = f"(first: {left_out}); a smaller crop: \"denoise={{'target': '{TARGET}', 'crop': {MULTIPLE}}}\""
         if not large:
             raise ValueError(f"denoise={TARGET}: {message} of {side} x {side} pixels {advice}")
         LOGGER.warning(f"denoise={TARGET}: {message} of {side} x {side} pixels, and give none {advice}")
