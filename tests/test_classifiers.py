@@ -194,6 +194,22 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(options, tmp
         train(tmp_path / "parts", epochs=3, resume=True, lr=0.01, **options)
 
 
+def test_the_log_is_whole_where_a_training_was_killed_behind_its_last_checkpoint(tmp_path):
+    import yolo_wnlb.classifiers.fit as module
+
+    def stop(path, log, write=module.write_log):
+        if len(log) == 2:
+            raise KeyboardInterrupt
+        write(path, log)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, epochs=2)
+    train(tmp_path, epochs=2, resume=True)
+    assert [row["epoch"] for row in csv.DictReader((tmp_path / "log.csv").open())] == ["1", "2"]
+
+
 def test_numbers_of_numpy_are_numbers_and_the_checkpoint_is_read_without_it(tmp_path):
     options = {"lr": 0.05, "epochs": 1, "seed": 3, "crop": 0.125, "freeze": 1}
     attack = {"norm": "l2", "eps": 0.25, "steps": 1}

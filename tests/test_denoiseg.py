@@ -2,6 +2,10 @@
 
 import csv
 import inspect
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -438,6 +442,63 @@ def test_a_training_that_was_killed_and_resumed_has_the_same_weights_as_an_unint
         assert not same(whole, train(tmp_path / "other", pictures, **options, seed=1))
 
 
+KILLED = """
+import os, signal, sys
+import torch
+from pathlib import Path
+import test_denoiseg as tests
+from yolo_wnlb.denoiseg import fit as training
+from yolo_wnlb.denoiseg import unet
+
+out, where, epoch = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+pictures = [(Path(file), tests.discs(n)[1] if n < 3 else None) for n, file in enumerate(sys.argv[4:])]
+save, write = torch.save, training.write_log
+
+def half(content, file, *rest):  # of last.pt: a part of the archive is on the disk
+    save(content, file, *rest)
+    if "last" in str(file) and len(content["meta"]["training"]["log"]) == epoch:
+        Path(file).write_bytes(Path(file).read_bytes()[:9000])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def behind(path, log):
+    if len(log) == epoch:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, log)
+
+if where == "in last.pt":
+    unet.torch.save = half
+else:
+    training.write_log = behind
+tests.train(out, pictures, **tests.LONG, tune=pictures[:2])
+"""
+LONG = {"epochs": 3, "alpha": 0.5, "noise": "n20", "mixed": False}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+@pytest.mark.parametrize(("where", "epoch"), [("in last.pt", 2), ("behind last.pt", 3)])
+def test_a_process_that_was_killed_goes_on_to_the_weights_and_the_log_of_one_that_was_not(
+    where, epoch, pictures, tmp_path
+):
+    """By SIGKILL, while it writes a checkpoint, and between the last checkpoint and its row of the log."""
+    files = [str(file) for file, _ in pictures]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), where, str(epoch), *files]
+    home = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": home}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    logs = []
+    for name in ("whole", "killed"):
+        logs.append((tmp_path / name, train(tmp_path / name, pictures, **LONG, tune=pictures[:2], resume=True)))
+    (whole, wanted), (killed, found) = logs
+    assert same(wanted, found)
+    best = [torch.load(folder / "best.pt", weights_only=True)["state_dict"] for folder in (whole, killed)]
+    rows = [list(csv.DictReader((folder / "log.csv").open())) for folder in (whole, killed)]
+    assert same(*best) and len(rows[0]) == 3
+    assert [{**row, "seconds": ""} for row in rows[0]] == [{**row, "seconds": ""} for row in rows[1]]
+    assert sorted(file.name for file in killed.iterdir()) == ["best.pt", "last.pt", "log.csv"]
+
+
 def test_sequential_keeps_the_denoiser_in_front_frozen_in_one_checkpoint(pictures, tmp_path):
     train(tmp_path / "n2v", pictures, alpha=1, noise=20)
     front = torch.load(tmp_path / "n2v/best.pt", weights_only=True)["state_dict"]
@@ -490,6 +551,27 @@ def test_colour_pictures_are_denoised_in_colour(pictures, tmp_path):
     fit(model, pictures, tmp_path, **QUICK)
     loaded = detector.load(tmp_path / "best.pt", "cpu")
     assert loaded.denoise(pictures[0][0]).shape == (48, 56, 3) and next(loaded.predict([discs(0)[0]])).shape == (48, 56)
+
+
+def test_pictures_in_the_colour_of_one_dye_are_learnt_and_their_empty_channels_stay_empty(tmp_path):
+    """Green alone, but for single codes of red: neither 0 nor a thousandth divides."""
+    labelled = []
+    for number in range(6):
+        picture, labels = discs(number)
+        colour = np.zeros((*picture.shape, 3), np.uint8)
+        colour[..., 1], colour[5, 7, 2] = picture, number == 0
+        cv2.imwrite(str(tmp_path / f"{number}.png"), colour)
+        labelled.append((tmp_path / f"{number}.png", labels))
+    options = {"epochs": 6, "steps": 40, "batch": 8, "patch": 48, "crop": 32, "lr": 0.005}
+    fit(fresh(first=8, channels=3), labelled, tmp_path / "out", **{**QUICK, **options})
+    model = detector.load(tmp_path / "out/best.pt", "cpu")
+    std = model.module.std.flatten()
+    assert std[0] == std[2] == 1 < std[1], "codes"
+    for found, (file, labels) in zip(model.predict([file for file, _ in labelled]), labelled):
+        inner = border_target(labels) == 1
+        assert ((found > 0.5) & inner).sum() / ((found > 0.5) | inner).sum() > 0.8
+        blue, green, red = np.moveaxis(model.denoise(file) - cv2.imread(str(file)), -1, 0)
+        assert np.abs(blue).mean() < 0.5 and np.abs(red).mean() < 0.5 and np.abs(green).mean() < 10
 
 
 def test_numbers_of_numpy_are_numbers_and_the_checkpoint_is_read_without_it(pictures, tmp_path):

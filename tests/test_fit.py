@@ -289,7 +289,9 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(detector, four, tmp_
         assert names(reloaded) == dict(enumerate(NAMES))
         assert all(torch.equal(tensor, b[name]) for name, tensor in reloaded.module.state_dict().items())
     else:
+        (tmp_path / "parts/log.csv").write_text("epoch\n1\n")  # as where it was killed behind its last checkpoint
         assert fit(built("own"), truth, files, tmp_path / "parts", resume=True, **settings) == last  # it is complete
+        assert log_of(tmp_path / "parts") == rows[1]
 
 
 def test_the_seed_decides(four, tmp_path):

@@ -176,6 +176,18 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(home, tmp_pat
     assert (files[0].parent / "log.csv").read_bytes() == (files[1].parent / "log.csv").read_bytes()
 
 
+def test_a_training_that_was_killed_while_it_wrote_its_checkpoint_is_begun_again(home, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nets, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(home, tmp_path, epochs=2)
+    assert [file.name for file in tmp_path.iterdir()] == ["log.csv"], "last.pt says that all is done"
+    train(home, tmp_path, epochs=2)
+
+
 ASKED = {"method": "fgsm", "norm": "linf", "eps": 8 / 255}
 
 

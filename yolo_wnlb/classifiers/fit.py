@@ -140,6 +140,8 @@ def fit(
     recorded = {**settings, "data": data.digest, "recipe": dict(model.recipe)}
     log = resume_from(last, model, optimizer, recorded) if last.exists() else []
     Path(out).mkdir(parents=True, exist_ok=True)
+    if log:
+        write_log(Path(out) / "log.csv", log)  # a kill behind last.pt left it an epoch short
     steps = steps_of(len(data), batch)
     if asked:
         LOGGER.info(describe(asked, imgsz, batch, batch))

@@ -110,8 +110,8 @@ def fit(
         log.append({"epoch": epoch + 1, "loss": total / len(labels), "accuracy": correct / len(labels), **means})
     Path(out).mkdir(parents=True, exist_ok=True)
     del settings["imgsz"]  # it is a part of the recipe
+    write_log(Path(out) / "log.csv", log)  # last.pt says that all is done
     nets.save(model, last, {"settings": {**settings, "data": data.digest}, "log": log}, FORMAT)
-    write_log(Path(out) / "log.csv", log)
     return last
 
 

@@ -201,6 +201,8 @@ def fit(
     recorded |= {"pictures": learnt, "tune": judged}
     log = resume_from(last, best, model, optimizer, recorded) if last.exists() else []
     Path(out).mkdir(parents=True, exist_ok=True)
+    if log:
+        write_log(Path(out) / "log.csv", log)  # a kill behind last.pt left it an epoch short
 
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         for epoch in range(len(log), epochs):
@@ -285,7 +287,9 @@ def read_patches(model: DenoiSeg, pictures: Sequence[Labelled], settings: Mappin
 
 
 def standardise(model: DenoiSeg, patches: Sequence[Patch]) -> None:
-    """Give a model the mean and standard deviation of its training patches, by channel.
+    """Give a model the mean and standard deviation of its training patches, by channel; of the latter 1 code at least.
+
+    The loss counts channels alike, and the few codes of one that is empty beside that of a dye would count as much.
 
     Raises: ValueError: the pictures have one colour.
     """
@@ -293,9 +297,9 @@ def standardise(model: DenoiSeg, patches: Sequence[Patch]) -> None:
     mean = sum(patch.codes.sum((1, 2), dtype=np.float64) for patch in patches) / pixels
     squares = [((patch.codes - mean[:, None, None]) ** 2).sum((1, 2), dtype=np.float64) for patch in patches]
     std = np.sqrt(sum(squares) / pixels)
-    if not std.all():
+    if not std.any():
         raise ValueError("all pixels that were drawn from the pictures have one colour: there is nothing to learn")
-    for name, values in (("mean", mean), ("std", std)):
+    for name, values in (("mean", mean), ("std", np.maximum(std, 1))):
         buffer: Any = getattr(model, name)
         buffer.copy_(torch.as_tensor(values, dtype=torch.float32).reshape(buffer.shape))
 

@@ -235,6 +235,8 @@ def fit(
     if last.exists():
         log = resume_from(last, model, stepper, scaler, recorded)
     out.mkdir(parents=True, exist_ok=True)
+    if log:
+        write_log(out / "log.csv", log)  # a kill behind last.pt left it an epoch short
 
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         for epoch in range(len(log), epochs):
