@@ -105,6 +105,45 @@ def test_hits_are_those_of_a_loop_over_all_pairs():
         assert hits > 9 and count(truth, prediction)[:3] == (hits, ious.shape[1] - hits, ious.shape[0] - hits)
 
 
+def matched(ious, least):
+    """As many pairs as can be, each object in one, with an IoU of `least` or more: stardist.matching's hits."""
+    partner = {}
+
+    def finds(true, tried):
+        for found in np.flatnonzero(ious[true] >= least):
+            if found not in tried:
+                tried.add(found)
+                if found not in partner or finds(partner[found], tried):
+                    partner[found] = true
+                    return True
+        return False
+
+    return sum(finds(true, set()) for true in range(len(ious)))
+
+
+def test_hits_are_those_of_stardist_s_one_to_one_matching_but_for_an_iou_of_exactly_one_half():
+    """On random rectangles that are moved, split and merged. From 0.5 on each pair is the only one of both."""
+    rng, exact, hits = np.random.default_rng(1), 0, 0
+    for _ in range(200):
+        truth, prediction = np.zeros((2, 24, 24), int)
+        for number in range(1, 9):
+            y, x, height, width = *rng.integers(0, 18, 2), *rng.integers(1, 7, 2)
+            truth[y : y + height, x : x + width] = number
+            dy, dx, split = rng.integers(0, 2), rng.integers(0, 2), rng.integers(0, 2)
+            prediction[y + dy : y + dy + height, x + dx : x + dx + width] = 40 - number // 2
+            prediction[y + dy : y + dy + height // 2, x + dx : x + dx + width] += 20 * split
+        objects, found = (np.unique(image[image > 0]) for image in (truth, prediction))
+        masks = [[image == label for label in labels] for image, labels in ((truth, objects), (prediction, found))]
+        ious = np.array([[(t & p).sum() / (t | p).sum() for p in masks[1]] for t in masks[0]])
+        covers = np.array([[(t & p).sum() / t.sum() > 0.5 for p in masks[1]] for t in masks[0]])
+        counts = count(truth, prediction)
+        tp = matched(ious, np.nextafter(0.5, 1))
+        assert counts[:3] == (tp, len(found) - tp, len(objects) - tp)
+        assert counts.seg == pytest.approx(ious[covers].sum(), abs=1e-12)
+        exact, hits = exact + (matched(ious, 0.5) > tp), hits + tp
+    assert exact > 9 and hits > 200, (exact, hits)
+
+
 def test_scores_of_pictures_without_an_object_are_not_compared():
     empty = hand_made(tp=[0, 0, 0], fn=[0, 0, 0], seg=[0.0, 0.0, 0.0])
     with pytest.raises(ValueError, match=r"there is nothing to measure AP@0\.5 by: the truth has no such object"):

@@ -341,6 +341,7 @@ def count(true: np.ndarray, predicted: np.ndarray, crowd: np.ndarray | None = No
     """Compare two label images, int (H, W), 0 for the background; labels need not follow each other.
 
     A hit has an IoU above 0.5. As the labels of an image do not overlap, no object can have two, and none two objects.
+    `stardist.matching` takes 0.5 itself for a hit too: of an object that is cut into equal halves, it finds one.
 
     Args:
         true: The objects.
