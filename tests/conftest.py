@@ -115,6 +115,19 @@ def tensors(outputs):
     return [t for value in outputs for t in tensors(value)] if outputs is not None else []
 
 
+def run_without_package(code, cwd):
+    """Run code where nothing of this package can be imported, as if it was not installed; as `run_python`."""
+    hidden = """
+import sys
+from ultralytics.nn.tasks import BaseModel
+assert not hasattr(BaseModel.fuse, "_stock"), "activated"
+for name in [name for name in sys.modules if name.partition(".")[0] == "yolo_wnlb"]:
+    del sys.modules[name]
+sys.modules["yolo_wnlb"] = None
+"""
+    return run_python(hidden + code, cwd, YOLO_WNLB_DISABLE="1")
+
+
 def run_python(code, cwd, **env):
     """Run code in a fresh interpreter; returns the CompletedProcess with its output as text."""
     command = [sys.executable, "-c", code]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import bright_set, run_python, stock_loader
+from conftest import bright_set, run_without_package, stock_loader
 from test_dark_training import dataset
 from test_train import train
 from torch import nn
@@ -388,7 +388,7 @@ def run(noisy, tmp_path_factory):
         shutil.copy(folder / "stopped.pt", last)
         yolo = YOLO(last)
         yolo.add_callback("on_train_start", resumed)
-        yolo.train(resume=True)
+        yolo.train(resume=True, denoise="n2v")
         finals.append({name: t.clone() for name, t in yolo.trainer.model.state_dict().items()})
     return held | {"folder": folder, "best": folder / "run/weights/best.pt", "finals": finals, "trainer": yolo.trainer}
 
@@ -399,6 +399,14 @@ def test_a_resumed_run_goes_on_with_the_decoder_and_what_it_knows_of_the_picture
     for name, tensor in run["stopped"].items():
         if tensor.is_floating_point():
             assert torch.equal(run["resumed"][name], tensor.float()), name
+
+
+def test_a_run_is_not_resumed_with_other_options(run, tmp_path):
+    shutil.copy(run["folder"] / "stopped.pt", tmp_path / "last.pt")
+    with pytest.raises(
+        ValueError, match=r"denoise=\{.*'alpha': 0\.3.* cannot be given on resume: the run began with denoise="
+    ):
+        YOLO(tmp_path / "last.pt").train(resume=True, denoise={"target": "n2v", "alpha": 0.3})
 
 
 def test_a_run_that_is_resumed_twice_ends_in_the_same_weights(run):
@@ -415,20 +423,28 @@ def test_the_checkpoint_opens_without_this_package_and_fuse_leaves_nothing_of_th
     stock = type(stock)(stock.yaml, nc=5, verbose=False).fuse(verbose=False)
     assert sum(p.numel() for p in fused.parameters()) == sum(p.numel() for p in stock.parameters())
     code = f"""
-import sys, torch
+import torch
 from ultralytics import YOLO
-from ultralytics.nn.tasks import BaseModel
-assert not hasattr(BaseModel.fuse, "_stock")
 model = YOLO({str(run["best"])!r})
 assert hasattr(model.model, "denoiser")
 model.predict(torch.zeros(1, 3, 64, 64), imgsz=64, verbose=False)
-assert not any(name.startswith("yolo_wnlb.yolo") for name in sys.modules)
 """
-    done = run_python(code, tmp_path, YOLO_WNLB_DISABLE="1")
+    done = run_without_package(code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 def test_an_export_has_the_tensors_of_the_model_without_a_decoder(run, tmp_path):
+    import onnx
+
+    files = []
+    for name in ("with", "without"):
+        content = torch.load(run["best"], weights_only=False)
+        if name == "without":
+            del content["model"].denoiser
+        torch.save(content, tmp_path / f"{name}.pt")
+        files.append(YOLO(tmp_path / f"{name}.pt").export(format="onnx", imgsz=64, simplify=False, verbose=False))
+    first, second = (onnx.load(file).graph for file in files)
+    assert first.SerializeToString() == second.SerializeToString()
     shutil.copy(run["best"], tmp_path / "best.pt")
     file = YOLO(tmp_path / "best.pt").export(format="torchscript", imgsz=64, verbose=False)
     names = [name for name, _ in torch.jit.load(file).named_modules()]

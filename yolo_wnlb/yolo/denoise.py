@@ -119,6 +119,17 @@ def read_request(value: Any) -> dict[str, Any]:
     return {**asked, "from": tuple(places)}
 
 
+def resumes(request: Any, began: Any) -> bool:
+    """Tell whether a request is the one that a run began with, which the checkpoint holds with all options.
+
+    A teacher that the request does not name is the one that the run has.
+    """
+    if not request or not began:
+        return request == began
+    asked, written = read_request(request), read_request(began)
+    return {**written, **{name: value for name, value in asked.items() if name != "teacher" or value}} == written
+
+
 def check_request(cfg: dict[str, Any]) -> None:
     """Check denoise= among the arguments of a run, in place, before anything is built.
 

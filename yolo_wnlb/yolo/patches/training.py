@@ -145,8 +145,12 @@ def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, A
         )
     stock(trainer, overrides)
     if trainer.resume:
+        from yolo_wnlb.yolo import denoise
+
         for name in ARGUMENTS:
-            check_resumed(name, (overrides or {}).get(name), getattr(trainer.args, name, None))
+            requested, began = (overrides or {}).get(name), getattr(trainer.args, name, None)
+            if name != "denoise" or not denoise.resumes(requested, began):
+                check_resumed(name, requested, began)
 
 
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
