@@ -690,6 +690,13 @@ def test_files_that_are_missing_or_hold_nothing_are_named(pictures, tmp_path):
         train(tmp_path / "out", [(tmp_path / "black.png", np.zeros((40, 40), int))])
 
 
+@pytest.mark.parametrize("given", ["val", 5, iter([]), ["a.png"], [Path("a.png")], [("a.png",)], [("a.png", None, 1)]])
+@pytest.mark.parametrize("name", ["pictures", "tune"])
+def test_what_is_no_list_of_pairs_is_refused(name, given, pictures, tmp_path):
+    with pytest.raises(ValueError, match=rf"{name}: found .*; wanted a list of pairs, \(file, label image or None\)"):
+        train(tmp_path, **{"pictures": pictures, name: given})
+
+
 def test_a_folder_with_another_training_is_refused(pictures, tmp_path):
     train(tmp_path / "a", pictures)
     with pytest.raises(FileExistsError, match=r"last\.pt exists; go on with resume=True"):
@@ -789,6 +796,9 @@ def test_one_picture_in_place_of_a_list_and_a_network_before_its_training_are_re
         for method in (model.predict, model.psnr):
             with pytest.raises(ValueError, match=r"images is one picture, of type .*; wanted a list of pictures"):
                 method(one)
+    for shape, kind in (((0, 5), "u1"), ((5, 0, 3), "u1"), ((5, 5, 4), "u1"), ((5, 5), "f4"), ((5,), "u1")):
+        with pytest.raises(ValueError, match=r"the picture is .*; wanted uint8 \(H, W\) or \(H, W, 3\)"):
+            model.denoise(np.zeros(shape, kind))
     unet.save(fresh(), tmp_path / "new.pt")
     with pytest.raises(ValueError, match=r"new\.pt holds a network that was not trained"):
         detector.load(tmp_path / "new.pt")

@@ -128,7 +128,7 @@ class Model:
     def codes(self, image: Picture) -> np.ndarray:
         """Read a picture if it is a file, and return it with the network's channels: uint8 (channels, H, W)."""
         picture = image if isinstance(image, np.ndarray) else read_picture(image)
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
+        if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)) or picture.ndim < 2 or not picture.size:
             raise ValueError(f"the picture is {picture.dtype} {picture.shape}; wanted uint8 (H, W) or (H, W, 3)")
         return as_codes(picture, self.module.recipe["channels"])
 

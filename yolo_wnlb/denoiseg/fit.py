@@ -486,6 +486,10 @@ def check_settings(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> No
 
 def check_labels(pictures: Sequence[Labelled], tune: Sequence[Labelled] | None, alpha: float) -> None:
     """Refuse to learn from nothing; warn of pictures that teach nothing."""
+    for name, given in (("pictures", pictures), ("tune", () if tune is None else tune)):
+        for entry in given if isinstance(given, (list, tuple)) else [given]:
+            if not isinstance(entry, (list, tuple)) or len(entry) != 2:
+                raise ValueError(f"{name}: found {entry!r}; wanted a list of pairs, (file, label image or None)")
     if not pictures:
         raise ValueError("there is no picture to learn from")
     if tune is not None and not tune:
