@@ -317,7 +317,7 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
             r"measure: is 'acuracy' \(did you mean 'accuracy'\?\); choose from coco, instances, accuracy",
         ),
         (study(measure=["accuracy"]), r"measure: is \['accuracy'\] .*; choose from coco, instances, accuracy"),
-        (with_row(options={"out": "x"}), r"row 'more': options:: out is for the study to give"),
+        (with_row(options={"out": "x"}), r"row 'more', options: out is for the study to give"),
         (study(measure="coco"), r"row 'source ST': measure: coco wants detector: yolo or maskrcnn.* has classifier"),
         (
             study(rows={"a": {"model": "yolov8n.yaml"}}, baseline=None),
@@ -328,7 +328,7 @@ def test_the_study_of_the_documentation_is_one(tmp_path):
         (with_row(enhance="clahe"), r"row 'more': enhance: is for detectors"),
         (with_row(model="resnet18.yaml"), r"row 'more': model: is for yolo; classifier is built from train:"),
         (with_row(start="sauce ST"), r"row 'more': there is no row 'sauce ST' \(did you mean 'source ST'\?\)"),
-        (with_row(options={"epochs": 3}), r"row 'more': options:: epochs is for the study to give"),
+        (with_row(options={"epochs": 3}), r"row 'more', options: epochs is for the study to give"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):

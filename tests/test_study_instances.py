@@ -382,6 +382,17 @@ def test_what_evaluate_refuses(done, home, monkeypatch, capsys, tmp_path, file, 
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_evaluate_chooses_no_threshold_on_pictures_that_are_judged_under_another_name(
+    done, home, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.chdir(home)
+    (home / "nuclei/same.yaml").write_text((home / "nuclei/data.yaml").read_text().replace("images/val", "images/test"))
+    for file in ("Baseline-3-0/last.pt", "YOLO-3-0/last.pt"):
+        words = ["data=nuclei/same.yaml", "split=test", "measure=instances", "tune=val", "device=cpu"]
+        assert main(["evaluate", str(done / file), *words, f"out={tmp_path / 'out'}"]) == 2
+        assert "tune: val of nuclei/same.yaml has 4 pictures of test too" in capsys.readouterr().err
+
+
 def test_a_model_or_a_truth_of_boxes_has_no_instances(home, source, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(home)
     nuclei(tmp_path / "boxes", train=2, val=2, test=2)
@@ -410,6 +421,7 @@ def test_a_model_or_a_truth_of_boxes_has_no_instances(home, source, monkeypatch,
         ),
         (study(tune="test"), "tune: test is what it is judged on, and thresholds chosen there look too good"),
         (study(tune="train"), "tune: train is what models learn from"),
+        (study(tune=""), "tune: is ''; wanted a split"),
         (study(tune=["val"]), r"tune: is \['val'\]; wanted a split"),
         (
             study(measure="coco", rows={"a": {"model": "x-seg.yaml"}}, baseline=None),
@@ -450,8 +462,8 @@ def test_a_model_or_a_truth_of_boxes_has_no_instances(home, source, monkeypatch,
             "all rows learn to denoise only .*; add one that segments",
         ),
         (with_row(**unet(after=["P3"])), "row 'more': after: says where blocks go, and unet takes none"),
-        (with_row(**unet(options={"noise": 10})), "row 'more': options:: noise is for the study to give"),
-        (with_row(**unet(options={"tune": []})), "row 'more': options:: tune is for the study to give"),
+        (with_row(**unet(options={"noise": 10})), "row 'more', options: noise is for the study to give"),
+        (with_row(**unet(options={"tune": []})), "row 'more', options: tune is for the study to give"),
         (with_row(detector="unet", weights="Baseline 3", labels=3), "evaluates weights: as they are; remove labels:"),
         (
             study(train={"unet": UNET, "yolo": {**YOLO, "fraction": 0.5}}),
@@ -496,7 +508,31 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
             r"two/data.yaml has 2 classes \(nucleus, cell\), and unet tells objects of one apart",
         ),
         (study(data="boxes/data.yaml"), r"boxes/data.yaml, test: \d+ of \d+ objects have no mask"),
-        (study(data="small/data.yaml"), r"val_1\.png is smaller than a crop of 32 x 32 \(1 pictures of tune:"),
+        (
+            study(data="small/data.yaml"),
+            r"val_1\.png cannot be read or is smaller than a crop of 32 x 32 \(1 pictures of tune:",
+        ),
+        (
+            study(data="twice/data.yaml"),
+            r"tune: val of twice/data.yaml has 4 pictures of test too \(first: .*test_0.png",
+        ),
+        (
+            study(data="learnt/data.yaml"),
+            "val of learnt/data.yaml has 8 pictures of train too .* by heart; give each its",
+        ),
+        (
+            with_row(model="yolov8n-seg.yaml", options={"denoise": {"target": "n2v", "from": "P9"}}),
+            "more, seed 0: denoise: from names 'P9'; this model has P1, P2, P3",
+        ),
+        (
+            with_row(model="yolov8n-seg.yaml", options={"denoise": {"target": "n2v", "crop": 128}}),
+            "more, seed 0: denoise=n2v: 8 of 8 pictures cannot be read or are smaller than a crop of 128 x 128 pixels",
+        ),
+        (
+            with_row(model="yolov8n-seg.yaml", options={"denoise": {"target": "n2v", "pixels": 0.05}}),
+            "more, seed 0: denoise: pixels is 0.05, one in each 45 x 45 pixels, and crops have 32 x 32",
+        ),
+        (with_row(model="yolov8n-seg.yaml", options={"denoise": "N2V"}), r"no target 'N2V' \(did you mean 'n2v'\?\)"),
         (
             study(data="void/data.yaml"),
             r"void/data.yaml, val: 1 pictures without an object; no threshold can be chosen",
@@ -506,11 +542,22 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
 def test_what_would_fail_in_a_run_is_refused_before_the_first_one(content, message, home, tmp_path, monkeypatch):
     monkeypatch.chdir(home)
     monkeypatch.setattr(compare_module, "start", lambda run, device: pytest.fail(f"{run.name} was started"))
-    for name, how in (("two", {"names": ["nucleus", "cell"]}), ("void", {"val": 1}), ("boxes", {}), ("small", {})):
+    for name, how in (
+        ("two", {"names": ["nucleus", "cell"]}),
+        ("void", {"val": 1}),
+        ("boxes", {}),
+        ("small", {}),
+        ("twice", {}),
+        ("learnt", {}),
+    ):
         if f"{name}/data.yaml" == content["data"] and not Path(name).exists():
             nuclei(home / name, **how)
             if name == "small":
                 shrink(home / "small", "val", 1)
+            if name in ("twice", "learnt"):
+                other = "test" if name == "twice" else "train"
+                text = (home / name / "data.yaml").read_text()
+                (home / name / "data.yaml").write_text(text.replace("val: images/val", f"val: images/{other}"))
             for file in Path(name).glob("labels/*/*.txt") if name == "boxes" else ():
                 file.write_text("".join("0 0.5 0.5 0.2 0.2\n" for _ in file.read_text().splitlines()))
             for file in Path(name).glob("annotations/*.json") if name == "boxes" else ():

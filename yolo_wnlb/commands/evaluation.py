@@ -147,7 +147,7 @@ def evaluate_instances(folder: Path, file: str, data: str, split: str, options: 
     from yolo_wnlb.data import coco
     from yolo_wnlb.denoiseg import detector as unet
     from yolo_wnlb.metrics.instances import by_score, check_masks, instances
-    from yolo_wnlb.study.instances import MOST, chosen_on, floor_of, maps_of
+    from yolo_wnlb.study.instances import MOST, check_apart, chosen_on, floor_of, maps_of
     from yolo_wnlb.study.models import task_of
 
     made = Path(file).suffix.lower() in (".json", ".jsonl")
@@ -156,6 +156,8 @@ def evaluate_instances(folder: Path, file: str, data: str, split: str, options: 
     truth = coco.ground_truth(data, split)
     check_masks(truth, f"{data}, {split}")
     files = {} if made else coco.image_files(truth, data, split, images)
+    if tune:
+        check_apart(data, tune, split)
     tuning = coco.ground_truth(data, tune) if tune else {}
     to_tune = coco.image_files(tuning, data, tune, images) if tune else {}
     if made:

@@ -15,7 +15,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -428,16 +428,26 @@ def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
             raise FileNotFoundError(f"{source}: there is no {missing}, which {place} of '{UNLABELLED}' names")
         pictures += found
     for split in SPLITS[1:] if pictures else ():
-        places = [Path(place) for place in listed(data.get(split))]
-        files = [file for place in places if place.exists() for file in list_images(place, IMG_FORMATS)]
-        measured = {Path(file).resolve() for file in files}
-        if common := sorted(measured & {*pictures}):
+        if common := sorted(pictures_in(data, split) & {*pictures}):
             raise ValueError(
                 f"{source}: {len(common)} of the pictures that '{UNLABELLED}' names are in '{split}' (first: "
                 f"{common[0]}), and the model would learn from what it is measured on; leave the pictures of '{split}' "
                 f"out of '{UNLABELLED}'"
             )
     return [*dict.fromkeys(pictures)]
+
+
+def pictures_in(data: Mapping[str, Any], split: str) -> set[Path]:
+    """Return the pictures of a split, links resolved, as far as its folders and lists are there.
+
+    Args:
+        data: What Ultralytics makes of a data YAML.
+        split: One of its splits.
+    """
+    from ultralytics.data.utils import IMG_FORMATS
+
+    places = [Path(place) for place in listed(data.get(split))]
+    return {Path(file).resolve() for place in places if place.exists() for file in list_images(place, IMG_FORMATS)}
 
 
 def strays(place: Path, pictures: Sequence[str]) -> list[str]:

@@ -131,21 +131,25 @@ def check_yolo(run: Run, readable: set[str]) -> str:
     for weights in {str(weights) for weights in given if weights} - readable:
         load_checkpoint(Path(weights))
         readable.add(weights)
-    check_teacher(network, arguments.get("denoise"), "start" in spec)
+    check_denoise(network, arguments, "start" in spec)
     return f"{evaluated_at}x{evaluated_at}"
 
 
-def check_teacher(network: Any, request: Any, starts: bool) -> None:
-    """Refuse denoise=features without a teacher that can be read and has the features of the network.
+def check_denoise(network: Any, arguments: Mapping[str, Any], starts: bool) -> None:
+    """Refuse places that the network does not have, and denoise=features without a teacher that has its features.
 
     Args:
         network: What is trained.
-        request: What stands behind denoise=, as Ultralytics has checked it.
+        arguments: Of the training, as Ultralytics has checked them.
         starts: Whether it starts from weights, which are the teacher where none is given.
     """
-    from yolo_wnlb.yolo import denoise
+    from yolo_wnlb.yolo import denoise, features
 
-    if request in (None, False) or (asked := denoise.read_request(request))["target"] != "features":
+    if arguments.get("denoise") in (None, False):
+        return
+    asked = denoise.read_request(arguments["denoise"])
+    features.places_of(network, asked["from"])
+    if asked["target"] != "features":
         return
     if asked["teacher"]:
         denoise.FeatureTwin(network, denoise.load_teacher(Path(asked["teacher"])), asked)

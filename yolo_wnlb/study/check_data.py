@@ -19,7 +19,8 @@ from yolo_wnlb.data import coco, folders
 from yolo_wnlb.data.headers import large_enough
 from yolo_wnlb.metrics.instances import check_masks
 from yolo_wnlb.study import labels
-from yolo_wnlb.study.check import arguments_of, built_yolo, existing_parent, given_model, yolo_definition
+from yolo_wnlb.study.check import arguments_of, built_yolo, existing_parent, given_model, quiet, yolo_definition
+from yolo_wnlb.study.instances import check_apart
 from yolo_wnlb.study.models import split_arguments
 from yolo_wnlb.study.plan import FUSION, OUT, UNET, YOLO, naming
 from yolo_wnlb.study.runs import Run
@@ -84,6 +85,7 @@ def check_tuning(truth: coco.Truth, data: str, split: str, tune: str) -> coco.Tr
 
     Raises: ValueError, OSError: see `check_data`.
     """
+    check_apart(data, tune, split)
     tuning = coco.ground_truth(data, tune)
     coco.image_files(tuning, data, tune)
     if all(annotation.get("iscrowd") for annotation in tuning["annotations"]):
@@ -201,9 +203,23 @@ def check_yolo_data(run: Run, labels: coco.Truth) -> None:
             f"{boxes} of {len(labels['annotations'])} labels of {source}, train, are boxes, and a model for "
             "segmentation learns from outlines: give a model YAML for detection (yolov8n.yaml), or label outlines"
         )
+    check_n2v_crops(run)
     lowlight = {**run.spec["train"], **run.spec.get("options", {})}.get("lowlight")
     if lowlight and (done := darkened_by(coco.data_set(source, "train"))):
         raise ValueError(f"lowlight={lowlight}, but the pictures of {source} are dark already ({done}); leave it out")
+
+
+def check_n2v_crops(run: Run) -> None:
+    """Check that a training with denoise=n2v has a picture to cut crops from."""
+    from yolo_wnlb.yolo import denoise, noise2void
+
+    given = arguments_of(run)
+    if not given.get("denoise") or (asked := denoise.read_request(given["denoise"]))["target"] != noise2void.TARGET:
+        return
+    source = run.spec["train_data"]
+    files = [*coco.split_files(coco.data_set(source, "train"), source, "train"), *labels.unlabelled(source)]
+    with quiet():
+        noise2void.croppable(files, noise2void.side_of(asked, given.get("imgsz", 640)))
 
 
 def check_unet_data(run: Run, truth: coco.Truth) -> None:
@@ -235,8 +251,8 @@ def check_crops(run: Run, tuning: coco.Truth) -> None:
     small += [str(file) for file in others if file not in large]
     if small:
         raise ValueError(
-            f"{small[0]} is smaller than a crop of {crop} x {crop} ({len(small)} pictures of tune: and unlabelled: "
-            "are); leave them out, or give a smaller crop:"
+            f"{small[0]} cannot be read or is smaller than a crop of {crop} x {crop} ({len(small)} pictures of tune: "
+            "and unlabelled:); leave them out, or give a smaller crop:"
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yolo_wnlb.data import coco
+from yolo_wnlb.data import coco, sources
 from yolo_wnlb.metrics.instances import THRESHOLDS, Found, by_probability, choose
 
 MOST = 500  # detections of a picture that count; some pictures have more nuclei than COCO's 100
@@ -34,6 +34,20 @@ def floor_of(threshold: float | Mapping[str, float]) -> float:
     """Return the least score that a detector has to return for thresholds, given or to be chosen from THRESHOLDS."""
     given = threshold.values() if isinstance(threshold, Mapping) else [threshold]
     return min(*given, THRESHOLDS[0])
+
+
+def check_apart(source: str, tune: str, split: str) -> None:
+    """Refuse to choose thresholds on pictures that are judged or learnt from, whatever their splits are called.
+
+    Raises: ValueError: a picture of the one split is one of the other.
+    """
+    data = coco.data_set(source, tune)
+    for other, why in ((split, "thresholds chosen there look too good"), ("train", "models know them by heart")):
+        if common := sorted(sources.pictures_in(data, tune) & sources.pictures_in(data, other)):
+            raise ValueError(
+                f"tune: {tune} of {source} has {len(common)} pictures of {other} too (first: {common[0]}), and {why}; "
+                "give each its own"
+            )
 
 
 def chosen_on(tune: str, truth: coco.Truth, found: Found) -> dict[str, float]:

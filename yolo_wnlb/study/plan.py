@@ -257,7 +257,7 @@ def check_tune(file: Path, study: Mapping[str, Any]) -> None:
     wanted = "a split to choose thresholds on, neither split: nor train (tune: val, split: test)"
     if tune is None:
         raise ValueError(f"{file}: measure: instances wants tune:, {wanted}")
-    if not isinstance(tune, str):
+    if not isinstance(tune, str) or not tune:
         raise ValueError(f"{file}: tune: is {tune!r}; wanted {wanted}")
     if tune in (split, "train"):
         why = "it is judged on" if tune == split else "models learn from"
@@ -365,8 +365,8 @@ def check_row(place: str, row: Mapping[str, Any], rows: Mapping[str, Any], study
         raise ValueError(f"{place} wants weights: to evaluate, or model: to train, and not both")
     if detector == YOLO and "model" in row and not str(row["model"]).endswith((".yaml", ".yml")):
         raise ValueError(f"{place}: model: {row['model']} is no YAML; give its definition, and start: {row['model']}")
-    check_arguments(f"{place}: train:", row.get("train", {}), GIVEN)
-    check_arguments(f"{place}: options:", row.get("options", {}), (*GIVEN, *BUDGET))
+    check_arguments(f"{place}, train", row.get("train", {}), GIVEN)
+    check_arguments(f"{place}, options", row.get("options", {}), (*GIVEN, *BUDGET))
     origins = {origin_of(rows, source) for other in rows.values() for source in listed(other.get("start"))}
     if row.get("train") and not any(rows.get(name) is row for name in origins):
         raise ValueError(

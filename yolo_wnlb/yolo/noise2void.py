@@ -189,17 +189,42 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         raise ValueError(
             f"denoise={TARGET} learns from grey or colour pictures; these have {dataset.channels} channels"
         )
-    side = asked["crop"] or max(MULTIPLE, int(np.min(dataset.imgsz)) // 2 // MULTIPLE * MULTIPLE)
-    check_boxes(asked["pixels"], side)
+    side = side_of(asked, dataset.imgsz)
     labelled = [Path(file).resolve() for file in dataset.im_files]
     unlabelled = unlabelled_pictures(dataset.data)
     both = len({*labelled} & {*unlabelled})
     files = [*dict.fromkeys([*labelled, *unlabelled])]
-    large = large_enough(files, side)
     text = f"{len(labelled)} training pictures and {len(unlabelled) - both} unlabelled ones"
     if both:
         text += f" ({both} more that '{UNLABELLED}' names are training pictures, and count once)"
     LOGGER.info(f"{dataset.prefix}denoise={TARGET}: crops of {side} x {side} pixels, cut from the files of {text}")
+    large = croppable(files, side)
+    request = getattr(hyp, "lowlight", None)
+    camera = darkness.read_request(request) if request else None
+    warn_of_correlated_noise(large, dataset, request, vars(camera.camera) if camera else {})
+    crops = Crops(large, dataset.channels, side, asked, camera, dataset.curve)
+    dataset.build_transforms = CropTransforms(dataset, crops)
+    dataset.transforms = dataset.build_transforms(hyp)
+
+
+def side_of(asked: dict[str, Any], imgsz: Any) -> int:
+    """Return the side of the crops, for pictures of a size or of a height and a width.
+
+    Raises: ValueError: it is too small for one hidden pixel in each box.
+    """
+    side = asked["crop"] or max(MULTIPLE, int(np.min(imgsz)) // 2 // MULTIPLE * MULTIPLE)
+    check_boxes(asked["pixels"], side)
+    return int(side)
+
+
+def croppable(files: Sequence[Path], side: int) -> list[Path]:
+    """Return the pictures that are no smaller than a crop, and warn of the others.
+
+    Raises: ValueError: there are none.
+    """
+    from ultralytics.utils import LOGGER
+
+    large = large_enough(files, side)
     if len(large) < len(files):
         kept = {*large}
         left_out = next(file for file in files if file not in kept)
@@ -208,12 +233,7 @@ def attach(dataset: Any, hyp: Any, asked: dict[str, Any]) -> None:
         if not large:
             raise ValueError(f"denoise={TARGET}: {message} of {side} x {side} pixels {advice}")
         LOGGER.warning(f"denoise={TARGET}: {message} of {side} x {side} pixels, and give none {advice}")
-    request = getattr(hyp, "lowlight", None)
-    camera = darkness.read_request(request) if request else None
-    warn_of_correlated_noise(large, dataset, request, vars(camera.camera) if camera else {})
-    crops = Crops(large, dataset.channels, side, asked, camera, dataset.curve)
-    dataset.build_transforms = CropTransforms(dataset, crops)
-    dataset.transforms = dataset.build_transforms(hyp)
+    return large
 
 
 def warn_of_correlated_noise(files: Sequence[Path], dataset: Any, request: Any, given: dict[str, Any]) -> None:
