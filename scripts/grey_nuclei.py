@@ -21,6 +21,7 @@ import yaml
 from yolo_wnlb.data.coco import ground_truth, split_files
 from yolo_wnlb.data.data_yaml import read_data_yaml
 from yolo_wnlb.data.folders import read_picture
+from yolo_wnlb.data.journal import appearing
 from yolo_wnlb.data.sources import label_of, spread
 
 DARK = 90  # mean code of a picture, below which nuclei are bright on a dark ground
@@ -42,10 +43,11 @@ def main(source: str, out: Path) -> None:
         )
     tune = spread(learnt, TUNE)
     splits = {"train": sorted({*learnt} - {*tune}), "val": tune, "test": judged}
-    for split, files in splits.items():
-        copy(source, "val" if split == "test" else "train", files, out, split)
     content = {**{split: f"images/{split}" for split in splits}, "names": dict(data["names"])}
-    (out / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    with appearing(out, f"{out} is there already") as draft:
+        for split, files in splits.items():
+            copy(source, "val" if split == "test" else "train", files, draft, split)
+        (draft / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     print(", ".join(f"{split} {len(files)} pictures" for split, files in splits.items()), f"in {out}")
 
 

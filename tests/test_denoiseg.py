@@ -641,6 +641,7 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(options, 
         (np.zeros((48, 56, 3), int), r"are int64 \(48, 56, 3\)"),
         (np.full((48, 56), -1), r"hold -1; wanted 0 for background"),
         ([[0, 1]], r"are list"),
+        ("labels.png", r"are str; wanted an array of integers"),
     ],
 )
 def test_labels_that_are_none_of_the_picture_are_refused(labels, message, pictures, tmp_path):
@@ -676,6 +677,11 @@ def test_pictures_that_teach_nothing_at_alpha_0_and_colours_that_are_lost_are_sa
     train(tmp_path / "grey", [*pictures, (tmp_path / "colour.png", None)], epochs=1)
     assert warnings.pop().startswith("1 of 7 pictures are in colour, and the network takes grey ones")
     train(tmp_path / "plain", pictures, epochs=1)
+    assert not warnings
+    empty = [(file, np.zeros((48, 56), int) if labels is not None else None) for file, labels in pictures]
+    train(tmp_path / "empty", empty, epochs=1)
+    assert warnings.pop().startswith("3 pictures with labels have no object, which teaches that there is none anywhere")
+    train(tmp_path / "n2v", empty, epochs=1, alpha=1)
     assert not warnings
 
 

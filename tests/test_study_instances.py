@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import runpy
 from pathlib import Path
 
 import cv2
@@ -163,6 +164,39 @@ def test_the_data_yaml_of_a_run_names_both_lists(home, tmp_path):
         == coco.ground_truth(home / "nuclei/data.yaml")["images"]
     )
     assert "unlabelled" not in yaml.safe_load(labels.as_data(home / "nuclei/data.yaml", 8, 0, tmp_path).read_text())
+
+
+def test_the_script_of_grey_nuclei_takes_the_dark_grey_pictures_and_keeps_what_was_judged_apart(tmp_path, monkeypatch):
+    script = {**runpy.run_path(str(Path(__file__).parents[1] / "scripts/grey_nuclei.py"))}
+    main = script["main"]
+    main.__globals__["TUNE"] = 2
+    source, out = nuclei(tmp_path / "all"), tmp_path / "my grey"
+    cv2.imwrite(str(tmp_path / "all/images/train/train_3.png"), np.full((64, 64, 3), (9, 9, 90), np.uint8))
+    cv2.imwrite(str(tmp_path / "all/images/train/train_4.png"), np.full((64, 64, 3), 200, np.uint8))
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main.__globals__, "copy", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(str(source), out)
+    assert not out.exists(), "nothing half done"
+    monkeypatch.undo()
+    main(str(source), out)
+    found = {split: {file.name for file in (out / "images" / split).iterdir()} for split in ("train", "val", "test")}
+    assert {split: len(names) for split, names in found.items()} == {"train": 4, "val": 2, "test": 3}
+    assert found["train"] | found["val"] == {f"train_{n}.png" for n in (0, 1, 2, 5, 6, 7)}
+    for split, names in found.items():
+        truth, old = coco.ground_truth(out / "data.yaml", split), "val" if split == "test" else "train"
+        before = coco.ground_truth(source, old)
+        ids = {image["id"] for image in before["images"] if Path(image["file_name"]).name in names}
+        kept = [annotation for annotation in before["annotations"] if annotation["image_id"] in ids]
+        assert len(truth["images"]) == len(names) and len(truth["annotations"]) == len(kept)
+    with pytest.raises(SystemExit, match="my grey is there already; delete it"):
+        main(str(source), out)
+    with pytest.raises(SystemExit, match="6 grey, dark pictures in train and 3 in val; wanted more than 9"):
+        main.__globals__["TUNE"] = 9
+        main(str(source), tmp_path / "other")
 
 
 def test_pictures_that_a_data_set_has_without_labels_stay_there(home, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def is_for_classifiers(file: str, data: str) -> bool:
 
     of_classifier = Path(file).is_file() and detector.reads(file)
     if Path(data).is_dir() and not of_classifier and (described := sorted(Path(data).glob("*.y*ml"))):
-        raise ValueError(f"data={data} is a folder; for a detector give data={described[0]}")
+        wanted = shlex.quote(f"data={described[0]}")
+        raise ValueError(f"data={data} is a folder; for a detector give {wanted}")
     return is_drawn(data) or Path(data).is_dir() or of_classifier
 
 

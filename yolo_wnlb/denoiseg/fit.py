@@ -502,6 +502,12 @@ def check_labels(pictures: Sequence[Labelled], tune: Sequence[Labelled] | None, 
                     f"none of {len(found)} pictures{what} has labels, and alpha is {alpha:g}; label some, or give "
                     "alpha: 1, which learns to denoise only"
                 )
+    labelled = [labels for _, labels in pictures if labels is not None]
+    if alpha < 1 and all(isinstance(labels, np.ndarray) and not labels.any() for labels in labelled):
+        LOGGER.warning(
+            f"{len(labelled)} pictures with labels have no object, which teaches that there is none anywhere; label "
+            "one that has"
+        )
     if alpha == 0 and without:
         LOGGER.warning(
             f"{without} of {len(pictures)} pictures have no labels, and alpha is 0: nothing but the statistics of "

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -259,9 +260,10 @@ def check_validation(validator: Any) -> None:
         check_dataset(validator.dataloader.dataset, request)
     elif trained and not darkened_by(validator.data or {}):
         preset = "PRESET" if trained == AUGMENTATIONS else trained
+        again = shlex.quote(f"lowlight={preset}")
         LOGGER.warning(
             f"low light: this model was trained with lowlight={trained}, and these pictures are as they are; to "
-            f"validate in the dark give lowlight={preset}"
+            f"validate in the dark give {again}"
         )
 
 
