@@ -167,6 +167,24 @@ def test_where_the_crops_come_from_is_said(data, log):
     assert any("crops of 32 x 32 pixels, cut from the files of 8 training pictures and 3 unlabelled" in s for s in log)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"cache": "disk"}, {"cache": "ram"}, {"rect": True}, {"imgsz": 32}, {"fraction": 0.5}, {"single_cls": True}],
+)
+def test_crops_are_those_of_the_files_whatever_else_is_asked_for(options, tmp_path):
+    file = with_unlabelled(tmp_path)
+    cv2.imwrite(str(tmp_path / "more/0.png"), np.full((64, 64), 200 * 257, np.uint16))  # 16 bits
+    cv2.imwrite(str(tmp_path / "more/1.png"), np.full((64, 64, 4), 201, np.uint8))  # with transparency
+    cv2.imwrite(str(tmp_path / "more/2.png"), np.full((64, 64), 202, np.uint8))  # grey
+    built = dataset(file, "train", mosaic=0.0, denoise="n2v", **options)
+    crops = built.transforms.transforms[-1]
+    count = 4 if "fraction" in options else 8
+    assert len(crops.files) == count + 3 and crops.side == 32
+    assert all(built[i][noise2void.KEY].shape == (3, 3, 32, 32) for i in range(count))
+    crops.files = [path for path in crops.files if path.parent.name == "more"]
+    assert {201, 202} < {*np.unique([crops({})[noise2void.KEY][0] for _ in range(30)])}
+
+
 def test_a_picture_that_breaks_off_is_left_out_when_it_is_reached(tmp_path, log):
     file = with_unlabelled(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -543,6 +561,7 @@ def test_a_grey_model_restores_grey():
 @pytest.mark.parametrize(
     ("request_", "more", "message"),
     [
+        (["n2v"], {}, r"denoise is \['n2v'\]; wanted features, bright, clean, n2n, n2v, True or options"),
         ({"pixels": 0}, {}, "pixels is 0; wanted percent of the pixels, above 0 and at most 25"),
         ({"pixels": 200}, {}, "pixels is 200; wanted percent"),
         ({"pixels": "1.5"}, {}, "pixels is '1.5'; wanted percent"),
@@ -572,7 +591,8 @@ def test_a_grey_model_restores_grey():
     ],
 )
 def test_mistakes_are_answered_before_anything_is_built(request_, more, message):
-    cfg = {"mode": "train", "task": "detect", "denoise": {"target": "n2v", **request_}, **more}
+    asked = {"target": "n2v", **request_} if isinstance(request_, dict) else request_
+    cfg = {"mode": "train", "task": "detect", "denoise": asked, **more}
     with pytest.raises(ValueError, match=message):
         denoise.check_request(cfg)
 

@@ -84,7 +84,7 @@ def read_request(value: Any) -> dict[str, Any]:
     """
     if not isinstance(value, (str, bool, dict)):
         raise ValueError(
-            f"denoise is {value!r}; wanted features, True, or options {{'target': 'features', 'alpha': 1}}"
+            f"denoise is {value!r}; wanted {', '.join(TARGETS)}, True or options {{'target': 'features', 'alpha': 1}}"
         )
     given = dict(value) if isinstance(value, dict) else {} if value is True else {"target": value}
     target = given.setdefault("target", "features")
