@@ -37,7 +37,7 @@ from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
 from yolo_wnlb.wnlb import COSINE, INITS, OPERATIONS, WNLB
 from yolo_wnlb.yolo import grafting as surgery
 from yolo_wnlb.yolo import weights
-from yolo_wnlb.yolo.patches.arguments import ARGUMENTS
+from yolo_wnlb.yolo.patches.arguments import ARGUMENTS, OPTIONS
 from yolo_wnlb.yolo.patches.data import safe_download
 
 
@@ -717,6 +717,15 @@ def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
 def test_a_word_of_ours_that_is_empty_is_not_dropped(word, empty):
     with pytest.raises(ValueError, match=f"{word}=.* asks for nothing; write {word}="):
         cfg.get_cfg(overrides={word: empty, "epochs": 1})
+
+
+@pytest.mark.parametrize("word", OPTIONS)
+def test_options_whose_quotes_the_shell_has_taken_are_told_how_to_be_written(word):
+    example = OPTIONS[word]
+    with pytest.raises(
+        ValueError, match=f'{word}=.* cannot be read; write .* quotes.*"{re.escape(f"{word}={example}")}"'
+    ):
+        cfg.get_cfg(overrides={word: example.replace("'", "")})
 
 
 # ---- night= --------------------------------------------------------------------------------------

@@ -49,11 +49,6 @@ def read_request(value: Any) -> dict[str, Any]:
 
     Raises: ValueError: something in it is unknown, out of bounds, or in another unit.
     """
-    if isinstance(value, str) and "{" in value:
-        raise ValueError(
-            f"adversarial={value} cannot be read; write names and fractions in quotes, and the whole in double ones: "
-            "\"adversarial={'norm': 'linf', 'eps': '8/255'}\""
-        )
     if not isinstance(value, (str, bool, dict)):
         raise ValueError(
             f"adversarial is {value!r}; wanted a method ({', '.join(DEFAULTS)}), True for pgd, or options such as "

@@ -17,6 +17,12 @@ ARGUMENTS = {
     "night": "False",
     "curve": "auto",
 }  # beside the stock ones, each with an example
+OPTIONS = {  # examples for those of ARGUMENTS that take options, too
+    "lowlight": "{'preset': 'severe', 'ev': -3}",
+    "denoise": "{'target': 'features', 'alpha': 1}",
+    "adversarial": "{'norm': 'linf', 'eps': '8/255'}",
+    "curve": "{'black': 256, 'white': 4095}",
+}
 CHECKED_BY = {  # of ARGUMENTS, the module of yolo_wnlb.yolo whose check_request they pass, in this order
     "lowlight": "darkness",
     "denoise": "denoise",
@@ -51,12 +57,18 @@ def check_dict_alignment(
 def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
     """Check ARGUMENTS beside the stock ones.
 
-    Raises: ValueError: one is wrong, or empty: nothing would come of it.
+    Raises: ValueError: one is wrong, or empty (nothing would come of it), or options that the shell or a typing mistake
+        has left as text.
     """
     stock(cfg, *args, **kwargs)
     for name, example in ARGUMENTS.items():
         if cfg.get(name) in ("", {}, [], ()):
             raise ValueError(f"{name}={cfg[name]!r} asks for nothing; write {name}={example}, or leave it out")
+        if name in OPTIONS and isinstance(cfg.get(name), str) and "{" in cfg[name]:
+            raise ValueError(
+                f"{name}={cfg[name]} cannot be read; write names and fractions in quotes, and the whole in double "
+                f'ones: "{name}={OPTIONS[name]}"'
+            )
     for name, module in CHECKED_BY.items():
         if name in cfg or (name == "lowlight" and cfg.get("augmentations")):
             importlib.import_module(f"yolo_wnlb.yolo.{module}").check_request(cfg)
