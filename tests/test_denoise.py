@@ -314,7 +314,7 @@ def run(bright, source, tmp_path_factory):
         train(data / "data.yaml", folder, "yolov8n.yaml", {"on_model_save": stop}, epochs=2, **options)
     yolo = YOLO(folder / "run/weights/last.pt")
     yolo.add_callback("on_train_start", resumed)
-    yolo.train(resume=True)
+    yolo.train(resume=True, lowlight="severe", denoise={"alpha": 1})  # as a command that is given again does
     return held | {"trainer": yolo.trainer, "folder": folder, "last": folder / "run/weights/last.pt"}
 
 

@@ -113,6 +113,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def is_same(requested: Any, began: Any) -> bool:
+    """Tell whether two values of adversarial= ask for the same."""
+    return read_request(requested) == read_request(began)
+
+
 def check_request(cfg: dict[str, Any]) -> None:
     """Check adversarial= among the arguments of a run, in place, before anything is built.
 

@@ -119,6 +119,14 @@ def read_request(value: Any) -> dict[str, Any]:
     return {**asked, "from": tuple(places)}
 
 
+def is_same(requested: Any, began: Any) -> bool:
+    """Tell whether two values of denoise= ask for the same; one without a teacher asks for that of the run."""
+    asked, recorded = read_request(requested), read_request(began)
+    if teacher := recorded.get("teacher"):
+        asked["teacher"] = str(Path(asked.get("teacher") or teacher).resolve())
+    return asked == recorded
+
+
 def check_request(cfg: dict[str, Any]) -> None:
     """Check denoise= among the arguments of a run, in place, before anything is built.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import operator
 import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from yolo_wnlb.yolo.patches.arguments import ARGUMENTS
+from yolo_wnlb.yolo.patches.arguments import ARGUMENTS, CHECKED_BY
 from yolo_wnlb.yolo.patches.network import LOADED
 from yolo_wnlb.yolo.patches.wrapping import wrap
 
@@ -132,7 +134,7 @@ def check_warmup(trainer: Any) -> None:
 
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
-    """Refuse night=, and on resume another value of ARGUMENTS, which the stock function would drop.
+    """Refuse night=, and on resume another value of ARGUMENTS than the run began with, which the stock function drops.
 
     Raises: ValueError: one of these was given.
     """
@@ -143,10 +145,12 @@ def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, A
             "night= chooses a mode of a trained model for predict, track, val, export and benchmark; a training always "
             "has its blocks on. Leave night= out"
         )
-    stock(trainer, overrides)
+    overrides = overrides or {}
+    stock(trainer, {name: value for name, value in overrides.items() if name not in ARGUMENTS})  # it would warn of them
     if trainer.resume:
         for name in ARGUMENTS:
-            check_resumed(name, (overrides or {}).get(name), getattr(trainer.args, name, None))
+            is_same = getattr(importlib.import_module(f"yolo_wnlb.yolo.{CHECKED_BY[name]}"), "is_same", operator.eq)
+            check_resumed(name, overrides.get(name), getattr(trainer.args, name, None), is_same)
 
 
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
