@@ -447,7 +447,7 @@ def test_a_place_or_a_teacher_that_is_not_there_is_named(options, kind, message,
 
 def test_a_training_that_starts_at_random_has_no_teacher():
     model = YOLO("yolov8n.yaml", verbose=False).model
-    with pytest.raises(ValueError, match=r"starts at random; give pretrained=FILE.pt"):
+    with pytest.raises(ValueError, match=r"no checkpoint is named; give pretrained=FILE.pt"):
         denoise.prepare(model, SimpleNamespace(denoise="features", pretrained=True, model="yolov8n.yaml"))
 
 

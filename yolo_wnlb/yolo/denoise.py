@@ -68,7 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of each target, with the values that t
     noise2void.TARGET: noise2void.DEFAULTS,
 }
 TARGETS = tuple(OPTIONS)
-NO_TEACHER = "denoise=features learns from what a trained model sees in the light, and this training starts at random"
+NO_TEACHER = "denoise=features learns from what a trained model sees in the light, and no checkpoint is named"
 NAME = "twin_loss"  # its column in results.csv
 MARK = 255  # of pixels that are picture; borders have the stock 114, or 0 in the fourth channel in 8.4.0
 INSIDE = 0.99  # least mark of a batch: mixup rounds down to 254 of 255, and a pixel mixed with a border has less
