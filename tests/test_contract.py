@@ -648,6 +648,10 @@ def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_ru
     )
     assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.validation.run_callbacks"
     assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.training.init_tuner"
+    if hasattr(engine, "MultiTrainer"):
+        assert parameters(engine.MultiTrainer.__init__)[:3] == ["self", "trainer", "args"], (
+            "patches.training.init_multi_trainer"
+        )
 
 
 def test_the_training_loop_asks_its_loader_for_a_length_batches_and_attributes_only():

@@ -21,6 +21,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
+from ultralytics.engine import trainer as engine
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
 from ultralytics.utils.dist import generate_ddp_file
 
@@ -395,6 +396,24 @@ def test_words_that_are_given_again_on_resume_are_those_of_the_run_or_refused(na
     with nullcontext() if same else pytest.raises(ValueError, match=f"{name}=.* cannot be given on resume"):
         check_resume(lambda trainer, overrides: passed.append(overrides), trainer, {name: given, "epochs": 9})
     assert passed == [{"epochs": 9}], "the stock function would warn that it ignores the word"
+
+
+@pytest.mark.skipif(not hasattr(engine, "MultiTrainer"), reason="this release trains on one data set")
+@pytest.mark.parametrize(("word", "value"), [("lowlight", "severe"), ("denoise", "n2v"), ("balanced", True)])
+def test_a_list_of_data_sets_is_refused_where_other_processes_would_not_know_the_word(word, value, bright, tmp_path):
+    options = {"data": [str(bright), str(bright)], "project": str(tmp_path), **QUICK}
+    with pytest.raises(ValueError, match=f"{word}={value} and a list of data sets do not go together"):
+        YOLO("yolov8n.yaml").train(**options, **{word: value})
+    made = engine.MultiTrainer(None, {**options, word: False}, None)
+    assert made.args == options, "a process would not know the word even where it is off"
+    made = engine.MultiTrainer(SegmentationTrainer, {**options, word: value}, None)
+    assert made.args == {**options, word: value}
+
+
+@pytest.mark.parametrize(("word", "value"), [("lowlight", "severe"), ("denoise", "n2v"), ("curve", "high-byte")])
+def test_a_benchmark_says_at_once_that_it_does_not_know_a_word(word, value, bright):
+    with pytest.raises(ValueError, match=f"{word}= .*benchmark"):
+        YOLO("yolov8n.yaml").benchmark(data=str(bright), **{word: value})
 
 
 def test_a_tuner_says_at_once_that_it_cannot_darken(bright):

@@ -55,12 +55,17 @@ def check_dict_alignment(
 
 
 def check_cfg(stock: Callable[..., Any], cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-    """Check ARGUMENTS beside the stock ones.
+    """Check ARGUMENTS beside the stock ones."""
+    stock(cfg, *args, **kwargs)
+    check_words(cfg)
+
+
+def check_words(cfg: dict[str, Any]) -> None:
+    """Check ARGUMENTS among the arguments of a run, in place.
 
     Raises: ValueError: one is wrong, or empty (nothing would come of it), or options that the shell or a typing mistake
         has left as text.
     """
-    stock(cfg, *args, **kwargs)
     for name, example in ARGUMENTS.items():
         if cfg.get(name) in ("", {}, [], ()):
             raise ValueError(f"{name}={cfg[name]!r} asks for nothing; write {name}={example}, or leave it out")

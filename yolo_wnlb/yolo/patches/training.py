@@ -23,6 +23,8 @@ def patch_trainer(trainer: ModuleType) -> None:
     wrap(trainer.BaseTrainer, "check_resume", check_resume)
     if hasattr(trainer.BaseTrainer, "_build_train_pipeline"):  # it builds the loaders anew when memory ran out
         wrap(trainer.BaseTrainer, "_build_train_pipeline", build_train_pipeline)
+    if hasattr(trainer, "MultiTrainer"):  # newer releases train on a list of data sets
+        wrap(trainer.MultiTrainer, "__init__", init_multi_trainer)
 
 
 def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
@@ -77,6 +79,25 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
 
         adversarial.prepare(model, trainer.args)
     return checkpoint
+
+
+def init_multi_trainer(
+    stock: Callable[..., Any], multi: Any, trainer: Any, args: dict[str, Any], *more: Any, **kwargs: Any
+) -> None:
+    """Refuse ARGUMENTS where data=[...] trains in processes that do not know them: each would fail and be passed over.
+
+    Raises: ValueError: one was given.
+    """
+    given = {name: args.get(name) for name in ARGUMENTS if args.get(name) not in (None, False)}
+    if trainer is None and given:
+        name, value = next(iter(given.items()))
+        raise ValueError(
+            f"{name}={value} and a list of data sets do not go together: Ultralytics trains on each of them in a "
+            f"process that does not know {name}=. Train on one after another, or give train() the class as trainer="
+        )
+    stock(
+        multi, trainer, {name: args[name] for name in args if name not in ARGUMENTS or name in given}, *more, **kwargs
+    )
 
 
 def build_train_pipeline(stock: Callable[..., Any], trainer: Any) -> None:
