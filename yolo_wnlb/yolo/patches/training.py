@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from yolo_wnlb.yolo.patches.arguments import ARGUMENTS, CHECKED_BY
+from yolo_wnlb.yolo.patches.arguments import ARGUMENTS, CHECKED_BY, plain
 from yolo_wnlb.yolo.patches.network import LOADED
 from yolo_wnlb.yolo.patches.wrapping import wrap
 
@@ -171,7 +171,7 @@ def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, A
     if trainer.resume:
         for name in ARGUMENTS:
             is_same = getattr(importlib.import_module(f"yolo_wnlb.yolo.{CHECKED_BY[name]}"), "is_same", operator.eq)
-            check_resumed(name, overrides.get(name), getattr(trainer.args, name, None), is_same)
+            check_resumed(name, plain(overrides.get(name)), getattr(trainer.args, name, None), is_same)
 
 
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
