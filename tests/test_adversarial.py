@@ -371,7 +371,6 @@ def test_a_training_in_the_dark_attacks_every_step(request_, bright, source, tmp
     [
         ("pgdd", {}, "no method 'pgdd' .did you mean 'pgd'.*choose from pgd, fgsm, free"),
         (0.03, {}, "adversarial is 0.03; wanted a method"),
-        ("{'norm': 'linf', 'eps': 8/255}", {}, "cannot be read; write names and fractions in quotes"),
         ({"epsilon": 0.1}, {}, "no option 'epsilon' .did you mean 'eps'"),
         ({"eps": "8/255"}, {}, "eps is '8/255' without a norm"),
         ({"norm": "linf", "eps": 8}, {}, "eps is 8 in linf.*did you mean 8/255"),

@@ -32,12 +32,12 @@ from ultralytics.nn import tasks
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.modules import head as heads
-from ultralytics.utils import SETTINGS, checks, downloads, nms, torch_utils
+from ultralytics.utils import SETTINGS, YAML, checks, downloads, nms, torch_utils
 
 from yolo_wnlb.wnlb import COSINE, INITS, OPERATIONS, WNLB
 from yolo_wnlb.yolo import grafting as surgery
 from yolo_wnlb.yolo import weights
-from yolo_wnlb.yolo.patches.arguments import ARGUMENTS
+from yolo_wnlb.yolo.patches.arguments import ARGUMENTS, OPTIONS
 from yolo_wnlb.yolo.patches.data import safe_download
 
 
@@ -648,6 +648,10 @@ def test_a_validator_says_when_it_starts_and_a_tuner_takes_the_arguments_of_a_ru
     )
     assert parameters(BaseValidator.run_callbacks) == ["self", "event"], "patches.validation.run_callbacks"
     assert parameters(Tuner.__init__)[:2] == ["self", "args"], "patches.training.init_tuner"
+    if hasattr(engine, "MultiTrainer"):
+        assert parameters(engine.MultiTrainer.__init__)[:3] == ["self", "trainer", "args"], (
+            "patches.training.init_multi_trainer"
+        )
 
 
 def test_the_training_loop_asks_its_loader_for_a_length_batches_and_attributes_only():
@@ -717,6 +721,40 @@ def test_a_word_of_ours_that_stands_alone_is_not_dropped(word, example):
 def test_a_word_of_ours_that_is_empty_is_not_dropped(word, empty):
     with pytest.raises(ValueError, match=f"{word}=.* asks for nothing; write {word}="):
         cfg.get_cfg(overrides={word: empty, "epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"lowlight": {"ev": (-4, np.float64(-3)), "p": np.float32(0.5)}}, {"lowlight": {"ev": [-4, -3], "p": 0.5}}),
+        ({"adversarial": {"norm": "linf", "eps": np.float64(0.25)}}, {"adversarial": {"norm": "linf", "eps": 0.25}}),
+        ({"balanced": np.bool_(True)}, {"balanced": True}),
+        (
+            {"lowlight": "severe", "denoise": {"teacher": Path("a.pt")}},
+            {"lowlight": "severe", "denoise": {"teacher": "a.pt"}},
+        ),
+    ],
+)
+def test_paths_and_numbers_of_numpy_are_kept_as_the_yaml_of_a_run_can_hold_them(given, kept, tmp_path):
+    args = vars(cfg.get_cfg(overrides=given))
+    YAML.save(tmp_path / "args.yaml", args)
+    assert {name: YAML.load(tmp_path / "args.yaml")[name] for name in kept} == kept
+
+
+def test_a_camera_may_be_a_path(tmp_path):
+    camera = tmp_path / "cam.yaml"
+    camera.write_text("settings: {ev: -3, sigma_s: 0.02}\n")
+    wanted = cfg.get_cfg(overrides={"lowlight": str(camera)}).lowlight
+    assert cfg.get_cfg(overrides={"lowlight": camera}).lowlight == wanted and wanted["ev"] == [-3, -3]
+
+
+@pytest.mark.parametrize("word", OPTIONS)
+def test_options_whose_quotes_the_shell_has_taken_are_told_how_to_be_written(word):
+    example = OPTIONS[word]
+    with pytest.raises(
+        ValueError, match=f'{word}=.* cannot be read; write .* quotes.*"{re.escape(f"{word}={example}")}"'
+    ):
+        cfg.get_cfg(overrides={word: example.replace("'", "")})
 
 
 # ---- night= --------------------------------------------------------------------------------------

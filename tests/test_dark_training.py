@@ -21,6 +21,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
+from ultralytics.engine import trainer as engine
 from ultralytics.models.yolo.segment import SegmentationTrainer, SegmentationValidator
 from ultralytics.utils.dist import generate_ddp_file
 
@@ -28,8 +29,11 @@ from yolo_wnlb.data.shapes import NAMES
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
+from yolo_wnlb.imaging.curve import Curve, as_settings
 from yolo_wnlb.yolo import darkness as dark_training
+from yolo_wnlb.yolo import denoise
 from yolo_wnlb.yolo.darkness import DarkLoader, check_request, holds_lowlight
+from yolo_wnlb.yolo.patches.training import check_resume
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = pytest.mark.skipif(
@@ -350,6 +354,66 @@ def test_another_darkness_on_resume_is_refused(began, bright, tmp_path):
         train(bright, tmp_path, "yolov8n-seg.yaml", callbacks=stop, epochs=2, **options)
     with pytest.raises(ValueError, match=f"lowlight=severe cannot be given on resume.*lowlight={began}"):
         YOLO(tmp_path / "run/weights/last.pt").train(resume=True, lowlight="severe")
+
+
+N2V, FEATURES = denoise.read_request("n2v"), denoise.read_request("features")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "recorded", "same"),
+    [
+        ("lowlight", "severe", "severe", True),
+        ("lowlight", {"preset": "severe"}, "severe", True),
+        ("lowlight", "CAMERA", "CONTENT", True),
+        ("lowlight", None, "severe", True),
+        ("lowlight", False, None, True),
+        ("lowlight", False, "severe", False),
+        ("lowlight", "severe", None, False),
+        ("lowlight", "severe", dark_training.AUGMENTATIONS, False),
+        ("lowlight", {"preset": "severe", "p": 0.5}, "severe", False),
+        ("denoise", "n2v", {**N2V, "from": list(N2V["from"])}, True),
+        ("denoise", True, {**FEATURES, "teacher": "/weights/a.pt"}, True),
+        ("denoise", {"teacher": "/weights/../weights/a.pt"}, {**FEATURES, "teacher": "/weights/a.pt"}, True),
+        ("denoise", {"teacher": "b.pt"}, {**FEATURES, "teacher": "/weights/a.pt"}, False),
+        ("denoise", {"alpha": 1}, {**FEATURES, "teacher": "/weights/a.pt"}, False),
+        ("denoise", "bright", N2V, False),
+        ("adversarial", True, "pgd", True),
+        ("adversarial", "fgsm", "pgd", False),
+        ("balanced", True, True, True),
+        ("balanced", False, True, False),
+        ("curve", {"white": 4095}, as_settings(Curve(white=4095)), True),
+        ("curve", "high-byte", "auto", False),
+    ],
+)
+def test_words_that_are_given_again_on_resume_are_those_of_the_run_or_refused(name, given, recorded, same, tmp_path):
+    if given == "CAMERA":
+        given = tmp_path / "cam.yaml"
+        given.write_text("settings: {gamma: [3, 4], sigma_s: 0.02}\n")
+        given = str(given)
+        recorded = dark_training.with_content(given)
+    passed = []
+    trainer = SimpleNamespace(args=SimpleNamespace(**{name: recorded}), resume=True)
+    with nullcontext() if same else pytest.raises(ValueError, match=f"{name}=.* cannot be given on resume"):
+        check_resume(lambda trainer, overrides: passed.append(overrides), trainer, {name: given, "epochs": 9})
+    assert passed == [{"epochs": 9}], "the stock function would warn that it ignores the word"
+
+
+@pytest.mark.skipif(not hasattr(engine, "MultiTrainer"), reason="this release trains on one data set")
+@pytest.mark.parametrize(("word", "value"), [("lowlight", "severe"), ("denoise", "n2v"), ("balanced", True)])
+def test_a_list_of_data_sets_is_refused_where_other_processes_would_not_know_the_word(word, value, bright, tmp_path):
+    options = {"data": [str(bright), str(bright)], "project": str(tmp_path), **QUICK}
+    with pytest.raises(ValueError, match=f"{word}={value} and a list of data sets do not go together"):
+        YOLO("yolov8n.yaml").train(**options, **{word: value})
+    made = engine.MultiTrainer(None, {**options, word: False}, None)
+    assert made.args == options, "a process would not know the word even where it is off"
+    made = engine.MultiTrainer(SegmentationTrainer, {**options, word: value}, None)
+    assert made.args == {**options, word: value}
+
+
+@pytest.mark.parametrize(("word", "value"), [("lowlight", "severe"), ("denoise", "n2v"), ("curve", "high-byte")])
+def test_a_benchmark_says_at_once_that_it_does_not_know_a_word(word, value, bright):
+    with pytest.raises(ValueError, match=f"{word}= .*benchmark"):
+        YOLO("yolov8n.yaml").benchmark(data=str(bright), **{word: value})
 
 
 def test_a_tuner_says_at_once_that_it_cannot_darken(bright):

@@ -314,7 +314,7 @@ def run(bright, source, tmp_path_factory):
         train(data / "data.yaml", folder, "yolov8n.yaml", {"on_model_save": stop}, epochs=2, **options)
     yolo = YOLO(folder / "run/weights/last.pt")
     yolo.add_callback("on_train_start", resumed)
-    yolo.train(resume=True)
+    yolo.train(resume=True, lowlight="severe", denoise={"alpha": 1})  # as a command that is given again does
     return held | {"trainer": yolo.trainer, "folder": folder, "last": folder / "run/weights/last.pt"}
 
 
@@ -443,7 +443,7 @@ def test_a_place_or_a_teacher_that_is_not_there_is_named(options, kind, message,
 
 def test_a_training_that_starts_at_random_has_no_teacher():
     model = YOLO("yolov8n.yaml", verbose=False).model
-    with pytest.raises(ValueError, match=r"starts at random; give pretrained=FILE.pt"):
+    with pytest.raises(ValueError, match=r"no checkpoint is named; give pretrained=FILE.pt"):
         denoise.prepare(model, SimpleNamespace(denoise="features", pretrained=True, model="yolov8n.yaml"))
 
 
@@ -492,7 +492,7 @@ def test_a_request_is_known_again_on_resume_however_it_is_written(requested, beg
     """The checkpoint holds it with all options."""
     asked = denoise.read_request(began)
     written = {**asked, "from": list(asked["from"])}
-    assert denoise.resumes(requested, written) is same
+    assert denoise.is_same(requested, written) is same
 
 
 def test_tune_does_not_know_the_word():

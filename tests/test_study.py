@@ -583,7 +583,7 @@ def maskrcnn(row=None, **train):
         (plain(options=twins(teacher="teacher.pt")), "plain, seed 0: denoise: there is no teacher teacher.pt"),
         (plain(options=twins(teacher="text.pt")), "denoise: the teacher text.pt is not a readable"),
         (plain(options=twins(teacher="small.pt")), "the teacher has to be a"),
-        (plain(options=twins()), "plain, seed 0: denoise=features learns .* starts at random; give start:"),
+        (plain(options=twins()), "plain, seed 0: denoise=features learns .* no checkpoint is named; give start:"),
         ({"rows": {"": {"model": "yolov8n-seg.yaml"}}}, "a row has no name"),
         (maskrcnn({"after": "P4", "block": {"sub": 2}}), "sub"),
         (maskrcnn({"data": "boxes/data.yaml"}), "have a box but no segmentation"),

@@ -49,11 +49,6 @@ def read_request(value: Any) -> dict[str, Any]:
 
     Raises: ValueError: something in it is unknown, out of bounds, or in another unit.
     """
-    if isinstance(value, str) and "{" in value:
-        raise ValueError(
-            f"adversarial={value} cannot be read; write names and fractions in quotes, and the whole in double ones: "
-            "\"adversarial={'norm': 'linf', 'eps': '8/255'}\""
-        )
     if not isinstance(value, (str, bool, dict)):
         raise ValueError(
             f"adversarial is {value!r}; wanted a method ({', '.join(DEFAULTS)}), True for pgd, or options such as "
@@ -116,6 +111,11 @@ def to_number(value: Any) -> Any:
 def is_number(value: Any) -> bool:
     """Tell whether a value is an integer or a float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_same(requested: Any, began: Any) -> bool:
+    """Tell whether two values of adversarial= ask for the same."""
+    return read_request(requested) == read_request(began)
 
 
 def check_request(cfg: dict[str, Any]) -> None:

@@ -16,10 +16,11 @@ unknown, instead of training on bright pictures. For the second way `check_reque
 
 from __future__ import annotations
 
+import operator
 import os
 import random
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -267,16 +268,27 @@ def check_validation(validator: Any) -> None:
         )
 
 
-def check_resumed(name: str, requested: Any, resumed: Any) -> None:
+def is_same(requested: Any, began: Any) -> bool:
+    """Tell whether two values of lowlight= ask for the same."""
+    return AUGMENTATIONS not in (requested, began) and read_request(requested) == read_request(began)
+
+
+def check_resumed(name: str, requested: Any, resumed: Any, is_same: Callable[[Any, Any], bool] = operator.eq) -> None:
     """Refuse to resume a run with another value of an argument of ours than it began with.
 
+    Args:
+        name: The argument.
+        requested: What is given now; None for nothing.
+        resumed: What the run recorded; None for nothing.
+        is_same: Tells whether two values ask for the same, for a run may record more than it was given.
     Raises: ValueError: Ultralytics would go on as before, and say so in passing or not at all.
     """
-    if requested not in (None, False, resumed):
-        raise ValueError(
-            f"{name}={requested} cannot be given on resume: the run began with {name}={resumed}, and goes on so; leave "
-            "it out, or start a new run"
-        )
+    if requested in (None, resumed or False) or (requested and resumed and is_same(requested, resumed)):
+        return
+    raise ValueError(
+        f"{name}={requested} cannot be given on resume: the run began with {name}={resumed}, and goes on so; leave "
+        "it out, or start a new run"
+    )
 
 
 def check_dataset(dataset: Any, request: Any) -> None:

@@ -68,7 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of each target, with the values that t
     noise2void.TARGET: noise2void.DEFAULTS,
 }
 TARGETS = tuple(OPTIONS)
-NO_TEACHER = "denoise=features learns from what a trained model sees in the light, and this training starts at random"
+NO_TEACHER = "denoise=features learns from what a trained model sees in the light, and no checkpoint is named"
 NAME = "twin_loss"  # its column in results.csv
 MARK = 255  # of pixels that are picture; borders have the stock 114, or 0 in the fourth channel in 8.4.0
 INSIDE = 0.99  # least mark of a batch: mixup rounds down to 254 of 255, and a pixel mixed with a border has less
@@ -119,15 +119,12 @@ def read_request(value: Any) -> dict[str, Any]:
     return {**asked, "from": tuple(places)}
 
 
-def resumes(request: Any, began: Any) -> bool:
-    """Tell whether a request is the one that a run began with, which the checkpoint holds with all options.
-
-    A teacher that the request does not name is the one that the run has.
-    """
-    if not request or not began:
-        return request == began
-    asked, written = read_request(request), read_request(began)
-    return {**written, **{name: value for name, value in asked.items() if name != "teacher" or value}} == written
+def is_same(requested: Any, began: Any) -> bool:
+    """Tell whether two values of denoise= ask for the same; one without a teacher asks for that of the run."""
+    asked, recorded = read_request(requested), read_request(began)
+    if teacher := recorded.get("teacher"):
+        asked["teacher"] = str(Path(asked.get("teacher") or teacher).resolve())
+    return asked == recorded
 
 
 def check_request(cfg: dict[str, Any]) -> None:

@@ -102,6 +102,11 @@ def warn_once(error: str) -> None:
 # ---- which curve ---------------------------------------------------------------------------------
 
 
+def is_same(requested: Any, began: Any) -> bool:
+    """Tell whether two values of curve= ask for the same."""
+    return read_curve(requested) == read_curve(began)
+
+
 def check_request(cfg: dict[str, Any]) -> None:
     """Check curve= among the arguments of a run, in place; the content of a file takes the place of its name.
 

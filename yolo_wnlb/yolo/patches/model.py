@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from yolo_wnlb.yolo.patches.arguments import check_words
 from yolo_wnlb.yolo.patches.wrapping import wrap
 
 
@@ -44,8 +45,10 @@ def patch_benchmarks(benchmarks: ModuleType) -> None:
 def benchmark(stock: Callable[..., Any], *args: Any, night: bool | None = None, **kwargs: Any) -> Any:
     """Switch the blocks of the model, the first argument of both, while all formats are measured.
 
-    Raises: ValueError: night= is neither True nor False, or the model has no blocks.
+    Raises: ValueError: night= is neither True nor False, the model has no blocks, or another word was given, which the
+        stock functions would drop.
     """
+    check_words({**kwargs, "mode": "benchmark"})
     if night is None:
         return stock(*args, **kwargs)
     from ultralytics import YOLO

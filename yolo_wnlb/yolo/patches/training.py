@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import operator
 import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from yolo_wnlb.yolo.patches.arguments import ARGUMENTS
+from yolo_wnlb.yolo.patches.arguments import ARGUMENTS, CHECKED_BY, plain
 from yolo_wnlb.yolo.patches.network import LOADED
 from yolo_wnlb.yolo.patches.wrapping import wrap
 
@@ -21,6 +23,8 @@ def patch_trainer(trainer: ModuleType) -> None:
     wrap(trainer.BaseTrainer, "check_resume", check_resume)
     if hasattr(trainer.BaseTrainer, "_build_train_pipeline"):  # it builds the loaders anew when memory ran out
         wrap(trainer.BaseTrainer, "_build_train_pipeline", build_train_pipeline)
+    if hasattr(trainer, "MultiTrainer"):  # newer releases train on a list of data sets
+        wrap(trainer.MultiTrainer, "__init__", init_multi_trainer)
 
 
 def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
@@ -75,6 +79,25 @@ def setup_model(stock: Callable[..., Any], trainer: Any) -> Any:
 
         adversarial.prepare(model, trainer.args)
     return checkpoint
+
+
+def init_multi_trainer(
+    stock: Callable[..., Any], multi: Any, trainer: Any, args: dict[str, Any], *more: Any, **kwargs: Any
+) -> None:
+    """Refuse ARGUMENTS where data=[...] trains in processes that do not know them: each would fail and be passed over.
+
+    Raises: ValueError: one was given.
+    """
+    given = {name: args.get(name) for name in ARGUMENTS if args.get(name) not in (None, False)}
+    if trainer is None and given:
+        name, value = next(iter(given.items()))
+        raise ValueError(
+            f"{name}={value} and a list of data sets do not go together: Ultralytics trains on each of them in a "
+            f"process that does not know {name}=. Train on one after another, or give train() the class as trainer="
+        )
+    stock(
+        multi, trainer, {name: args[name] for name in args if name not in ARGUMENTS or name in given}, *more, **kwargs
+    )
 
 
 def build_train_pipeline(stock: Callable[..., Any], trainer: Any) -> None:
@@ -132,7 +155,7 @@ def check_warmup(trainer: Any) -> None:
 
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
-    """Refuse night=, and on resume another value of ARGUMENTS, which the stock function would drop.
+    """Refuse night=, and on resume another value of ARGUMENTS than the run began with, which the stock function drops.
 
     Raises: ValueError: one of these was given.
     """
@@ -143,14 +166,12 @@ def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, A
             "night= chooses a mode of a trained model for predict, track, val, export and benchmark; a training always "
             "has its blocks on. Leave night= out"
         )
-    stock(trainer, overrides)
+    overrides = overrides or {}
+    stock(trainer, {name: value for name, value in overrides.items() if name not in ARGUMENTS})  # it would warn of them
     if trainer.resume:
-        from yolo_wnlb.yolo import denoise
-
         for name in ARGUMENTS:
-            requested, began = (overrides or {}).get(name), getattr(trainer.args, name, None)
-            if name != "denoise" or not denoise.resumes(requested, began):
-                check_resumed(name, requested, began)
+            is_same = getattr(importlib.import_module(f"yolo_wnlb.yolo.{CHECKED_BY[name]}"), "is_same", operator.eq)
+            check_resumed(name, plain(overrides.get(name)), getattr(trainer.args, name, None), is_same)
 
 
 def build_optimizer(stock: Callable[..., Any], trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
