@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import cv2
@@ -418,11 +419,12 @@ print("digest", digest.hexdigest())
         ("features", {"compile": True}, "denoise= and compile=True do not go together"),
         ("features", {"distill_model": "x.pt"}, "it puts another teacher around the model"),
         ("features", {"quantize": 8}, "quantisation-aware"),
+        ("features", {"quantize": 16}, None),
         ("features", {"bgr": 0.5}, "swap the channels of one picture"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_built(request_, more, message):
-    with pytest.raises(ValueError, match=message):
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
         denoise.check_request({"mode": "train", "task": "detect", "lowlight": "severe", "denoise": request_, **more})
 
 

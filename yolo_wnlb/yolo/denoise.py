@@ -149,13 +149,13 @@ def check_request(cfg: dict[str, Any]) -> None:
             )
     else:
         check_pairs(cfg, asked["target"])
-    for name, why in (
-        ("compile", "the compiled step leaves no place for the comparison"),
-        ("distill_model", "it puts another teacher around the model"),
-        ("quantize", "a model in quantisation-aware training has other layers"),
-    ):
-        if cfg.get(name):
-            raise ValueError(f"denoise= and {name}={cfg[name]} do not go together: {why}; leave out one")
+    terms.check_alone(
+        "denoise=",
+        cfg,
+        compile="the compiled step leaves no place for the comparison",
+        distill_model="it puts another teacher around the model",
+        quantize="a model in quantisation-aware training has other layers",
+    )
 
 
 def check_pairs(cfg: dict[str, Any], target: str) -> None:
