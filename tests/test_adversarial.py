@@ -399,6 +399,7 @@ def test_a_training_in_the_dark_attacks_every_step(request_, bright, source, tmp
         ("pgd", {"compile": True}, "adversarial= and compile=True do not go together"),
         ("pgd", {"distill_model": "x.pt"}, "adversarial= and distill_model=x.pt do not go together"),
         ("pgd", {"quantize": 8}, "quantisation-aware"),
+        ("pgd", {"quantize": 16}, None),
         ("free", {"multi_scale": 0.5}, "adversarial=free and multi_scale=0.5 do not go together"),
         ("pgd", {"denoise": {"alpha": 1}}, "denoise= at alpha 1 do not go together"),
     ],

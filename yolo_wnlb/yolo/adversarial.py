@@ -130,13 +130,13 @@ def check_request(cfg: dict[str, Any]) -> None:
     asked = read_request(request)
     if (mode := cfg.get("mode")) not in (None, "train"):
         raise ValueError(f"adversarial= is for yolo train; {mode} has no use for it, leave it out")
-    for name, why in (
-        ("compile", "the compiled step computes the predictions before the batch can be attacked"),
-        ("distill_model", "the loss of the student also holds that of the teacher, which is not attacked"),
-        ("quantize", "the gradient of a model in quantisation-aware training is a rounded one"),
-    ):
-        if cfg.get(name):
-            raise ValueError(f"adversarial= and {name}={cfg[name]} do not go together: {why}; leave out one")
+    terms.check_alone(
+        "adversarial=",
+        cfg,
+        compile="the compiled step computes the predictions before the batch can be attacked",
+        distill_model="the loss of the student also holds that of the teacher, which is not attacked",
+        quantize="the gradient of a model in quantisation-aware training is a rounded one",
+    )
     if asked["method"] == "free" and cfg.get("multi_scale"):
         raise ValueError(
             f"adversarial=free and multi_scale={cfg['multi_scale']} do not go together: the perturbation of a picture "

@@ -139,7 +139,7 @@ def fit(source: nn.Module, target: nn.Module) -> nn.Module:
             convolution: Any = layer.get_submodule(name)
             weight = convolution.weight.detach().float()
             weight = weight.sum(1, keepdim=True) if ours == 1 else weight.repeat(1, ours, 1, 1) / ours
-            convolution.weight = nn.Parameter(weight)
+            convolution.weight, convolution.in_channels = nn.Parameter(weight), ours
         layers.append(layer)
     view = copy.copy(source)
     view._modules = {**source._modules, "model": nn.Sequential(*layers)}

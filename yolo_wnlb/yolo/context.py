@@ -346,13 +346,13 @@ def check_training(model: Any, args: Any) -> None:
     scene = scene_of(model)
     if scene is None:
         return
-    for name, why in (
-        ("compile", "a compiled model keeps no place between its layers and its head"),
-        ("distill_model", "it puts another model around this one"),
-        ("quantize", "a model in quantisation-aware training has other layers"),
-    ):
-        if getattr(args, name, None):
-            raise ValueError(f"scene: and {name}={getattr(args, name)} do not go together: {why}; leave out one")
+    terms.check_alone(
+        "scene:",
+        vars(args),
+        compile="a compiled model keeps no place between its layers and its head",
+        distill_model="it puts another model around this one",
+        quantize="a model in quantisation-aware training has other layers",
+    )
     if scene.lacks:
         raise FileNotFoundError(
             f"scene: {scene.lacks}, and no checkpoint with these weights was loaded; put the file there, give "

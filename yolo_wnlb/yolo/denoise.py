@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from yolo_wnlb.data.data_yaml import UNLABELLED
 from yolo_wnlb.imaging.camera import Shot
 from yolo_wnlb.words import suggestion
-from yolo_wnlb.yolo import darkness, decoder, noise2void, terms
+from yolo_wnlb.yolo import channels, darkness, decoder, noise2void, terms
 from yolo_wnlb.yolo.darkness import DarkLoader, Darkness
 from yolo_wnlb.yolo.features import (
     NECK,
@@ -149,13 +149,13 @@ def check_request(cfg: dict[str, Any]) -> None:
             )
     else:
         check_pairs(cfg, asked["target"])
-    for name, why in (
-        ("compile", "the compiled step leaves no place for the comparison"),
-        ("distill_model", "it puts another teacher around the model"),
-        ("quantize", "a model in quantisation-aware training has other layers"),
-    ):
-        if cfg.get(name):
-            raise ValueError(f"denoise= and {name}={cfg[name]} do not go together: {why}; leave out one")
+    terms.check_alone(
+        "denoise=",
+        cfg,
+        compile="the compiled step leaves no place for the comparison",
+        distill_model="it puts another teacher around the model",
+        quantize="a model in quantisation-aware training has other layers",
+    )
 
 
 def check_pairs(cfg: dict[str, Any], target: str) -> None:
@@ -412,13 +412,16 @@ class FeatureTwin(PairTerm):
 
     Args:
         model: The model that is trained.
-        teacher: A model whose features at the same places have the same shapes. It is frozen.
+        teacher: A model whose features at the same places have the same shapes. It is frozen, and sees what the model
+            sees: one for colour pictures sees the grey ones of a grey model as three equal channels.
         asked: What `read_request` returned.
     Raises: ValueError: a place does not exist, or has another shape in the teacher.
     """
 
     def __init__(self, model: Any, teacher: Any, asked: dict[str, Any]) -> None:
         super().__init__(model, asked)
+        if channels.becomes_grey_or_colour(teacher, model):
+            teacher = channels.fit(teacher, model).requires_grad_(False)
         self.teacher = teacher
         try:
             self.teacher_layers = places_of(teacher, asked["from"])

@@ -60,6 +60,17 @@ def give(model: Any, term: Term) -> None:
     model.denoise = {"target": term.target, "name": term.name, "from": [*term.places]}
 
 
+def check_alone(word: str, args: dict[str, Any], **reasons: str) -> None:
+    """Refuse what does not go together with a word of ours: {argument of Ultralytics: why}.
+
+    Raises: ValueError: one of these arguments is on.
+    """
+    for name, why in reasons.items():
+        value = args.get(name)
+        if value and (name != "quantize" or value == 8):  # 16 (half=True) and 32 change no training
+            raise ValueError(f"{word} and {name}={value} do not go together: {why}; leave out one")
+
+
 def loss(stock: Callable[..., Any], model: Any, batch: dict[str, Any], preds: Any = None) -> tuple[torch.Tensor, Any]:
     """Compute the stock loss of the batch, or of the attacked one, and add the term of the model if it has one.
 
