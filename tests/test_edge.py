@@ -185,6 +185,22 @@ def test_an_int8_onnx_file_has_its_blocks_products_in_float_and_the_rest_in_int8
         check_export(weights, quantised)
 
 
+def test_an_int8_export_is_calibrated_in_the_dark_that_lowlight_asks_for(bright, weights):
+    from ultralytics.engine.exporter import Exporter
+
+    def pictures(**more):
+        words = {"format": "onnx", "int8": True, "data": str(bright), "batch": 1, "imgsz": SIZE, **more}
+        exporter = Exporter(overrides=words)
+        exporter.model, exporter.imgsz, exporter.curve = SimpleNamespace(task="segment"), [SIZE, SIZE], None
+        return np.concatenate([batch["img"].numpy() for batch in exporter.get_int8_calibration_dataloader()])
+
+    day, night = pictures(), pictures(lowlight="severe")
+    assert len(day) == len(night) == 4 and night.mean() < 0.5 * day.mean()
+    assert np.array_equal(night, pictures(lowlight="severe")), "as in validation"
+    with pytest.raises(ValueError, match=r"lowlight=severe darkens the pictures .* one in 32 bits reads none"):
+        export(weights, "dark", format="onnx", lowlight="severe")
+
+
 def test_openvino_gets_attention_as_one_operation_that_stays_in_float(weights, shapes):
     """In a process of its own, as in test_parity.py: quantising compiles the model."""
     pytest.importorskip("nncf")

@@ -219,6 +219,20 @@ def test_a_warm_up_that_spoils_trained_biases_is_a_warning(options, warned, log)
     assert len([line for line in log if "warmup_bias_lr=0.1" in line and "give warmup_bias_lr=0" in line]) == warned
 
 
+def test_weights_that_were_loaded_without_a_name_count_as_trained(log):
+    from ultralytics import YOLO
+    from ultralytics.cfg import get_cfg
+
+    from yolo_wnlb.yolo.patches.training import check_warmup
+
+    words = {"model": "yolov8n-seg.yaml", "pretrained": True, "lr0": 1e-4, "optimizer": "AdamW", "lowlight": "severe"}
+    for model, warned in ((YOLO("yolov8n-seg.yaml", verbose=False), 0), (YOLO("yolov8n-seg.yaml", verbose=False), 1)):
+        if warned:
+            model.load(YOLO("yolov8n-seg.yaml", verbose=False).model)
+        check_warmup(SimpleNamespace(args=get_cfg(overrides=words), model=model.model))
+        assert len([line for line in log if "warmup_bias_lr=0.1" in line]) == warned
+
+
 def test_freezing_a_block_that_does_nothing_is_a_warning(data, tmp_path, log):
     trainer = train(data, tmp_path, freeze=10, val=False)
     (warning,) = [line for line in log if line.startswith("WARNING") and "wNLB" in line]

@@ -20,6 +20,8 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     """Export the model as night= says, or as it is switched; refuse a format that would leave its scene out.
 
     In int8 the matrix products of the blocks stay in float; what TensorRT cannot do in 16 bits is named.
+
+    Raises: ValueError: the scene cannot be exported, or lowlight= is given where no pictures calibrate the export.
     """
     from ultralytics.utils import LOGGER
 
@@ -35,6 +37,11 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     exporter.curve = sixteen_bits.recorded(model)
     model = night.to_export(model, asked)
     bits = bits_of(exporter.args)
+    if bits != 8 and (request := getattr(exporter.args, "lowlight", None)):
+        raise ValueError(
+            f"lowlight={request} darkens the pictures that an export in int8 is calibrated on, and one in {bits} bits "
+            "reads none; leave it out, or give quantize=8 (int8=True in older releases) and data="
+        )
     if exporter.args.format == "engine" and bits == 16:
         for remark in tensorrt.remarks(model, exporter.args.imgsz):
             LOGGER.warning(f"wNLB: {remark}")
@@ -65,8 +72,15 @@ def export_callbacks(stock: Callable[..., Any], exporter: Any, event: str) -> No
 
 
 def calibration_loader(stock: Callable[..., Any], exporter: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calibrate INT8 on pictures that are read through the curve of the model."""
+    """Calibrate INT8 on pictures that are read through the curve of the model, and dark where lowlight= asks for it.
+
+    Raises: RuntimeError: they would be bright.
+    """
+    from yolo_wnlb.yolo import darkness
+
     loader = stock(exporter, *args, **kwargs)
+    if request := getattr(exporter.args, "lowlight", None):
+        darkness.check_dataset(loader.dataset, request)
     if exporter.curve is not None:
         loader.dataset.curve = exporter.curve
     return loader

@@ -74,6 +74,7 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
     from yolo_wnlb.yolo import channels
     from yolo_wnlb.yolo.weights import align, carry_names, has_blocks, has_scene, hold_fixed, layers_of, report, unwrap
 
+    LOADED.add(model)
     source = unwrap((weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights)
     if curve := getattr(source, "curve", None):  # that its pictures of more than 8 bits were read with
         model.curve = curve
@@ -85,7 +86,6 @@ def load(stock: Callable[..., Any], model: Any, weights: Any, verbose: bool = Tr
     if channels.becomes_grey_or_colour(source, model):
         aligned = channels.fit(aligned, model)
     stock(model, aligned, verbose)
-    LOADED.add(model)
     hold_fixed(model)
     carry_names(source, model)
     summary, warnings = report(aligned, model, left_out)

@@ -145,7 +145,8 @@ def check_warmup(trainer: Any) -> None:
 
     args, model = trainer.args, unwrap(trainer.model)
     ours = any(getattr(args, name, None) for name in ARGUMENTS) or has_blocks(model) or has_scene(model)
-    trained = isinstance(args.pretrained, (str, os.PathLike)) or str(args.model).endswith(".pt")
+    named = isinstance(args.pretrained, (str, os.PathLike)) or str(args.model).endswith(".pt")
+    trained = named or model in LOADED  # YOLO(YAML).load(FILE) names no file
     adaptive = str(args.optimizer).lower() not in ("sgd", "musgd")
     if ours and trained and adaptive and args.warmup_epochs > 0 and args.warmup_bias_lr > 10 * args.lr0:
         LOGGER.warning(
