@@ -393,7 +393,7 @@ def test_classes_are_mapped_by_name_wherever_they_stand(truth):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["cat", "owl"], ["only in the truth: dog", "classes it was trained for"]),
+        (["cat", "owl"], ["only in the truth: dog", "what it was trained for: give data with its classes"]),
         ([*NAMES, "bat", "cow"], ["only in the detector: bat, cow", "allow_missing=True"]),
         (["Cat", "dog_", "owl"], ["only in the truth: cat, dog", "'cat' and 'Cat', 'dog' and 'dog_'"]),
         (dict(enumerate(NAMES, 1)), ["indices 1, 2, 3; wanted 0 to 2", "shifted?"]),

@@ -6,6 +6,7 @@ process the .pth files of a folder that is added so, hence nothing of this check
 
 import email
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -201,6 +202,7 @@ INSTALLED = [  # distributions, a check of doctor, what it finds, its remedy
     ),
     ([("onnxruntime-gpu", "1.30", "onnxruntime")], "optional('onnxruntime')", "onnxruntime-gpu 1.30", ""),
     ([], "optional('onnx')", "not installed, needed for ONNX only: pip install onnx", ""),
+    ([], "optional('lap')", "not installed, needed for watch only: pip install lap", ""),
 ]
 
 
@@ -311,7 +313,8 @@ def test_after_pip_target_doctor_prints_a_line_that_mends_it(wheel, tmp_path):
     lost = run(
         python, "-c", f"import sys; sys.path.insert(0, {str(target)!r}); {ask}", cwd=tmp_path, PYTHONPATH="", **env
     )
-    assert lost.stdout.splitlines()[-1] == f"set PYTHONPATH={target}, then run yolo-wnlb doctor again", lost.stderr
+    where = shlex.quote(str(target))
+    assert lost.stdout.splitlines()[-1] == f"set PYTHONPATH={where}, then run yolo-wnlb doctor again", lost.stderr
 
     env["PYTHONPATH"] = str(target)
     found, remedy = run(python, "-c", ask, cwd=tmp_path, **env).stdout.splitlines()[-2:]

@@ -24,6 +24,12 @@ from yolo_wnlb.version import __version__
 
 OLDEST = (8, 4, 0)  # of ultralytics, as in pyproject.toml: the first release with YOLO26
 START_FILE = "yolo_wnlb.pth"
+OPTIONAL = {  # modules of the extras in pyproject.toml, with what needs them
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxslim"), "needed for ONNX only"),
+    "lap": "needed for watch only",
+    "rawpy": "needed for RAW files only",
+    "hotcoco": "with it evaluate, compare, report and robustness are faster",
+}
 
 
 @dataclass
@@ -43,7 +49,7 @@ def examine() -> list[Finding]:
     """Look at everything, in the order in which a failure explains the next."""
     found = [python(), opencv(), ultralytics(), activation()]
     found += [required(module) for module in ("torch", "torchvision", "numpy")]
-    found += [optional(module) for module in ("onnx", "onnxruntime", "onnxslim")]
+    found += [optional(module) for module in OPTIONAL]
     return [*found, albumentations(), devices()]
 
 
@@ -96,9 +102,9 @@ def required(module: str) -> Finding:
 
 
 def optional(module: str) -> Finding:
-    """Report a module that is needed for ONNX only."""
+    """Report a module of OPTIONAL; without it the installation is whole."""
     if find_spec(module) is None:
-        return Finding(module, f"not installed, needed for ONNX only: pip install {module}")
+        return Finding(module, f"not installed, {OPTIONAL[module]}: pip install {module}")
     return Finding(module, described(module))
 
 

@@ -525,7 +525,9 @@ def class_map(names: dict[int, str] | Sequence[str], truth: Truth, allow_missing
         lines += [f"only in the truth: {first(unknown)}"] if unknown else []
         lines += [f"only in the detector: {first(ignored)}"] if ignored else []
         lines += [f"differ in spelling only: {first(pairs)}"] if pairs else []
-        remedy = "evaluate on the classes it was trained for" if unknown else "leave them out with allow_missing=True"
+        remedy = "leave them out with allow_missing=True"
+        if unknown:
+            remedy = "a detector finds what it was trained for: give data with its classes, or a model trained on these"
         raise ValueError("; ".join([*lines, remedy]))
     if ignored:
         LOGGER.warning("not evaluated, for the truth lacks them: %d classes (%s)", len(ignored), first(ignored))

@@ -185,8 +185,7 @@ def import_rawpy(what: str) -> Any:
         import rawpy
     except ImportError as error:
         raise ImportError(
-            f"{what} is a RAW file, which rawpy reads, and it cannot be imported ({error}): pip install rawpy, or "
-            "pip install 'yolo-wnlb[raw]'"
+            f"{what} is a RAW file, which rawpy reads, and it cannot be imported ({error}): pip install rawpy"
         ) from error
     return rawpy
 

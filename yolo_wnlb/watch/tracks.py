@@ -49,8 +49,7 @@ class Tracks:
             import lap  # noqa: F401 -- Ultralytics would install it, with what is at hand
         except ImportError as error:
             raise ImportError(
-                "watch follows objects with Ultralytics' tracker, which needs lap; install it: "
-                "pip install 'yolo-wnlb[watch]'"
+                "watch follows objects with Ultralytics' tracker, which needs lap; install it: pip install lap"
             ) from error
         from ultralytics.trackers.byte_tracker import BYTETracker
 

@@ -250,7 +250,7 @@ def without_idle_raw(files: Sequence[str], prefix: str = "") -> list[str]:
     if unread:
         LOGGER.warning(
             f"{prefix}{len(unread)} RAW files are left out, as rawpy is not installed (first: {unread[0]}): pip "
-            "install rawpy, or pip install 'yolo-wnlb[raw]'"
+            "install rawpy"
         )
     return files
 
