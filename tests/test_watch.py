@@ -149,7 +149,7 @@ def report(folder, rows, models=("best",)):
     for name in models:
         (folder / f"{name}.pt").write_text(name)
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in models}
-    listed = [Model(name, f"{name}.pt", digests[name], "detect", "ultralytics 8.4", "64x64", ["a"]) for name in models]
+    listed = [Model(name, f"{name}.pt", digests[name], "detect", "ultralytics 8.4", "64x96", ["a"]) for name in models]
     data = Data("d.yaml", "val", "abc", 2, {"a": 3}, 40.0, 2, "severe", 0)
     Content("R", ["1.", "2.", "3."], listed, data, "bbox", 1.0, thresholds=rows).to_json(folder / "report.json")
     return folder / "report.json"
@@ -468,6 +468,26 @@ def test_dark_frames_are_not_tried_and_the_report_says_which(tmp_path, eye):
     assert lines(tmp_path / "export")[0]["remark"] == export.remarks[0] and "export of it" in str(export)
     assert module.watch("f", "best.pt", "out", too_dark=0, video=False, exist_ok=True).too_dark == 0
     assert not (tmp_path / "out/watch.mp4").exists()
+
+
+@needs_lap
+def test_a_report_of_another_image_size_is_remarked_on_and_one_of_no_known_size_is_not(tmp_path, eye, monkeypatch):
+    folder(tmp_path / "f", frames_of(2))
+    file = report(tmp_path, ROWS)
+    for measured, size, advice in (
+        ("320x320", (640, 640), "give imgsz=320, or make a report with imgsz=640"),
+        ("384x640", (64, 96), "make a report of this very model"),
+        ("not stated", (64, 96), ""),
+        ("64x96", (64, 96), ""),
+    ):
+        file.write_text(re.sub(r'(?<="image_size": ")[^"]*', measured, file.read_text()))
+        monkeypatch.setattr(module, "size_of", lambda *_, size=size: size)
+        result = module.watch("f", "best.pt", "out", conf="report.json", video=False, exist_ok=True)
+        assert len(result.remarks) == bool(advice)
+        assert lines(tmp_path / "out")[0].get("remark", "") == "".join(result.remarks)
+        for remark in result.remarks:
+            both = f"report.json was measured at image size {measured}, and frames are fitted into {size[0]}x{size[1]}"
+            assert remark.startswith(both) and remark.endswith(f"; {advice}")
 
 
 @needs_lap

@@ -147,7 +147,7 @@ def watch(
     default = " (the default)" if conf == DEFAULT_CONFIDENCE else ""
     size = size_of(detector, channels, settings)
     result = Watched(Path(), imgsz=size, confidence=f"{confidences.source}{default}")
-    result.remarks = (confidences.remark,) if confidences.remark else ()
+    result.remarks = confidences.remarks(size)
     with folder_for(out, "runs/watch") as folder:
         refuse_overwriting(folder, opened, exist_ok)
         result.folder = folder
@@ -159,7 +159,7 @@ def watch(
         }
         header |= {"frames": frames, "confidence": confidences.source, "too_dark": confidences.too_dark}
         header |= {"keep": keep, "hold": hold, "iou": iou, "imgsz": list(size)}
-        header |= {"remark": confidences.remark} if confidences.remark else {}
+        header |= {"remark": "; ".join(result.remarks)} if result.remarks else {}
         with stop_request() as stop, Output(folder, opened, header, video) as output:
             follow(opened, StillAverage(frames), confidences, detector, settings, tracks, output, result, stop, limit)
     return result
