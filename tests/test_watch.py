@@ -93,6 +93,24 @@ def test_a_lamp_that_goes_on_shows_at_once_and_is_averaged_again_soon():
     assert lit.any() and np.array_equal(means[6].picture[lit], clip[6][lit])
 
 
+def test_frames_of_other_scenes_are_shown_as_they_are_and_the_mean_starts_anew():
+    """Each of another scene, in the dark too; two scenes; and no cut where a lamp flickers, or a flat one has blots."""
+    scenes, shot, rng = [bright_scene(seed) for seed in range(8)], night_shot(7), np.random.default_rng(0)
+    for clip in (scenes, [capture(bright, shot, frame=k) for k, bright in enumerate(scenes)]):
+        average = StillAverage(4)
+        assert all(np.array_equal(average.add(frame).picture, frame) for frame in clip)
+    average = StillAverage(4)
+    means = [average.add(capture(scenes[k // 6], shot, frame=k)) for k in range(12)]
+    assert [mean.frames for mean in means] == [1, 2, 3, 4, 4, 4] * 2 and means[-1].still > 0.97
+    flicker = [scenes[0] * (0.7 + 0.2 * np.sin(2.4 * k)) + rng.normal(0, 2, scenes[0].shape) for k in range(8)]
+    rows = [20 + rng.normal(0, 3, (240, 1, 1)) + rng.normal(0, 2, (240, 320, 3)) for _ in range(8)]
+    blots = [20 + cv2.resize(rng.normal(0, 1, (24, 32, 3)), (320, 240)) + rng.normal(0, 2, (240, 320, 3)) for _ in rows]
+    for clip in (flicker, rows, blots):
+        average = StillAverage(4)
+        means = [average.add(np.clip(frame, 0, 255).astype(np.uint8)) for frame in clip]
+        assert means[-1].frames == 4
+
+
 def test_averaging_leaves_what_it_was_given_alone_and_takes_any_size():
     for shape in ((1, 1, 3), (7, 5, 1), (30, 40), (64, 64, 3)):
         average, rng = StillAverage(3), np.random.default_rng(0)
@@ -131,7 +149,7 @@ def report(folder, rows, models=("best",)):
     for name in models:
         (folder / f"{name}.pt").write_text(name)
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in models}
-    listed = [Model(name, f"{name}.pt", digests[name], "detect", "ultralytics 8.4", "64x64", ["a"]) for name in models]
+    listed = [Model(name, f"{name}.pt", digests[name], "detect", "ultralytics 8.4", "64x96", ["a"]) for name in models]
     data = Data("d.yaml", "val", "abc", 2, {"a": 3}, 40.0, 2, "severe", 0)
     Content("R", ["1.", "2.", "3."], listed, data, "bbox", 1.0, thresholds=rows).to_json(folder / "report.json")
     return folder / "report.json"
@@ -453,6 +471,26 @@ def test_dark_frames_are_not_tried_and_the_report_says_which(tmp_path, eye):
 
 
 @needs_lap
+def test_a_report_of_another_image_size_is_remarked_on_and_one_of_no_known_size_is_not(tmp_path, eye, monkeypatch):
+    folder(tmp_path / "f", frames_of(2))
+    file = report(tmp_path, ROWS)
+    for measured, size, advice in (
+        ("320x320", (640, 640), "give imgsz=320, or make a report with imgsz=640"),
+        ("384x640", (64, 96), "make a report of this very model"),
+        ("not stated", (64, 96), ""),
+        ("64x96", (64, 96), ""),
+    ):
+        file.write_text(re.sub(r'(?<="image_size": ")[^"]*', measured, file.read_text()))
+        monkeypatch.setattr(module, "size_of", lambda *_, size=size: size)
+        result = module.watch("f", "best.pt", "out", conf="report.json", video=False, exist_ok=True)
+        assert len(result.remarks) == bool(advice)
+        assert lines(tmp_path / "out")[0].get("remark", "") == "".join(result.remarks)
+        for remark in result.remarks:
+            both = f"report.json was measured at image size {measured}, and frames are fitted into {size[0]}x{size[1]}"
+            assert remark.startswith(both) and remark.endswith(f"; {advice}")
+
+
+@needs_lap
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_whole_files(tmp_path, eye, number):
     before = signal.getsignal(number)
@@ -481,11 +519,21 @@ def test_the_command_says_what_it_did_and_ends_like_any_other_at_ctrl_c(tmp_path
 def test_a_camera_that_moves_is_remarked_on_once_where_frames_are_averaged(tmp_path, eye):
     wide = np.random.default_rng(0).integers(0, 256, (12, 60, 1)).astype(np.uint8).repeat(3, 2)
     wide = cv2.resize(wide, None, fx=24, fy=24, interpolation=cv2.INTER_NEAREST)[:96]
-    folder(tmp_path / "f", [wide[:, 9 * k : 9 * k + 128] for k in range(12)])
+    folder(tmp_path / "f", [wide[:, 4 * k : 4 * k + 128] for k in range(12)])
     [remark] = module.watch("f", "best.pt", "out", video=False).remarks
     assert "of the pixels could not be averaged: the camera seems to move, or scenes are cut" in remark
     assert not module.watch("f", "best.pt", "one", video=False, frames=1).remarks
     assert not module.watch("f", "best.pt", "few", video=False, limit=5).remarks
+
+
+@needs_lap
+def test_a_folder_of_snapshots_is_remarked_on(tmp_path, eye):
+    folder(tmp_path / "f", [bright_scene(seed) for seed in range(12)])
+    result = module.watch("f", "best.pt", "out", video=False)
+    assert result.still == 0 and result.cuts == 11
+    [remark] = result.remarks
+    assert remark.startswith("11 of 12 frames show another scene than the frame before") and "frames=1" in remark
+    assert not module.watch("f", "best.pt", "one", video=False, frames=1).remarks
 
 
 @needs_lap

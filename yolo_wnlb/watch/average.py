@@ -7,6 +7,8 @@ off the frames themselves, for dark and bright parts apart, since shot noise gro
 
 Parts of an object that hardly differ from the ground behind them are found by their neighbours (hysteresis, as in
 Canny's edges): a smaller difference is a movement too where it is connected to a large one.
+
+Frames of different scenes differ nearly everywhere, which would be taken for noise. At such a cut the mean starts anew.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ STEPS = 96  # of the differences that are counted, on a scale of square roots up
 MOST_DIFFERENCE = 64.0  # codes
 QUARTILE = 0.3186  # of the absolute value of a standard normal number
 REMEMBERED = 9  # estimates of the noise whose median counts: a lamp that is switched on spoils one of them
+ALIKE = 0.25  # share of their contrast by which two frames of one scene may differ, however the light changes
+LEAST_CHANGE = 1.0  # codes, squared, that they differ by at least: compression leaves faint blots
+NEAR = 1.5  # times the difference of neighbouring squares by which noise alone may change a square
 MOST_FRAMES = 64
 
 
@@ -35,7 +40,7 @@ class Average(NamedTuple):
     Attributes:
         picture: uint8, the shape of the frame.
         still: Share of the pixels that are a mean of `frames` frames, in [0, 1]; 0 where `frames` is 1.
-        frames: How many frames were averaged there: N, fewer at the beginning.
+        frames: How many frames were averaged there: N, fewer at the beginning and after a cut, where it is 1.
     """
 
     picture: np.ndarray
@@ -44,7 +49,7 @@ class Average(NamedTuple):
 
 
 class StillAverage:
-    """The mean of the last N frames where nothing moves; elsewhere the newest frame.
+    """The mean of the last N frames of one scene where nothing moves; elsewhere the newest frame.
 
     Args:
         frames: N, 1 to 64. With 1 every frame is returned as it is.
@@ -61,6 +66,7 @@ class StillAverage:
         self.most = frames
         self.pictures: deque[np.ndarray] = deque()
         self.total = np.zeros(0, np.uint16)  # their sum
+        self.squares = np.zeros(0, np.float32)  # brightness of squares of the newest frame
         self.tests = [MotionTest(frames, side) for side in SQUARES]
 
     def add(self, frame: np.ndarray) -> Average:
@@ -76,6 +82,11 @@ class StillAverage:
             raise ValueError(f"a frame of shape {frame.shape} follows on frames of {self.pictures[-1].shape}")
         if self.most == 1:
             return Average(frame, 0.0, 1)
+        cells = cells_of(frame)
+        before, self.squares = self.squares, smaller(cells, SQUARES[0])
+        if self.pictures and is_cut(self.squares, before):
+            self.pictures.clear()
+            self.tests = [MotionTest(self.most, side) for side in SQUARES]
         if not self.pictures:
             self.total = np.zeros(frame.shape, np.uint16)
         if len(self.pictures) == self.most:
@@ -83,7 +94,6 @@ class StillAverage:
         self.pictures.append(frame.copy())
         cv2.add(self.total, frame, dst=self.total, dtype=cv2.CV_16U)
 
-        cells = cells_of(frame)
         differences = np.max([test.difference(cells) for test in self.tests], axis=0)
         if len(self.pictures) == 1:
             return Average(frame, 0.0, 1)
@@ -127,9 +137,26 @@ class MotionTest:
 def cells_of(frame: np.ndarray) -> np.ndarray:
     """Return the mean brightness of each cell of a frame, float32 (H / CELL, W / CELL)."""
     grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) if frame.ndim == 3 and frame.shape[2] == 3 else frame
-    height, width = frame.shape[:2]
-    size = max(1, width // CELL), max(1, height // CELL)
-    return cv2.resize(grey.reshape(height, width).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return smaller(grey.reshape(frame.shape[:2]).astype(np.float32), CELL)
+
+
+def smaller(brightness: np.ndarray, side: int) -> np.ndarray:
+    """Return the mean of each square of a map, of so many pixels a side."""
+    height, width = brightness.shape
+    return cv2.resize(brightness, (max(1, width // side), max(1, height // side)), interpolation=cv2.INTER_AREA)
+
+
+def is_cut(squares: np.ndarray, before: np.ndarray) -> bool:
+    """Return whether two frames, given as the brightness of their squares, show different scenes.
+
+    A lamp changes the light and leaves the pattern; a moving object changes a small part of the contrast of all.
+    Noise may be all the contrast of a dark frame, but it changes a square no more than neighbouring squares differ.
+    """
+    both = squares, before
+    change = np.var(squares - before)
+    # along rows or columns, whichever differ more: the banding of a sensor is along one of them
+    near = np.mean([max(np.square(np.diff(one, axis=axis)).sum() for axis in (0, 1)) / one.size for one in both])
+    return bool(change > max(LEAST_CHANGE, NEAR * near, ALIKE * sum(map(np.var, both))))
 
 
 def with_neighbours(differences: np.ndarray) -> np.ndarray:

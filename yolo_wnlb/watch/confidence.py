@@ -25,6 +25,7 @@ class Confidences:
         too_dark: Mean code below which no detection is tried, 0 to 255.
         source: Where they are from.
         remark: What to know of them; empty where there is nothing.
+        image_size: "height x width" in pixels that they were measured at; empty where that is not known.
     """
 
     brightness: tuple[float, ...]
@@ -32,10 +33,25 @@ class Confidences:
     too_dark: float
     source: str
     remark: str = ""
+    image_size: str = ""
 
     def at(self, brightness: float) -> float:
         """Return the confidence for a picture of this mean code."""
         return float(np.interp(np.log2(1 + brightness), np.log2(1 + np.array(self.brightness)), self.confidence))
+
+    def remarks(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Return what to know of them where pictures are fitted into this height and width."""
+        found = (self.remark,) if self.remark else ()
+        height, _, width = self.image_size.partition("x")
+        if not (height.isdigit() and width.isdigit()) or (int(height), int(width)) == size:
+            return found
+        remedy = f"give imgsz={height}, or " if height == width else ""
+        remedy += f"make a report with imgsz={size[0]}" if size[0] == size[1] else "make a report of this very model"
+        return (
+            *found,
+            f"{self.source} was measured at image size {self.image_size}, and frames are fitted into "
+            f"{size[0]}x{size[1]}, where other confidences may be right; {remedy}",
+        )
 
 
 def fixed(confidence: float, too_dark: float | None = None) -> Confidences:
@@ -85,7 +101,7 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
     values = {brightness: next(row for row in right if middle(row) == brightness).confidence for brightness in knots}
     # a confidence of 0 would let everything through, one of 1 nothing
     confidence = tuple(float(np.clip(value or 0.0, 0.01, 0.99)) for value in values.values())
-    return Confidences(tuple(knots), confidence, too_dark, str(file), remark)
+    return Confidences(tuple(knots), confidence, too_dark, str(file), remark, model.image_size)
 
 
 def middle(row: Threshold) -> float:

@@ -50,6 +50,7 @@ class Watched:
         too_dark: How many were too dark to try.
         dropped: How many of a live source came while the model was busy; they are in the averages, if not too old.
         objects: Number of objects that were followed.
+        cuts: How many show another scene than the frame before.
         still: Mean share of the pixels that were averaged, over the frames that went into the average.
         milliseconds: Of the averaging alone, for such a frame.
         seconds: That all took.
@@ -67,6 +68,7 @@ class Watched:
     too_dark: int = 0
     dropped: int = 0
     objects: int = 0
+    cuts: int = 0
     still: float = 0.0
     milliseconds: float = 0.0
     seconds: float = 0.0
@@ -145,7 +147,7 @@ def watch(
     default = " (the default)" if conf == DEFAULT_CONFIDENCE else ""
     size = size_of(detector, channels, settings)
     result = Watched(Path(), imgsz=size, confidence=f"{confidences.source}{default}")
-    result.remarks = (confidences.remark,) if confidences.remark else ()
+    result.remarks = confidences.remarks(size)
     with folder_for(out, "runs/watch") as folder:
         refuse_overwriting(folder, opened, exist_ok)
         result.folder = folder
@@ -157,7 +159,7 @@ def watch(
         }
         header |= {"frames": frames, "confidence": confidences.source, "too_dark": confidences.too_dark}
         header |= {"keep": keep, "hold": hold, "iou": iou, "imgsz": list(size)}
-        header |= {"remark": confidences.remark} if confidences.remark else {}
+        header |= {"remark": "; ".join(result.remarks)} if result.remarks else {}
         with stop_request() as stop, Output(folder, opened, header, video) as output:
             follow(opened, StillAverage(frames), confidences, detector, settings, tracks, output, result, stop, limit)
     return result
@@ -278,6 +280,7 @@ def follow(
                 mean = average.add(frame.picture)
                 averaging += time.perf_counter() - start
                 still += mean.still
+                result.cuts += average.most > 1 and averaged > 0 and mean.frames == 1
                 averaged += 1
             frame = batch[-1]
             if source.live:
@@ -329,7 +332,12 @@ def remarks(source: Source, result: Watched, last: float, reached: bool, moves: 
     if source.unreadable:
         first = source.unreadable[0].name
         yield f"frames of {source.name} that cannot be read were left out: {result.unreadable}, the first is {first}"
-    if moves:
+    if moves and 2 * result.cuts > result.frames:
+        yield (
+            f"{result.cuts} of {result.frames} frames show another scene than the frame before, as snapshots and time "
+            "lapses do, and a camera that moves fast: they were not averaged; give frames=1"
+        )
+    elif moves:
         yield (
             f"{1 - result.still:.0%} of the pixels could not be averaged: the camera seems to move, or scenes are cut, "
             "and little noise is taken away; give a camera that stands still"
