@@ -94,6 +94,7 @@ def test_the_command_writes_three_files_and_prints_the_verdict(made):
     assert sorted(file.name for file in folder.iterdir()) == ["night.html", "night.json", "night.md"]
     content = Content.from_json(folder / "night.json")
     assert len(content.verdict) == 3 and all(sentence in printed for sentence in content.verdict)
+    assert "1/6 plain, clean, 4 pictures: " in printed and "2/6 plain, stops 0, 3 pictures: " in printed
     assert content.command.startswith("yolo-wnlb report ") and "enhancers=gamma:2" in content.command
     assert [(row.model, row.name) for row in content.enhancers] == [("plain", "gamma:2"), ("wnlb", "gamma:2")]
     assert [row.model for row in content.cost] == ["plain", "wnlb"] and len(content.blocks) == 3

@@ -17,7 +17,7 @@ from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.bootstrap import paired_bootstrap
 from yolo_wnlb.metrics.confidence import rates
 from yolo_wnlb.metrics.errors import errors
-from yolo_wnlb.report import card
+from yolo_wnlb.report import card, page
 from yolo_wnlb.report import content as c
 from yolo_wnlb.report import measure as module
 from yolo_wnlb.report.content import Estimate
@@ -207,17 +207,20 @@ def test_the_worst_pictures_show_what_the_counts_count(watched):
                 assert (corners >= [x - 1.5, y - 1.5]).all() and (corners <= [x + w + 1.5, y + h + 1.5]).all()
 
 
-def test_the_verdict_has_three_sentences_about_the_better_model(watched):
+def test_the_verdict_has_three_points_about_the_better_model(watched):
     content, _ = watched
     first, second, third = content.verdict
     assert re.match(
-        r"In the dark good is better than poor, by \S+ \(\S+ to \S+\) points over the stops; good has", first
+        r"In the dark good is better than poor, by \S+ \(\S+ to \S+\) points over the stops\. good has", first
     )
-    assert re.search(rf"on the {N} of them that were darkened it is .* half of that is left at -\d", first)
+    assert re.search(
+        rf"On the {N} of them that were darkened it is .* how dark it may get cannot be told, for on so few", first
+    )
     assert re.match(r"No confidence can be recommended for good: with the best one it finds \d of \d\d objects", second)
     assert third.startswith("Most is lost to ")
 
 
+UNTOLD = "In the dark no difference between {0} and {1} can be told: {0} less {1} is"
 GOOD = Estimate(0.4, 0.3, 0.5)
 HALF = c.HalfStop("a", "segm", Estimate(-2.5, -3.0, -2.0), True, False)
 
@@ -231,11 +234,20 @@ def small_content(ap=GOOD, half_stop=HALF, thresholds=(), costs=(0.1, 0, 0, 0, 0
         data=c.Data("d.yaml", "val", "", 2, {"car": 3}, 40.0, 2, "severe", 0),
         kind="segm",
         beta=1.0,
-        scores=[c.Score("a", "segm", {"AP": ap.value}, {}, ap)],
+        scores=[score_of(ap)],
         half_stops=[half_stop],
         thresholds=list(thresholds) or [chosen("all pictures", 200.0, 0.5, [0.45, 0.55])],
         errors=[c.ErrorKind("a", "segm", name, 0, cost) for name, cost in zip(c.ERROR_KINDS, costs)],
     )
+
+
+def score_of(ap):
+    return c.Score("a", "segm", {"AP": ap.value, "AP50": 1.5 * ap.value}, {}, ap)
+
+
+def as_they_are(*aps):
+    """Make the rows of the pictures of the stops, as they are, of models a, b, ..."""
+    return [c.Stop(name, "segm", None, 40.0, ap, 0.5, Estimate(None), Estimate(None)) for name, ap in zip("ab", aps)]
 
 
 def chosen(where, high, confidence, halves, expected=None, objects=40):
@@ -269,14 +281,36 @@ def test_the_verdict_of_a_model_that_finds_nothing():
     assert verdict(small_content(Estimate(0.0, 0.0, 0.0), half, [nothing], [0] * 6)) == [
         "a finds nothing that is right on these 2 pictures: its mask AP is 0, and how dark it may get cannot be told.",
         "No confidence can be recommended for a, for nothing that it finds is right.",
-        "No kind of error stands out, for nothing that a finds is right.",
+        "a finds almost nothing that it should (AP50 is 0.0): train it longer, and check that its classes, the labels "
+        "and these pictures fit together.",
     ]
+
+
+@pytest.mark.parametrize(("ap50", "learnt"), [(-1.0, False), (0.0, False), (0.0099, False), (0.01, True)])
+def test_a_model_that_has_learnt_nothing_is_not_told_to_fit_more_closely(ap50, learnt):
+    content = small_content(Estimate(0.005, 0.0, 0.01), costs=(0, 0.001, 0, 0, 0, 0))
+    content.scores[0].numbers["AP50"] = ap50
+    start = "Most is lost to objects found but not" if learnt else "a finds almost nothing that it should (AP50 is "
+    assert verdict(content)[2].startswith(start)
+
+
+@pytest.mark.parametrize(("low", "told"), [(0.0, False), (0.02, False), (0.021, True), (None, True)])
+def test_so_low_an_ap_that_it_may_be_chance_has_no_stop_at_which_half_of_it_is_left(low, told):
+    content = small_content(
+        Estimate(0.04, 0.01, 0.06), c.HalfStop("a", "segm", Estimate(-5.0, -5.0, -3.0), False, True)
+    )
+    content.stops = as_they_are(Estimate(0.04, low, None if low is None else 0.06))
+    unknown = ", and how dark it may get cannot be told, for on so few pictures it is too uncertain."
+    assert verdict(content)[0].endswith(unknown) is not told
+    assert ("cannot be told" in card.markdown(content)) is not told
+    assert ("<td>cannot be told</td>" in page.render(content)) is not told
+    assert verdict(replace(content, half_stops=[HALF]))[0].endswith("half of it is left at -2.5 stops (-3.0 to -2.0).")
 
 
 def test_the_pictures_as_they_are_do_not_make_a_model_better_in_the_dark():
     content = two_models(Estimate(-0.03, -0.04, -0.02), (None, 0.3, 0.6), (0, 0.25, 0.22), (-3, 0.25, 0.22))
     assert verdict(content)[0].startswith(
-        "In the dark a is better than b, by 3.0 (2.0 to 4.0) points over the stops; a has"
+        "In the dark a is better than b, by 3.0 (2.0 to 4.0) points over the stops. a has"
     )
 
 
@@ -284,11 +318,11 @@ def test_the_pictures_as_they_are_do_not_make_a_model_better_in_the_dark():
     ("difference", "start"),
     [
         (Estimate(0.03, 0.02, 0.04), "In the dark b is better than a, by 3.0 (2.0 to 4.0) points"),
-        (Estimate(0.03, -0.01, 0.07), "In the dark no model is clearly better: b is 3.0 (-1.0 to 7.0) points above a"),
-        (Estimate(0.03), "In the dark no model is clearly better: b is 3.0 points above a"),
+        (Estimate(0.03, -0.01, 0.07), f"{UNTOLD.format('b', 'a')} 3.0 (-1.0 to 7.0) points over the stops. b has"),
+        (Estimate(0.03), f"{UNTOLD.format('b', 'a')} 3.0 points over the stops."),
         (
             Estimate(0.0001, -0.03, -0.01),
-            "In the dark no model is clearly better: b is 0.0 (-3.0 to -1.0) points above a",
+            f"{UNTOLD.format('b', 'a')} 0.0 (-3.0 to -1.0) points over the stops.",
         ),
     ],
 )
@@ -303,14 +337,14 @@ def test_a_model_is_better_only_where_its_lead_lies_above_0(difference, start):
             Estimate(-0.03, -0.05, -0.01),
             Estimate(0.002, -0.004, 0.007),
             "a",
-            "On the pictures as they are a is better than b, by 3.0 (1.0 to 5.0) points; in the dark neither is "
-            "clearly better: b is 0.2 (-0.4 to 0.7) points above a over the stops; a has a mask AP of ",
+            "On the pictures as they are a is better than b, by 3.0 (1.0 to 5.0) points. "
+            f"{UNTOLD.format('b', 'a')} 0.2 (-0.4 to 0.7) points over the stops. a has a mask AP of ",
         ),
         (
             Estimate(-0.03, -0.07, 0.01),
             Estimate(0.002, -0.004, 0.007),
             "b",
-            "In the dark no model is clearly better: b",
+            UNTOLD.format("b", "a"),
         ),
         (Estimate(-0.03, -0.05, -0.01), Estimate(0.03, 0.02, 0.04), "b", "In the dark b is better than a, by 3.0"),
     ],
@@ -326,7 +360,7 @@ def test_a_lead_in_the_dark_that_may_be_chance_does_not_outweigh_one_on_the_pict
 
 def test_a_zero_has_no_sign():
     nothing = two_models(Estimate(0.0, 0.0, 0.0), (0, 0.2, 0.2))
-    assert "no model is clearly better: a is 0.0 (0.0 to 0.0) points above b" in verdict(nothing)[0]
+    assert f"{UNTOLD.format('a', 'b')} 0.0 (0.0 to 0.0) points over the stops." in verdict(nothing)[0]
     nearly = replace(HALF, stop=Estimate(-0.02, -0.04, -0.0))
     assert verdict(small_content(half_stop=nearly))[0].endswith("half of it is left at 0.0 stops (0.0 to 0.0).")
     not_reached = replace(HALF, stop=Estimate(-0.0, -0.0, -0.0), reached=False)
@@ -340,14 +374,14 @@ def test_a_zero_has_no_sign():
 def test_the_verdict_says_on_which_pictures_the_stops_were_measured():
     content = small_content()
     content.data.pictures = 196
-    content.stops = [c.Stop("a", "segm", None, 40.0, Estimate(0.35, 0.2, 0.5), 0.5, Estimate(None), Estimate(None))]
+    content.stops = as_they_are(Estimate(0.35, 0.2, 0.5))
     none = c.HalfStop("a", "segm", Estimate(None), False, False)
     unknown = ", and how dark it may get cannot be told from the 2 of them that were darkened, on which it is 0."
     for ap in (GOOD, Estimate(0.0, 0.0, 0.0)):
-        nowhere = replace(content, half_stops=[none], scores=[c.Score("a", "segm", {"AP": ap.value}, {}, ap)])
+        nowhere = replace(content, half_stops=[none], scores=[score_of(ap)])
         assert verdict(nowhere)[0].endswith(unknown)
     assert verdict(content)[0] == (
-        "a has a mask AP of 40.0 (30.0 to 50.0) on these 196 pictures; on the 2 of them that were darkened it is 35.0 "
+        "a has a mask AP of 40.0 (30.0 to 50.0) on these 196 pictures. On the 2 of them that were darkened it is 35.0 "
         "(20.0 to 50.0) as they are, and half of that is left at -2.5 stops (-3.0 to -2.0)."
     )
 

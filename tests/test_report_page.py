@@ -1,8 +1,12 @@
 """The page of the report: self-contained, everything escaped, its numbers those of report.json, and small enough."""
 
 import base64
+import html
 import itertools
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import cv2
@@ -11,7 +15,7 @@ import pytest
 
 from yolo_wnlb.data.sources import printable
 from yolo_wnlb.imaging.curve import CURVES
-from yolo_wnlb.report import drawing, page
+from yolo_wnlb.report import card, drawing, page, plots
 from yolo_wnlb.report.content import (
     ERROR_KINDS,
     Bin,
@@ -181,7 +185,7 @@ def report_content(folder, models=("plain", "wnlb"), classes=("person", "car"), 
 class Tags(HTMLParser):
     """All tags of a page with their attributes; a tag that was never closed, or closed twice, is an error."""
 
-    OPEN = ("meta", "link", "br", "image", "use", "path")
+    OPEN = ("meta", "link", "br", "image", "use", "path", "wbr")
 
     def __init__(self):
         super().__init__()
@@ -339,7 +343,7 @@ def test_names_are_text_whatever_they_hold(tmp_path, evil):
     text.encode()  # a lone surrogate could not be written
     tags = parsed(text)
     plain = parsed(page.render(report_content(tmp_path, pictures=2)))
-    assert {tag for tag, _ in tags.found} == {tag for tag, _ in plain.found}
+    assert {tag for tag, _ in tags.found} - {"wbr"} == {tag for tag, _ in plain.found}
     assert not [key for _, attributes in tags.found for key in attributes if key.startswith("on")]
     assert printable(evil) in "".join(tags.text)
     assert "49" not in text.partition("</h1>")[0]
@@ -406,6 +410,73 @@ def test_a_picture_that_is_gone_is_a_mistake_with_its_name(tmp_path):
 
 def test_the_same_report_is_the_same_page(usual):
     assert page.render(usual[0]) == usual[1]
+
+
+def test_ranges_of_few_pictures_are_in_the_table_and_not_in_the_plots(tmp_path):
+    def labels(content):
+        plot = next(svg for svg in plots.all_plots(content)["slices"] if "AP in hundredths" in svg)
+        return [label for label in ("0 to 8", "8 to 16", "16 to 32", "32 to 64") if f">{label}<" in plot]
+
+    content = report_content(tmp_path, pictures=0)
+    content.data.pictures, remark = 321, "Ranges of fewer than 5 pictures are not plotted."
+    assert labels(content) == ["0 to 8", "8 to 16", "16 to 32", "32 to 64"] and remark not in page.render(content)
+    for row in content.slices:
+        row.pictures = 4 if row.low == 0 else 5
+    text = page.render(content)
+    assert labels(content) == ["8 to 16", "16 to 32", "32 to 64"]
+    assert "0 to 8</th><td>4</td>" in text and remark in text
+
+
+@pytest.mark.parametrize(
+    "part", ["the mean over the classes of which there are objects", "the AP of every range may lie above"]
+)
+def test_the_page_and_the_card_say_why_numbers_of_one_thing_differ(usual, part):
+    content, text = usual
+    shown = " ".join("".join(parsed(text).text).split())
+    assert (
+        "objects found are those to expect on new pictures: measured on the half that the confidence was not" in shown
+    )
+    assert "on the very pictures that it was chosen on; what to expect on new ones stands at a glance" in shown
+    assert "Counts are of the pictures that the confidence was chosen on." in card.markdown(content)
+    assert part in shown and part.replace("the AP", "that") in card.markdown(content)
+
+
+def test_names_break_behind_their_slashes_and_dates_nowhere(tmp_path):
+    content = report_content(tmp_path, models=("a/weights/best",), pictures=0)
+    content.made = "2026-11-29T08:01:35+00:00"
+    text = page.render(content)
+    assert "<bdi>a/<wbr>weights/<wbr>best</bdi>" in text
+    assert f'<span class="date">{content.made}</span>' in text and ".date { white-space: nowrap; }" in text
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="wants a browser")
+@pytest.mark.parametrize(("width", "scrolls"), [(1280, False), (390, True)])
+def test_tables_fit_into_a_wide_window_and_scroll_inside_a_narrow_one(tmp_path, width, scrolls):
+    content = report_content(tmp_path, models=("plain/weights/best", "wnlb/weights/best"), pictures=0)
+    for row in content.slices:
+        row.false_alarms, row.ap = 1234, Estimate(0.258, 0.216, 0.314)
+    (tmp_path / "page.html").write_text(page.render(content).replace("default-src 'none';", ""), encoding="utf-8")
+    measure = (
+        "onload=()=>{const d=document.querySelector('iframe').contentDocument;document.title=JSON.stringify("
+        "[d.documentElement.scrollWidth,[...d.querySelectorAll('#slices .wide')].map(e=>[e.scrollWidth,e.clientWidth]),"
+        "[...d.querySelectorAll('thead')].map(e=>e.clientHeight)])}"
+    )
+    frame = f"<iframe src='page.html' style='width:{width}px;height:900px;border:0'></iframe><script>{measure}</script>"
+    (tmp_path / "frame.html").write_text(frame, encoding="utf-8")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    words += [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000",
+        (tmp_path / "frame.html").as_uri(),
+    ]
+    dom = subprocess.run([CHROMIUM, *words], capture_output=True, text=True, timeout=120, check=True).stdout
+    page_width, tables, heads = json.loads(html.unescape(re.search("<title>(.*?)</title>", dom)[1]))
+    assert page_width <= width and len(tables) == 2
+    assert all((inside > box) is scrolls for inside, box in tables), tables
+    assert not scrolls or max(heads) < 80, heads  # two lines, or one below a name of two
 
 
 # ---- pictures ------------------------------------------------------------------------------------

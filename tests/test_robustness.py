@@ -331,6 +331,15 @@ def test_the_stop_of_half_ap_lies_where_the_oracle_loses_half(home, oracles, tmp
     assert "not down to -7 stops" in str(report)
 
 
+@pytest.mark.parametrize(("day", "days", "vague"), [(0.04, (0.0, 0.08), True), (0.4, (0.3, 0.5), False)])
+def test_so_low_a_score_that_it_may_be_chance_has_no_stop_at_which_half_of_it_is_left(day, days, vague):
+    clean, stop = Cell("clean", "clean", 0, ""), Cell("lowlight", "stops", 0, "0")
+    drawn = np.linspace(*days, 1000)
+    [row] = reports.half_stops(["a"], [0], lambda name, cell: (day, drawn), clean, [stop], 10)
+    assert row["vague"] is vague and not row["reached"]
+    assert reports.stop_text(row).startswith("cannot be told: too uncertain by day" if vague else "not down to")
+
+
 def test_pictures_are_evenly_spaced_in_the_order_of_their_names():
     images = [{"id": i, "file_name": f"{(7 * i) % 10}.png"} for i in range(10)]
     truth = {"images": images, "annotations": [{"image_id": i} for i in range(10)], "categories": []}

@@ -101,7 +101,7 @@ def glance(content: Content) -> list[str]:
                 plain(model.name),
                 *(estimate(scores[kind].ap, 2) if kind in scores else MISSING for kind in kinds),
                 *([gain(versus[0].difference, 2) if versus else ""] if several else []),
-                half_stop(halves[0]) if halves else MISSING,
+                half_stop(halves[0], content) if halves else MISSING,
                 as_confidence(whole[0].confidence or 0.0) if whole else MISSING,
                 number(whole[0].expected.false_alarms, 0) if whole and whole[0].expected else MISSING,
                 number(cost[0].milliseconds) if cost else MISSING,
@@ -155,7 +155,11 @@ def slices(content: Content) -> list[str]:
         ]
         for row in rows
     ]
-    return ["## The real pictures by their brightness", "", *table(head, body)] if rows else []
+    how = (
+        "Counts are of the pictures that the confidence was chosen on. AP is the mean over the classes of which there "
+        "are objects, fewer in a range than in the whole: that of every range may lie above that of the whole."
+    )
+    return ["## The real pictures by their brightness", "", how, "", *table(head, body)] if rows else []
 
 
 def thresholds(content: Content) -> list[str]:

@@ -443,7 +443,7 @@ class Content:
 
     Attributes:
         title: Heading of the page.
-        verdict: Three sentences: how good and how dark; which confidence to set; what goes wrong and what helps.
+        verdict: Three points: how good and how dark; which confidence to set; what goes wrong and what helps.
         models: The first one is what the others are compared with.
         data: The pictures.
         kind: What most rows are of: "segm" where all models and the truth have masks, else "bbox".

@@ -180,7 +180,8 @@ def measure(
                 dark[subject.name, cell] = of_fewer(found, dark_scene, kinds)
             else:
                 dark[subject.name, cell] = found = one_pass(subject, dark_scene, cell, kinds)
-            say(f"{step}/{steps} {subject.name}, {described(cell)}: {robustness_detectors.in_words(found.evaluation)}")
+            score = robustness_detectors.in_words(found.evaluation)
+            say(f"{step}/{steps} {subject.name}, {described(cell)}, {len(found.brightness)} pictures: {score}")
 
     names = [subject.name for subject in subjects]
     brightness = whole[names[0]].brightness

@@ -21,8 +21,8 @@ from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.metrics.average_precision import KINDS
 from yolo_wnlb.report.content import Content, Estimate, HalfStop, Shape, WorstPicture
 from yolo_wnlb.report.drawing import as_path, reduced, shown
-from yolo_wnlb.report.plots import MINUS, all_plots
-from yolo_wnlb.report.verdict import FEW, FOUND, as_confidence, is_enough, rounded
+from yolo_wnlb.report.plots import FEW_PICTURES, MINUS, all_plots
+from yolo_wnlb.report.verdict import FEW, FOUND, as_confidence, is_enough, is_vague, rounded
 from yolo_wnlb.yolo.models import read_picture
 
 MAX_BYTES = 4_900_000  # of the page
@@ -125,10 +125,11 @@ def environment() -> Any:
         "half_stop": half_stop,
         "number": number,
         "as_confidence": as_confidence,
+        "breakable": breakable,
         "counted": counted,
         "of": rows_of,
     }
-    made.globals |= {"missing": MISSING, "few": FEW, "least_found": FOUND}
+    made.globals |= {"missing": MISSING, "few": FEW, "least_found": FOUND, "few_pictures": FEW_PICTURES}
     made.tests["enough"] = is_enough
     return made
 
@@ -138,6 +139,13 @@ def readable(value: Any) -> Any:
     if value is None:
         return MISSING
     return printable(value) if type(value) is str else value
+
+
+def breakable(name: str) -> Any:
+    """Return a name that is broken behind its slashes where it has to be broken."""
+    from markupsafe import Markup, escape
+
+    return Markup("/<wbr>").join(escape(part) for part in printable(name).split("/"))
 
 
 def rows_of(rows: Iterable[Any], model: str, kind: str | None = None) -> list[Any]:
@@ -175,10 +183,12 @@ def gain(value: Estimate | None, digits: int = 1) -> str:
     return f"{text}{' *' if value.clear else ''}".replace("-", MINUS)
 
 
-def half_stop(row: HalfStop) -> str:
+def half_stop(row: HalfStop, content: Content) -> str:
     """Write the stop at which AP is half of that by day."""
     if row.stop.value is None:
         return "finds nothing"
+    if is_vague(content, row):
+        return "cannot be told"
     if not row.reached:
         return f"not down to {rounded(row.stop.value, 0)}".replace("-", MINUS)
     text = rounded(row.stop.value)

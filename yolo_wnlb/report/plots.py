@@ -144,7 +144,8 @@ def chosen_by(word: str, title: str) -> Axis:
 STOPS, BRIGHTNESS = "stops of exposure below daylight", "mean brightness of the picture, of 255"
 ALARMS = "false alarms in 1,000 pictures"
 BY_STOP = Axis(STOPS, lambda row: True, lambda row: "as is" if row.stop is None else f"{row.stop}".replace("-", MINUS))
-BY_BRIGHTNESS = Axis(BRIGHTNESS, lambda row: True, lambda row: f"{row.low:g} to {row.high:g}")
+FEW_PICTURES = 5  # below which a range of brightness has no place in the plots: one picture more would move it far
+BY_BRIGHTNESS = Axis(BRIGHTNESS, lambda row: row.pictures >= FEW_PICTURES, lambda row: f"{row.low:g} to {row.high:g}")
 LINES = (
     Line("stops", "stops", BY_STOP, "AP in hundredths", lambda row: row.ap),
     Line("stops", "stops", BY_STOP, "precision, %", lambda row: row.precision),

@@ -25,7 +25,7 @@ class Files:
         page: The HTML page.
         content: All that it shows, as JSON.
         card: The same as Markdown, with the front matter of the Hub.
-        verdict: Its three sentences.
+        verdict: Its three points.
     """
 
     page: Path

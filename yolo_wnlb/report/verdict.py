@@ -1,4 +1,4 @@
-"""The verdict of a report in three sentences: how good and how dark, which confidence to set, what goes wrong."""
+"""The verdict of a report in three points: how good and how dark, which confidence to set, what goes wrong."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 from yolo_wnlb.imaging.brightness import DAYLIGHT
-from yolo_wnlb.report.content import Content, Estimate, Threshold
+from yolo_wnlb.report.content import Content, Estimate, HalfStop, Threshold
 
 NAMES = {"segm": "mask AP", "bbox": "box AP"}
 MEAN_OVER_STOPS, ALL_PICTURES = "mean over stops", "all pictures"  # where models are compared
+LITTLE = 0.01  # AP50 below which a model has learnt almost nothing
 FEW, FOUND = 30, 10  # objects, and objects found, below which no confidence is recommended
 DARK = -2  # stops, from which on darkened pictures count as dark
 MARGIN = 1.5  # times as high or as low must the confidences in the dark be, for one of their own to be recommended
@@ -36,7 +37,7 @@ ADVICE = {  # kind of error: what it is called in a sentence, and what helps whe
 
 
 def verdict(content: Content) -> list[str]:
-    """Write the three sentences from the numbers of a content, whose own `verdict` is not read.
+    """Write the three points from the numbers of a content, whose own `verdict` is not read.
 
     The second and third are about the model that `best_model` chooses.
     """
@@ -75,11 +76,11 @@ def how_good(content: Content, best: str) -> str:
     what = NAMES[content.kind]
     dark = how_dark(content, best)
     if not score.ap.value:
-        return f"{best} finds nothing that is right on these {content.data.pictures} pictures: its {what} is 0{dark}."
+        return f"{best} finds nothing that is right on these {content.data.pictures} pictures: its {what} is 0{dark}"
     reached = f"{best} has a {what} of {in_points(score.ap)} on these {content.data.pictures} pictures"
     if len(content.models) == 1:
-        return f"{reached}{dark}."
-    return f"{compared(content, best)}; {reached}{dark}."
+        return f"{reached}{dark}"
+    return f"{compared(content, best)} {reached}{dark}"
 
 
 def how_dark(content: Content, best: str) -> str:
@@ -88,16 +89,24 @@ def how_dark(content: Content, best: str) -> str:
     fewer = content.data.pictures_of_stops < content.data.pictures
     which = f"the {content.data.pictures_of_stops} of them that were darkened"
     if row.stop.value is None:  # AP is 0 as they are
-        return ", and how dark it may get cannot be told" + (f" from {which}, on which it is 0" if fewer else "")
+        return ", and how dark it may get cannot be told" + (f" from {which}, on which it is 0." if fewer else ".")
     start, it = ", and", "it"
     if fewer:
         [as_is] = [r for r in content.stops if (r.model, r.kind, r.stop) == (best, content.kind, None)]
-        start, it = f"; on {which} it is {in_points(as_is.ap)} as they are, and", "that"
+        start, it = f". On {which} it is {in_points(as_is.ap)} as they are, and", "that"
+    if is_vague(content, row):
+        return f"{start} how dark it may get cannot be told, for on so few pictures {it} is too uncertain."
     if not row.reached:
-        return f"{start} more than half of {it} is left at {rounded(row.stop.value, 0)} stops, the darkest measured"
+        return f"{start} more than half of {it} is left at {rounded(row.stop.value, 0)} stops, the darkest measured."
     if row.stop.value == 0:
-        return f"{start} the noise alone, at 0 stops, leaves half of {it} or less"
-    return f"{start} half of {it} is left at {in_stops(row.stop, row.open)}"
+        return f"{start} the noise alone, at 0 stops, leaves half of {it} or less."
+    return f"{start} half of {it} is left at {in_stops(row.stop, row.open)}."
+
+
+def is_vague(content: Content, half: HalfStop) -> bool:
+    """Tell whether it means nothing that a model keeps half of its AP: by chance AP may be half of that as they are."""
+    aps = [row.ap for row in content.stops if (row.model, row.kind, row.stop) == (half.model, half.kind, None)]
+    return not half.reached and any(ap.value and ap.low is not None and ap.low <= ap.value / 2 for ap in aps)
 
 
 def compared(content: Content, best: str) -> str:
@@ -110,17 +119,24 @@ def compared(content: Content, best: str) -> str:
         [ahead, behind] = [lead(content, where, best, darkest) for where in (ALL_PICTURES, MEAN_OVER_STOPS)]
         assert ahead and behind  # best_model saw both
         return (
-            f"On the pictures as they are {best} is better than {darkest}, by {in_points(ahead)} points; in the dark "
-            f"neither is clearly better: {darkest} is {in_points(negative(behind))} points above {best} over the stops"
+            f"On the pictures as they are {best} is better than {darkest}, by {in_points(ahead)} points. "
+            f"{no_difference(darkest, best, negative(behind))}"
         )
     first = content.models[0].name
     others = [model.name for model in content.models if model.name != best] if best == first else [first]
     leads = {other: ahead for other in others if (ahead := lead(content, MEAN_OVER_STOPS, best, other))}
     other = min(leads, key=lambda name: leads[name].value or 0.0)
-    points = in_points(leads[other])
     if is_ahead(leads[other]):
-        return f"In the dark {best} is better than {other}, by {points} points over the stops"
-    return f"In the dark no model is clearly better: {best} is {points} points above {other} over the stops"
+        return f"In the dark {best} is better than {other}, by {in_points(leads[other])} points over the stops."
+    return no_difference(best, other, leads[other])
+
+
+def no_difference(one: str, other: str, lead: Estimate) -> str:
+    """Write that neither of two models is better in the dark, as far as the pictures tell."""
+    return (
+        f"In the dark no difference between {one} and {other} can be told: {one} less {other} is {in_points(lead)} "
+        "points over the stops."
+    )
 
 
 def lead(content: Content, where: str, one: str, other: str) -> Estimate | None:
@@ -221,12 +237,15 @@ def far_apart(one: Threshold, other: Threshold) -> bool:
 
 def what_goes_wrong(content: Content, best: str) -> str:
     """Write which kind of error costs most, and what helps against it."""
+    [score] = [row for row in content.scores if (row.model, row.kind) == (best, content.kind)]
+    if score.numbers["AP50"] < LITTLE:
+        return (
+            f"{best} finds almost nothing that it should (AP50 is {100 * max(score.numbers['AP50'], 0):.1f}): train it "
+            "longer, and check that its classes, the labels and these pictures fit together."
+        )
     rows = [row for row in content.errors if row.model == best]
     worst = max(rows, key=lambda row: row.cost, default=None)
     if worst is None or worst.cost <= 0:
-        [score] = [row for row in content.scores if (row.model, row.kind) == (best, content.kind)]
-        if not score.ap.value:
-            return f"No kind of error stands out, for nothing that {best} finds is right."
         return f"No kind of error costs {best} any AP by itself."
     what, remedy = ADVICE[worst.name]
     return f"Most is lost to {what} ({100 * worst.cost:.1f} points of AP50): {remedy}."

@@ -55,7 +55,8 @@ class Report:
             the difference to the first model in the first of them. Attacks and their controls have the mean loss
             before and after.
         stops: A dict for each kind and model: the stop at which the score is half of P, with its interval, "reached",
-            and where both reach it the difference to the first model.
+            "vague" where it is not reached, which means nothing as the interval of P goes down to half of P, and where
+            both reach it the difference to the first model.
         attacks: A dict for each model and attack: score and loss after it and after its control, and whether it bites.
         notes: What the reader has to know.
     """
@@ -250,11 +251,12 @@ def half_stops(
         points = [value(name, cell) for cell in cells]
         day, days = value(name, clean)
         if day <= 0:
-            rows.append({"model": name, "stop": None, "reached": False})
+            rows.append({"model": name, "stop": None, "reached": False, "vague": False})
             continue
         at, reached = crossings(np.array([day]), np.array([[ap for ap, _ in points]]), levels)
         drawn[name], ends = crossings(days, np.stack([aps for _, aps in points], 1), levels)
         row: dict[str, Any] = {"model": name, "stop": float(at[0]), "reached": bool(reached[0])}
+        row["vague"] = not row["reached"] and bool(interval(day, days, units)["low"] <= day / 2)
         found = interval(row["stop"], drawn[name], units)
         row["low"], row["high"] = (float(np.clip(found[end], -max(levels), 0)) for end in ("low", "high"))
         row["open"] = bool((~ends).mean() > 0.025)  # the lower end lies beyond the last stop
@@ -432,6 +434,8 @@ def stop_text(row: Mapping[str, Any]) -> str:
     """Write the stop of half the score by day with its interval."""
     if row["stop"] is None:
         return "nothing by day either"
+    if row["vague"]:
+        return "cannot be told: too uncertain by day, on so few pictures"
     low = f"below {row['low']:.1f}" if row["open"] else f"{row['low']:.1f}"
     if not row["reached"]:
         return f"not down to {row['stop']:.0f} stops"
