@@ -265,9 +265,9 @@ def test_a_flash_of_one_frame_is_never_reported_and_two_objects_keep_their_numbe
     assert all(one.box[0] in (10 + k, 200 - k) for k, objects in enumerate(said) for one in objects)
 
 
-def test_without_the_package_of_the_tracker_its_extra_is_named(monkeypatch):
+def test_without_the_package_of_the_tracker_it_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lap", None)
-    with pytest.raises(ImportError, match=r"pip install 'yolo-wnlb\[watch\]'"):
+    with pytest.raises(ImportError, match="needs lap; install it: pip install lap"):
         Tracks({}, 0.5, 5)
 
 
