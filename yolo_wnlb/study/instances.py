@@ -42,8 +42,9 @@ def check_apart(source: str, tune: str, split: str) -> None:
     Raises: ValueError: a picture of the one split is one of the other.
     """
     data = coco.data_set(source, tune)
+    tuned = sources.pictures_in(data, tune)
     for other, why in ((split, "thresholds chosen there look too good"), ("train", "models know them by heart")):
-        if common := sorted(sources.pictures_in(data, tune) & sources.pictures_in(data, other)):
+        if common := sorted(tuned & sources.pictures_in(data, other)):
             raise ValueError(
                 f"tune: {tune} of {source} has {len(common)} pictures of {other} too (first: {common[0]}), and {why}; "
                 "give each its own"

@@ -28,6 +28,12 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     from yolo_wnlb.yolo import int8, night, pooling, sixteen_bits, tensorrt
     from yolo_wnlb.yolo.weights import has_scene
 
+    bits = bits_of(exporter.args)
+    if bits != 8 and (request := getattr(exporter.args, "lowlight", None)):
+        raise ValueError(
+            f"lowlight={request} darkens the pictures that an export in int8 is calibrated on, and one in {bits} bits "
+            "reads none; leave it out, or give quantize=8 (int8=True in older releases) and data="
+        )
     if has_scene(model):
         from yolo_wnlb.yolo import context
 
@@ -36,12 +42,6 @@ def export(stock: Callable[..., Any], exporter: Any, model: Any = None, *args: A
     exporter.night = night.is_night(model) if asked is None else asked
     exporter.curve = sixteen_bits.recorded(model)
     model = night.to_export(model, asked)
-    bits = bits_of(exporter.args)
-    if bits != 8 and (request := getattr(exporter.args, "lowlight", None)):
-        raise ValueError(
-            f"lowlight={request} darkens the pictures that an export in int8 is calibrated on, and one in {bits} bits "
-            "reads none; leave it out, or give quantize=8 (int8=True in older releases) and data="
-        )
     if exporter.args.format == "engine" and bits == 16:
         for remark in tensorrt.remarks(model, exporter.args.imgsz):
             LOGGER.warning(f"wNLB: {remark}")
