@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from yolo_wnlb.calibrate.calibrate import calibrate, exposure
+from yolo_wnlb.calibrate.report import CAPTION, HEIGHT, SHOWN
 from yolo_wnlb.calibrate.sources import jpeg_quality, read_frames, read_pairs
 from yolo_wnlb.cli import main
 from yolo_wnlb.data.shapes import scene
@@ -20,6 +21,7 @@ from yolo_wnlb.imaging.camera import PRESETS, Shot, settings
 from yolo_wnlb.imaging.capture import capture
 
 ROOT = Path(__file__).resolve().parents[1]
+CHART = 450  # height of the noise curves, in pixels
 STOPS = (0, -1, -2.5, -4)  # of the scenes: how dark they are
 
 
@@ -74,6 +76,10 @@ def test_single_night_pictures_find_the_noise_within_a_third_of_an_octave(tmp_pa
     for name, value in true.items():
         assert abs(np.log2(middle(found, name) / value)) < 0.3, name
     assert any("texture" in remark for remark in found.remarks)
+    drawn = cv2.imread(str(tmp_path / "my.png"))[CHART + CAPTION + 4 :, 4:]  # without days the nights are as they are
+    given = cv2.imread(f"{night}/000.jpg")
+    side = drawn.shape[1] // SHOWN * given.shape[0] // given.shape[1]
+    assert drawn[: side - 20, :250].mean() == pytest.approx(given.mean(), rel=0.1)
 
 
 def test_capped_frames_find_read_noise_banding_and_hot_pixels(tmp_path):
@@ -84,6 +90,7 @@ def test_capped_frames_find_read_noise_banding_and_hot_pixels(tmp_path):
     for name, slack in (("sigma_c", 0.1), ("sigma_row", 0.15), ("sigma_column", 0.2), ("hot_pixels", 0.5)):
         assert middle(found, name) == pytest.approx(true[name], rel=slack), name
     assert "sigma_s" not in found.found and any("sigma_s" in remark for remark in found.remarks)
+    assert cv2.imread(str(tmp_path / "my.png")).shape[0] == CHART
 
 
 def test_the_command_writes_a_file_that_stands_for_a_preset_and_a_picture(tmp_path, capsys, monkeypatch):
@@ -94,7 +101,7 @@ def test_the_command_writes_a_file_that_stands_for_a_preset_and_a_picture(tmp_pa
     assert main(["calibrate", "still=still", "day=day", "out=my.yaml"]) == 0
     said = capsys.readouterr().out
     assert "3 pairs of still scenes" in said and "lowlight=my.yaml" in said and "| brightness |" in said
-    assert cv2.imread("my.png").shape[0] > 700
+    assert cv2.imread("my.png").shape[0] == CHART + 2 * (HEIGHT + CAPTION)  # days that were darkened, above nights
     camera = settings("my.yaml")
     assert camera.ev[0] == pytest.approx(-3, abs=0.6) and camera.ev[1] == pytest.approx(-3, abs=0.6)
     assert camera.sigma_s[0] < 0.05 < camera.sigma_s[1] * 1.1 and camera.bayer == "random"
@@ -357,6 +364,10 @@ def test_without_shot_noise_the_presets_are_compared_all_the_same(tmp_path):
     assert found.fit.noise.sigma_s == 0 and set(found.noise) == set(found.brightness) == {"fit", *PRESETS}
     table = [line for line in str(found).splitlines() if line.startswith(("| octaves", "| noise", "| brightness"))]
     assert [line.count("|") for line in table] == [len(PRESETS) + 3] * 3
+    said = [line for line in str(found).splitlines() if line.startswith(("noise: ", "brightness: "))]
+    nearest = min(PRESETS, key=found.noise.__getitem__)
+    assert f"factor of {2 ** found.noise['fit']:.2f} " in said[0] and f"that of {nearest}, the nearest" in said[0]
+    assert len(said) == 2 and f"by {2 ** min(found.brightness[name] for name in PRESETS):.2f} " in said[1]
     del found.noise["mild"]
     line = next(line for line in str(found).splitlines() if line.startswith("| noise"))
     assert line.count("|") == len(PRESETS) + 3 and line.endswith(" - |")

@@ -135,7 +135,7 @@ def calibrate(
     bright = [cropped(frame.picture) for frame in day_frames]
     dimness = brightness_distances(bright, real_night, camera) if bright and real_night else {}
     result = Calibration(camera, found, last, distances, dimness, remarks, out, out.with_suffix(".png"))
-    write(result, bright or [cropped(picture) for picture in real_night], real_night if bright else [])
+    write(result, bright, [cropped(picture) for picture in real_night])
     return result
 
 

@@ -18,7 +18,7 @@ from yolo_wnlb.imaging.capture import capture
 from yolo_wnlb.imaging.chance import picture_rng
 
 SHOWN = 3  # day pictures and night pictures below the curves
-HEIGHT = 260  # pixels of each of them
+HEIGHT, CAPTION = 260, 24  # pixels of each of them, and of the line above them
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Calibration:
     def __str__(self) -> str:
         lines = ["| setting | span | standard error | from |", "|---|---|---|---|"]
         for name, one in self.found.items():
-            span = "-".join(f"{value:.4g}" for value in dict.fromkeys(one.span))
+            span = " to ".join(f"{value:.4g}" for value in dict.fromkeys(one.span))
             lines.append(f"| {name} | {span} | {'-' if one.error is None else f'{one.error:.2g}'} | {one.source} |")
         columns = list(dict.fromkeys([*self.noise, *self.brightness]))
         lines += ["", f"| octaves from the pictures | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
@@ -66,7 +66,8 @@ class Calibration:
             if distances:
                 values = [distances.get(column, math.nan) for column in columns]
                 lines.append(f"| {name} | {' | '.join(map(shown, values))} |")
-        lines += ["", *(f"note: {remark}" for remark in self.remarks)]
+        said = [in_words(name, found) for name, found in (("noise", self.noise), ("brightness", self.brightness))]
+        lines += ["", *filter(None, said), *(f"note: {remark}" for remark in self.remarks)]
         use = shlex.quote(f"lowlight={self.file}")
         return "\n".join([*lines, f"wrote {self.file} and {self.picture}; use it as {use}"])
 
@@ -89,6 +90,18 @@ def shown(octaves: float) -> str:
     return "-" if math.isnan(octaves) else f"{octaves:.2f}"
 
 
+def in_words(name: str, distances: dict[str, float]) -> str:
+    """Say what the distances mean as factors: that of the fit, and of the nearest preset; "" without a distance."""
+    known = {column: octaves for column, octaves in distances.items() if not math.isnan(octaves)}
+    if "fit" not in known or len(known) < 2:
+        return ""
+    nearest = min((column for column in known if column != "fit"), key=known.__getitem__)
+    return (
+        f"{name}: that of the fit differs from that of the pictures by a factor of {2 ** known['fit']:.2f} in the "
+        f"mean, that of {nearest}, the nearest preset, by {2 ** known[nearest]:.2f} (1 is equal)"
+    )
+
+
 def plain(distances: dict[str, float]) -> dict[str, float | None]:
     """Round distances for a file; None for one that could not be measured."""
     return {name: None if math.isnan(value) else round(value, 3) for name, value in distances.items()}
@@ -101,7 +114,10 @@ def middle_noise(preset: str) -> Noise:
 
 
 def draw(calibration: Calibration, day: list[np.ndarray], night: list[np.ndarray]) -> np.ndarray:
-    """Draw noise against brightness of the pictures, the presets and the fit; below, darkened day beside real night."""
+    """Draw noise against brightness of the pictures, the presets and the fit; below, darkened day above real night.
+
+    Without day pictures there is no darkened one, without night pictures no real one.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -129,21 +145,19 @@ def draw(calibration: Calibration, day: list[np.ndarray], night: list[np.ndarray
         capture(picture, calibration.camera.draw(picture_rng(0, str(i))))
         for i, picture in enumerate(evenly(day, SHOWN))
     ]
-    rows = [
-        row for row in (strip(dark, chart.shape[1]), strip(evenly(night, SHOWN), chart.shape[1])) if row is not None
-    ]
-    return np.vstack([chart, *rows])
+    strips = {"day pictures, darkened by this camera": dark, "night pictures, as they are": evenly(night, SHOWN)}
+    return np.vstack([chart, *(strip(name, row, chart.shape[1]) for name, row in strips.items() if row)])
 
 
-def strip(pictures: list[np.ndarray], width: int) -> np.ndarray | None:
-    """Put up to SHOWN pictures beside each other in a strip of this width; None if there are none."""
-    if not pictures:
-        return None
+def strip(caption: str, pictures: list[np.ndarray], width: int) -> np.ndarray:
+    """Put up to SHOWN pictures beside each other in a strip of this width, below a caption."""
     side = width // SHOWN
     cells = np.full((HEIGHT, width, 3), 255, np.uint8)
+    head = np.full((CAPTION, width, 3), 255, np.uint8)
+    cv2.putText(head, caption, (4, CAPTION - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     for i, picture in enumerate(pictures):
         coloured = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if picture.ndim == 2 else picture
         scale = min((side - 8) / coloured.shape[1], (HEIGHT - 8) / coloured.shape[0])
         small = cv2.resize(coloured, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         cells[4 : 4 + small.shape[0], i * side + 4 : i * side + 4 + small.shape[1]] = small
-    return cells
+    return np.vstack([head, cells])
