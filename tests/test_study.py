@@ -23,7 +23,7 @@ from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
-from yolo_wnlb.study.check import check_models
+from yolo_wnlb.study.check import check_models, warn_of_warmup
 from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, prepare, run_all, unfinished
 from yolo_wnlb.study.plan import groups_of, read_study
 from yolo_wnlb.study.run import run as run_here
@@ -963,3 +963,16 @@ def test_mask_rcnn_and_solov2_stand_in_it_by_the_same_keys(folder, monkeypatch, 
     assert [row["detector"] for row in found] == ["maskrcnn", "solov2_light", "solov2_light"]
     assert all(len(row["w"][0]) == 2 and 0 not in row["w"][0] for row in found[:2])
     assert all(row["ms"] > 0 and row["GFLOPs"] > 0 for row in found)
+
+
+def test_a_warm_up_that_spoils_the_weights_a_row_starts_from_is_a_warning_for_stock_rows_too(tmp_path, log):
+    budget = {**BUDGET, "optimizer": "AdamW", "lr0": 1e-4, "warmup_epochs": 3}
+    rows = {
+        "from weights": {"model": "yolov8n-seg.yaml", "start": "clean"},
+        "from weights, gently": {"model": "yolov8n-seg.yaml", "start": "clean", "options": {"warmup_bias_lr": 0.0}},
+        "clean": {"model": "yolov8n-seg.yaml"},
+    }
+    study = {"data": "shapes/data.yaml", "train": {"yolo": budget}, "seeds": [0, 1], "rows": rows, "baseline": None}
+    warn_of_warmup(runs_of(read_study(study), tmp_path))
+    [said] = [line for line in log if "warmup_bias_lr" in line]
+    assert said.startswith("WARNING from weights: with AdamW, warmup_bias_lr=0.1") and "warmup_bias_lr: 0 in" in said

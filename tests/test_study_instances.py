@@ -166,10 +166,12 @@ def test_the_data_yaml_of_a_run_names_both_lists(home, tmp_path):
     assert "unlabelled" not in yaml.safe_load(labels.as_data(home / "nuclei/data.yaml", 8, 0, tmp_path).read_text())
 
 
-def test_the_script_of_grey_nuclei_takes_the_dark_grey_pictures_and_keeps_what_was_judged_apart(tmp_path, monkeypatch):
-    script = {**runpy.run_path(str(Path(__file__).parents[1] / "scripts/grey_nuclei.py"))}
-    main = script["main"]
-    main.__globals__["TUNE"] = 2
+GREY_NUCLEI = Path(__file__).parents[1] / "scripts/grey_nuclei.py"
+
+
+def test_the_script_of_grey_nuclei_takes_the_dark_grey_pictures_and_keeps_their_annotations(tmp_path, monkeypatch):
+    main = runpy.run_path(str(GREY_NUCLEI))["main"]
+    main.__globals__.update(TEST=3, TUNE=2)
     source, out = nuclei(tmp_path / "all"), tmp_path / "my grey"
     cv2.imwrite(str(tmp_path / "all/images/train/train_3.png"), np.full((64, 64, 3), (9, 9, 90), np.uint8))
     cv2.imwrite(str(tmp_path / "all/images/train/train_4.png"), np.full((64, 64, 3), 200, np.uint8))
@@ -185,18 +187,50 @@ def test_the_script_of_grey_nuclei_takes_the_dark_grey_pictures_and_keeps_what_w
     main(str(source), out)
     found = {split: {file.name for file in (out / "images" / split).iterdir()} for split in ("train", "val", "test")}
     assert {split: len(names) for split, names in found.items()} == {"train": 4, "val": 2, "test": 3}
-    assert found["train"] | found["val"] == {f"train_{n}.png" for n in (0, 1, 2, 5, 6, 7)}
+    assert set.union(*found.values()) == {
+        *(f"train_{n}.png" for n in (0, 1, 2, 5, 6, 7)),
+        *(f"val_{n}.png" for n in range(3)),
+    }
+
+    def areas(truth):
+        names = {image["id"]: Path(image["file_name"]).name for image in truth["images"]}
+        return sorted((names[a["image_id"]], a["area"]) for a in truth["annotations"])
+
+    before = areas(coco.ground_truth(source, "train")) + areas(coco.ground_truth(source, "val"))
     for split, names in found.items():
-        truth, old = coco.ground_truth(out / "data.yaml", split), "val" if split == "test" else "train"
-        before = coco.ground_truth(source, old)
-        ids = {image["id"] for image in before["images"] if Path(image["file_name"]).name in names}
-        kept = [annotation for annotation in before["annotations"] if annotation["image_id"] in ids]
-        assert len(truth["images"]) == len(names) and len(truth["annotations"]) == len(kept)
+        truth = coco.ground_truth(out / "data.yaml", split)
+        assert {Path(image["file_name"]).name for image in truth["images"]} == names
+        assert areas(truth) == sorted(row for row in before if row[0] in names)
+        assert all(image["group"] == Path(image["file_name"]).stem for image in truth["images"])
     with pytest.raises(SystemExit, match="my grey is there already; delete it"):
         main(str(source), out)
-    with pytest.raises(SystemExit, match="6 grey, dark pictures in train and 3 in val; wanted more than 9"):
-        main.__globals__["TUNE"] = 9
+    with pytest.raises(SystemExit, match="9 grey, dark pictures in train and val; wanted more than 9"):
+        main.__globals__["TUNE"] = 6
         main(str(source), tmp_path / "other")
+
+
+def test_parts_of_one_photograph_are_one_group_and_stay_in_one_split(tmp_path):
+    script = runpy.run_path(str(GREY_NUCLEI))
+    rng = np.random.default_rng(0)
+    files = {}
+    for number in range(8):  # strips that go on to the right or downwards, cut into four
+        strip = np.repeat(rng.integers(40, 200, (64, 1), dtype=np.uint8), 256, 1)
+        for part in range(4):
+            picture = strip[:, 64 * part : 64 * (part + 1)]
+            file = tmp_path / f"{37 * (4 * number + part) % 256:03}.png"
+            cv2.imwrite(str(file), picture.T if number % 2 else picture)
+            files[file] = number
+    found = script["photographs"]([*files])
+    assert {frozenset(f for f in files if files[f] == n) for n in range(8)} == {
+        frozenset(f for f in files if found[f] == name) for name in {*found.values()}
+    }
+    script["parted"].__globals__.update(TEST=6, TUNE=3)
+    splits = script["parted"](found)
+    assert {split: len(chosen) for split, chosen in splits.items()} == {"train": 20, "val": 4, "test": 8}
+    assert not any(
+        {found[f] for f in splits[a]} & {found[f] for f in splits[b]}
+        for a, b in (("train", "val"), ("train", "test"), ("val", "test"))
+    )
 
 
 def test_pictures_that_a_data_set_has_without_labels_stay_there(home, tmp_path):

@@ -283,7 +283,8 @@ def build(
         return model
     if not start:
         raise ValueError("sequential: a denoiser has to stand in front; give start: a network trained with alpha: 1")
-    front = rebuild(start)
+    with torch.random.fork_rng(devices=[]):  # what is trained begins as it would without a network in front
+        front = rebuild(start)
     if front.recipe["channels"] != channels:
         raise ValueError(
             f"{start} takes pictures of {front.recipe['channels']} channels, and this network of {channels}; give both "

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from yolo_wnlb.data.validation import first
 from yolo_wnlb.study.models import load_model, model_yaml, split_arguments, task_of
 from yolo_wnlb.study.plan import CLASSIFIER, FUSION, NAMED, OUT, SPEC, UNET, YOLO, naming
 from yolo_wnlb.study.runs import Run, weights_path
@@ -79,6 +80,24 @@ def check_models(runs: Sequence[Run], device: str | None) -> None:
                 f"{first.name} would be evaluated at {a} and {second.name} at {b}, which makes no table: give one size "
                 f"for all in train: {detector}"
             )
+    warn_of_warmup(runs)
+
+
+def warn_of_warmup(runs: Sequence[Run]) -> None:
+    """Warn of YOLO rows whose warm-up spoils the weights they start from, as Ultralytics' own does with an Adam."""
+    from ultralytics.cfg import get_cfg
+    from ultralytics.utils import LOGGER
+
+    from yolo_wnlb.yolo.patches.training import shaken_warmup
+
+    rows: dict[str, list[str]] = {}  # what is said: the rows it is said of
+    for run in {
+        run.row: run for run in runs if run.spec["detector"] == YOLO and run.spec.keys() >= {"train", "start"}
+    }.values():
+        if said := shaken_warmup(get_cfg(overrides={**arguments_of(run)})):
+            rows.setdefault(said, []).append(run.row)
+    for said, names in rows.items():
+        LOGGER.warning(f"{first(names)}: {said}; give warmup_bias_lr: 0 in train: yolo:")
 
 
 def check_out(out: Path) -> None:

@@ -147,12 +147,19 @@ def check_warmup(trainer: Any) -> None:
     ours = any(getattr(args, name, None) for name in ARGUMENTS) or has_blocks(model) or has_scene(model)
     named = isinstance(args.pretrained, (str, os.PathLike)) or str(args.model).endswith(".pt")
     trained = named or model in LOADED  # YOLO(YAML).load(FILE) names no file
-    adaptive = str(args.optimizer).lower() not in ("sgd", "musgd")
-    if ours and trained and adaptive and args.warmup_epochs > 0 and args.warmup_bias_lr > 10 * args.lr0:
-        LOGGER.warning(
-            f"wNLB: with {args.optimizer}, warmup_bias_lr={args.warmup_bias_lr:g} at first moves each bias by about as "
-            "much a step, which spoils pretrained weights; give warmup_bias_lr=0, as optimizer=auto does"
-        )
+    if ours and trained and (said := shaken_warmup(args)):
+        LOGGER.warning(f"wNLB: {said}; give warmup_bias_lr=0, as optimizer=auto does")
+
+
+def shaken_warmup(args: Any) -> str:
+    """Say what the warm-up of these arguments of a training does to trained weights; "" where it does no harm."""
+    adaptive = str(args.optimizer).lower() not in ("auto", "sgd", "musgd")
+    if not adaptive or args.warmup_epochs <= 0 or args.warmup_bias_lr <= 10 * args.lr0:
+        return ""
+    return (
+        f"with {args.optimizer}, warmup_bias_lr={args.warmup_bias_lr:g} at first moves each bias by about as much a "
+        "step, which spoils pretrained weights"
+    )
 
 
 def check_resume(stock: Callable[..., Any], trainer: Any, overrides: dict[str, Any]) -> None:
