@@ -481,8 +481,11 @@ def test_the_psnr_is_said_where_the_clean_pictures_are_known(noisy, run, tmp_pat
     assert f"PSNR against {clean}: {before:.2f} dB before, {after:.2f} dB after (mean over 4 pictures)" in str(report)
     again = enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=clean)
     assert f"{after:.2f} dB after" in str(again), "nothing to do, and still reported"
-    same = enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=file)
+    copied = shutil.copytree(file.parent, tmp_path / "copy")
+    same = enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=copied / file.name)
     assert "no PSNR: some pictures of" in str(same)
+    with pytest.raises(ValueError, match=r"clean=.* is the data set that is enhanced; wanted the one without noise"):
+        enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=file)
     with pytest.raises(FileNotFoundError, match=r"clean=.* has no picture for 4 of 4 \(first: images/val/0.png\)"):
         enhance_dataset(file, "gamma", tmp_path / "other", split="val", clean=clean.parent / "more")
 
@@ -584,6 +587,10 @@ def test_a_grey_model_restores_grey():
         ({"pixel": 2}, {}, r"no option 'pixel' \(did you mean 'pixels'"),
         ({"target": "bright", "pixels": 2}, {}, "target bright has no option 'pixels', which is one of n2v"),
         ({"target": "N2V"}, {}, r"no target 'N2V' \(did you mean 'n2v'\?\)"),
+        ({"target": "noise2void"}, {}, r"no target 'noise2void' \(did you mean 'n2v'\?\)"),
+        ({"target": "n2v,alpha=0.3"}, {}, r"options are written \{'target': 'n2v', 'alpha': 0.3\}"),
+        ({"alpha": 30}, {}, r"alpha is 30; wanted a number above 0, at most 1; did you mean 0.3\?"),
+        ({"crop": 100}, {}, "crop is 100; wanted the side in pixels, a multiple of 32, such as 96"),
         ({}, {"task": "classify"}, "denoise= trains detectors and segmenters; 'classify' is another task"),
         ({}, {"mode": "val"}, "denoise= is for yolo train; val has no use for it"),
         ({}, {"compile": True}, "denoise= and compile=True do not go together"),
@@ -595,6 +602,13 @@ def test_mistakes_are_answered_before_anything_is_built(request_, more, message)
     cfg = {"mode": "train", "task": "detect", "denoise": asked, **more}
     with pytest.raises(ValueError, match=message):
         denoise.check_request(cfg)
+
+
+def test_a_target_that_is_left_out_is_said_to_be_the_one_that_wants_lowlight():
+    with pytest.raises(ValueError, match="features is the target where none is given, and 'target': 'n2v' needs no"):
+        denoise.check_request({"mode": "train", "task": "detect", "denoise": {"alpha": 0.3}})
+    with pytest.raises(ValueError, match=r"lowlight=severe$"):
+        denoise.check_request({"mode": "train", "task": "detect", "denoise": "features"})
 
 
 def test_it_wants_no_lowlight():

@@ -255,6 +255,8 @@ def test_pictures_that_a_data_set_has_without_labels_stay_there(home, tmp_path):
         (["images/nowhere"], "unlabelled", FileNotFoundError, r"there is no .*nowhere, which 'unlabelled' names"),
         (["images/test"], "unlabelled", ValueError, "1 of the pictures that 'unlabelled' names are in 'test'"),
         (["rest"], "unlabeled", ValueError, "has 'unlabeled:'; the pictures without labels are named by 'unlabelled:'"),
+        (["rest"], "unlabled", ValueError, "has 'unlabled:'; the pictures without labels are named by 'unlabelled:'"),
+        (["rest"], "Un-Labelled_images", ValueError, "has 'Un-Labelled_images:'; the pictures without"),
     ):
         with pytest.raises(kind, match=message):
             labels.unlabelled(named(*places, key=key))
@@ -498,6 +500,7 @@ def test_a_model_or_a_truth_of_boxes_has_no_instances(home, source, monkeypatch,
         (study(data="nuclei.json"), "tune: wants data: to be a data YAML, and a JSON names the pictures of one split"),
         (study(measure="INSTANCES"), r"measure: is 'INSTANCES' \(did you mean 'instances'\?\)"),
         (with_row(detector="UNET"), r"row 'more': no detector UNET \(did you mean 'unet'\?\)"),
+        (with_row(detector="DenoiSeg"), r"row 'more': no detector DenoiSeg \(did you mean 'unet'\?\)"),
         (study(measure="instance"), r"measure: is 'instance' \(did you mean 'instances'\?\)"),
         (
             study(measure="coco", tune=None),
@@ -594,7 +597,7 @@ def test_a_study_that_cannot_be_is_refused_when_it_is_read(content, message):
         ),
         (
             with_row(model="yolov8n-seg.yaml", options={"denoise": {"target": "n2v", "crop": 128}}),
-            "more, seed 0: denoise=n2v: 8 of 8 pictures cannot be read or are smaller than a crop of 128 x 128 pixels",
+            "more, seed 0: denoise=n2v: 8 of 8 pictures cannot be read or are smaller than a crop of 128 .*'crop': 64",
         ),
         (
             with_row(model="yolov8n-seg.yaml", options={"denoise": {"target": "n2v", "pixels": 0.05}}),

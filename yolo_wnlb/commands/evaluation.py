@@ -20,7 +20,8 @@ from yolo_wnlb.terminal.arguments import Option, flag, number, one_of, path, tex
     example="yolo-wnlb evaluate best.pt data=dark/data.yaml",
     about="Detectors get COCO's numbers for masks and boxes, or with measure=instances AP@0.5 = TP/(TP+FP+FN) and SEG; "
     "a U-Net gets the latter, a classifier its accuracy. Writes evaluation.json, per_class.csv, plot.png and "
-    "predictions.jsonl; for instances per_picture.csv in place of table and plot; for a classifier the first two.",
+    "predictions.jsonl; for instances per_picture.csv in place of table and plot, and of a U-Net no predictions; for a "
+    "classifier the first two.",
     options=[
         Option(
             "data",

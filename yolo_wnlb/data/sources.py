@@ -9,6 +9,7 @@ Nothing here opens a picture. The twin has the layout below the root of its sour
 
 from __future__ import annotations
 
+import difflib
 import functools
 import glob
 import json
@@ -399,6 +400,12 @@ def list_images(place: Path, formats: set[str]) -> list[str]:
     return without_raw_twins(name for name in names if name.rpartition(".")[2].lower() in formats)[0]
 
 
+def is_meant(name: Any) -> bool:
+    """Tell whether a key of a data YAML is a misspelt `unlabelled`, such as `unlabeled_images` or `un_labelled`."""
+    letters = "".join(filter(str.isalpha, str(name).casefold())).removesuffix("images")
+    return letters.startswith("un") and bool(difflib.get_close_matches(letters, [UNLABELLED], cutoff=0.75))
+
+
 def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
     """Return the pictures that `unlabelled:` of a data YAML names, each once; none without that entry.
 
@@ -411,19 +418,25 @@ def unlabelled_pictures(data: dict[str, Any]) -> list[Path]:
     from ultralytics.data.utils import IMG_FORMATS
 
     source = data.get("yaml_file", "the data YAML")
-    if misspelt := [name for name in ("unlabeled", "unlabelled_images", "unlabeled_images") if name in data]:
+    if misspelt := [name for name in data if name != UNLABELLED and is_meant(name)]:
         raise ValueError(f"{source} has '{misspelt[0]}:'; the pictures without labels are named by '{UNLABELLED}:'")
     pictures: list[Path] = []
     for place in unlabelled_places(data):
         if not place.exists():
-            raise FileNotFoundError(f"{source}: there is no {place}, which '{UNLABELLED}' names")
+            raise FileNotFoundError(
+                f"{source}: there is no {place}, which '{UNLABELLED}' names; wanted a folder of pictures or a list, a "
+                ".txt file; relative ones count from 'path:'"
+            )
         if place.is_file() and place.suffix[1:].lower() in IMG_FORMATS:
             raise ValueError(
                 f"{source}: '{UNLABELLED}' names the picture {place}; wanted a folder, or a list, a .txt file"
             )
         found = [Path(file).resolve() for file in list_images(place, IMG_FORMATS)]
         if not found:
-            raise FileNotFoundError(f"{source}: {place}, which '{UNLABELLED}' names, holds no pictures")
+            raise FileNotFoundError(
+                f"{source}: {place}, which '{UNLABELLED}' names, holds no pictures; wanted files that end in "
+                f"{', '.join(sorted(IMG_FORMATS))}"
+            )
         if missing := next((file for file in found if not file.is_file()), None):
             raise FileNotFoundError(f"{source}: there is no {missing}, which {place} of '{UNLABELLED}' names")
         pictures += found

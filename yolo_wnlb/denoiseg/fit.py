@@ -263,7 +263,7 @@ def read_patches(model: DenoiSeg, pictures: Sequence[Labelled], settings: Mappin
         if min(height, width) < settings["crop"]:
             raise ValueError(
                 f"{file} has {height} x {width} pixels, less than a crop of {settings['crop']} x {settings['crop']}; "
-                "leave it out, or give a smaller crop:"
+                "leave it out, or give a smaller crop"
             )
         coloured += channels == 1 and bool((picture != picture[..., :1]).any())
         codes = as_codes(picture, channels)
@@ -464,7 +464,7 @@ def check_settings(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> No
     if recipe["sequential"] and noise != recipe["front"]["noise"]:
         raise ValueError(
             f"noise is {noise:g}, and the network in front, {recipe['start']}, learnt to remove "
-            f"{recipe['front']['noise']:g}; give both the same noise:"
+            f"{recipe['front']['noise']:g}; give both the same noise"
         )
     if not is_number(settings["lr"]) or settings["lr"] <= 0:
         raise ValueError(f"lr is {settings['lr']!r}; wanted a number above 0")
@@ -474,7 +474,10 @@ def check_settings(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> No
         raise ValueError(f"mixed is {settings['mixed']!r}; wanted true or false")
     crop, multiple = settings["crop"], 2 ** recipe["depth"]
     if crop % multiple:
-        raise ValueError(f"crop is {crop}; wanted a multiple of {multiple}, as depth is {recipe['depth']}")
+        near = max(crop // multiple, 1) * multiple
+        raise ValueError(
+            f"crop is {crop}; wanted a multiple of {multiple}, such as {near}, as depth is {recipe['depth']}"
+        )
     if crop > settings["patch"]:
         raise ValueError(f"crop is {crop}, and crops are cut from patches of {settings['patch']}; give a smaller one")
     if crop < box_side(settings["share"]):

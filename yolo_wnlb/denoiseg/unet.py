@@ -288,7 +288,7 @@ def build(
     if front.recipe["channels"] != channels:
         raise ValueError(
             f"{start} takes pictures of {front.recipe['channels']} channels, and this network of {channels}; give both "
-            "the same channels:"
+            "the same channels"
         )
     if not front.recipe["alpha"]:
         raise ValueError(

@@ -230,13 +230,14 @@ def check_unet_data(run: Run, truth: coco.Truth) -> None:
     source = run.spec["train_data"]
     if len(names) != 1:
         raise ValueError(
-            f"{source} has {len(names)} classes ({coco.first(names)}), and unet tells objects of one apart"
+            f"{source} has {len(names)} classes ({coco.first(names)}), and unet tells objects of one apart; give data "
+            "with one, or take a detector for several, such as yolo"
         )
     crop = arguments_of(run).get("crop", inspect.signature(fit).parameters["crop"].default)
     if small := [image for image in truth["images"] if min(image["width"], image["height"]) < crop]:
         raise ValueError(
             f"{small[0]['file_name']} of {source} has {small[0]['width']} x {small[0]['height']} pixels, less than a "
-            f"crop of {crop} x {crop} ({len(small)} pictures have); leave them out, or give a smaller crop:"
+            f"crop of {crop} x {crop} ({len(small)} pictures have); leave them out, or give a smaller crop"
         )
 
 
@@ -252,7 +253,7 @@ def check_crops(run: Run, tuning: coco.Truth) -> None:
     if small:
         raise ValueError(
             f"{small[0]} cannot be read or is smaller than a crop of {crop} x {crop} ({len(small)} pictures of tune: "
-            "and unlabelled:); leave them out, or give a smaller crop:"
+            "and unlabelled:); leave them out, or give a smaller crop"
         )
 
 

@@ -96,6 +96,7 @@ UNET, CLASSIFIER, FUSION = "unet", "classifier", "fusion"
 OF_COCO = ("yolo", "maskrcnn", "maskrcnn_v2", "solov2", "solov2_light")  # detectors that give COCO results
 MEASURED = {"coco": OF_COCO, "instances": (UNET, *OF_COCO), "accuracy": (CLASSIFIER, FUSION)}
 DETECTORS = (*OF_COCO, UNET, CLASSIFIER, FUSION)
+ALSO_CALLED = {"denoiseg": UNET, "resnet": CLASSIFIER}
 STAGES = ("P2", "P3", "P4", "P5")
 YOLO = "yolo"
 NAMED = dict.fromkeys(MEASURED["accuracy"], ("resnet18", "resnet50", "wide_resnet50_2"))  # weights by name, beside coco
@@ -173,8 +174,7 @@ def read_study(study: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         check_sources(f"{file}, row '{name}'", name, rows)
     for detector, arguments in content["train"].items():
         if detector not in DETECTORS:
-            meant = suggestion(detector, DETECTORS)
-            raise ValueError(f"{file}, train: no detector {detector}{meant}; choose from {', '.join(DETECTORS)}")
+            raise ValueError(f"{file}, train: {no_detector(detector)}")
         check_arguments(f"{file}, train: {detector}", arguments, GIVEN)
     check_measure(file, content["measure"], rows, content)
     check_tune(file, content)
@@ -318,8 +318,13 @@ def check_types(place: str, row: Mapping[str, Any]) -> None:
             f"{place}: block: is {row['block']}; wanted options of WNLB, {{name: value}}, or a list of them"
         )
     if row["detector"] not in DETECTORS:
-        meant = suggestion(row["detector"], DETECTORS)
-        raise ValueError(f"{place}: no detector {row['detector']}{meant}; choose from {', '.join(DETECTORS)}")
+        raise ValueError(f"{place}: {no_detector(row['detector'])}")
+
+
+def no_detector(name: Any) -> str:
+    """Write that there is no such detector, which one was probably meant, and which there are."""
+    meant = suggestion(ALSO_CALLED.get(str(name).casefold(), name), DETECTORS)
+    return f"no detector {name}{meant}; choose from {', '.join(DETECTORS)}"
 
 
 def check_sources(place: str, name: str, rows: Mapping[str, Any]) -> None:

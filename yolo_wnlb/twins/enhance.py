@@ -118,9 +118,13 @@ def clean_pictures(clean: str | Path, data: DataSet) -> dict[str, Path]:
     """Find the clean picture of each picture of a data set: the one of the same path below its root, whatever suffix.
 
     Returns: {path of the enhanced picture below the output: the clean one}.
-    Raises: FileNotFoundError: some have none.
+    Raises: FileNotFoundError: some have none. ValueError: they are those that are enhanced.
     """
     known = read_sources(clean)
+    if known.root.resolve() == data.root.resolve():
+        raise ValueError(
+            f"clean={clean} is the data set that is enhanced; wanted the one without noise, of the same names"
+        )
     files = {picture.image: known.root / picture.key for picture in known.pictures(".png", None)}
     wanted = data.pictures(".png", None)
     if missing := [str(picture) for picture in wanted if picture.image not in files]:

@@ -68,6 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of each target, with the values that t
     noise2void.TARGET: noise2void.DEFAULTS,
 }
 TARGETS = tuple(OPTIONS)
+ALSO_CALLED = {"noise2void": "n2v", "denoiseg": "n2v", "noise2noise": "n2n", "distillation": "features"}
 NO_TEACHER = "denoise=features learns from what a trained model sees in the light, and no checkpoint is named"
 NAME = "twin_loss"  # its column in results.csv
 MARK = 255  # of pixels that are picture; borders have the stock 114, or 0 in the fourth channel in 8.4.0
@@ -89,9 +90,9 @@ def read_request(value: Any) -> dict[str, Any]:
     given = dict(value) if isinstance(value, dict) else {} if value is True else {"target": value}
     target = given.setdefault("target", "features")
     if target not in TARGETS:
-        raise ValueError(
-            f"denoise: no target {target!r}{suggestion(target, TARGETS)}; choose from {', '.join(TARGETS)}"
-        )
+        meant = suggestion(ALSO_CALLED.get(str(target).casefold(), target), TARGETS)
+        form = "; options are written {'target': 'n2v', 'alpha': 0.3}" if {",", "=", ":"} & {*str(target)} else ""
+        raise ValueError(f"denoise: no target {target!r}{meant}; choose from {', '.join(TARGETS)}{form}")
     if target in decoder.PICTURES and given.get("teacher") is not None:
         raise ValueError(
             f"denoise: target {target} learns from a picture and has no teacher; leave out the teacher "
@@ -107,7 +108,8 @@ def read_request(value: Any) -> dict[str, Any]:
     for name, least, most in (("alpha", 0, 1), ("gain", 0, 1e6)):
         number = asked[name]
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not least < number <= most:
-            raise ValueError(f"denoise: {name} is {number!r}; wanted a number above {least}, at most {most:g}")
+            percent = f"; did you mean {number / 100:g}?" if name == "alpha" and is_percent(number) else ""
+            raise ValueError(f"denoise: {name} is {number!r}; wanted a number above {least}, at most {most:g}{percent}")
     places = asked["from"]
     places = places.split(",") if isinstance(places, str) else places
     if not isinstance(places, (list, tuple)) or not places or not all(isinstance(place, str) for place in places):
@@ -117,6 +119,11 @@ def read_request(value: Any) -> dict[str, Any]:
     if target == noise2void.TARGET:
         noise2void.check_options(asked)
     return {**asked, "from": tuple(places)}
+
+
+def is_percent(number: Any) -> bool:
+    """Tell whether a number that should be a share is one in percent."""
+    return type(number) in (int, float) and 1 < number <= 100
 
 
 def is_same(requested: Any, began: Any) -> bool:
@@ -164,9 +171,15 @@ def check_pairs(cfg: dict[str, Any], target: str) -> None:
     Raises: ValueError: they do not, or the pictures of a pair would not be alike but for the darkness.
     """
     if not cfg.get("lowlight") or not isinstance(cfg["lowlight"], (str, bool, dict)):
+        request = cfg["denoise"]
+        default = (
+            ""
+            if isinstance(request, str) or "target" in (request if isinstance(request, dict) else ())
+            else (f"; {target} is the target where none is given, and 'target': 'n2v' needs no lowlight=")
+        )
         raise ValueError(
             f"denoise={target} learns from a dark picture and its twin, so it wants lowlight= too, such as "
-            "lowlight=severe"
+            f"lowlight=severe{default}"
         )
     if cfg["lowlight"] == "augmentations" or cfg.get("augmentations"):
         raise ValueError(

@@ -75,7 +75,8 @@ def check_options(asked: dict[str, Any]) -> None:
         meant = suggestion(channels, CHANNELS)
         raise ValueError(f"denoise: channels is {channels!r}{meant}; choose from {', '.join(CHANNELS)}")
     if crop is not None and (type(crop) is not int or crop < MULTIPLE or crop % MULTIPLE):
-        raise ValueError(f"denoise: crop is {crop!r}; wanted the side in pixels, a multiple of {MULTIPLE}")
+        near = f", such as {max(crop // MULTIPLE, 1) * MULTIPLE}" if type(crop) is int else ""
+        raise ValueError(f"denoise: crop is {crop!r}; wanted the side in pixels, a multiple of {MULTIPLE}{near}")
     if crop is not None:
         check_boxes(pixels, crop)
 
@@ -229,7 +230,9 @@ def croppable(files: Sequence[Path], side: int) -> list[Path]:
         kept = {*large}
         left_out = next(file for file in files if file not in kept)
         message = f"{len(files) - len(large)} of {len(files)} pictures cannot be read or are smaller than a crop"
-        advice = f"(first: {left_out}); a smaller crop: \"denoise={{'target': '{TARGET}', 'crop': {MULTIPLE}}}\""
+        smaller = (crop for crop in range(side - MULTIPLE, MULTIPLE, -MULTIPLE) if large_enough(files, crop))
+        crop = MULTIPLE if large else next(smaller, MULTIPLE)
+        advice = f"(first: {left_out}); a smaller crop: \"denoise={{'target': '{TARGET}', 'crop': {crop}}}\""
         if not large:
             raise ValueError(f"denoise={TARGET}: {message} of {side} x {side} pixels {advice}")
         LOGGER.warning(f"denoise={TARGET}: {message} of {side} x {side} pixels, and give none {advice}")

@@ -23,7 +23,10 @@ from yolo_wnlb.yolo.weights import DECODER
 
 WHOLE = 2_000_000  # pixels of the largest picture that is not cut into tiles
 TILE, OVERLAP = 512, 32  # pixels
-WANTED = f"wanted best.pt or last.pt of a training with denoise={' or '.join(('n2v', *decoder.PICTURES))}"
+WANTED = (
+    f"wanted best.pt or last.pt of a training with denoise={' or '.join(('n2v', *decoder.PICTURES))}, or of a U-Net "
+    "that has learnt to denoise"
+)
 STEP = 32  # pixels: the largest stride of a backbone
 
 Span = tuple[int, int]  # first pixel, and one behind the last
