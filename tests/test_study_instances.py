@@ -151,6 +151,20 @@ def test_all_rows_of_a_seed_have_the_same_labels_and_fewer_are_among_more(home):
         labels.drawn(data, 9, 7)
 
 
+def test_a_twin_with_another_suffix_keeps_the_labels_of_the_same_pictures(tmp_path):
+    found = []
+    for suffix in (".jpg", ".png"):  # x.jpg stands in front of x.k.jpg, and x.k.png in front of x.png
+        folder = tmp_path / suffix[1:] / "images/train"
+        folder.mkdir(parents=True)
+        for stem in ("x", "x.k", "y", "z.0", "z"):
+            cv2.imwrite(str(folder / f"{stem}{suffix}"), np.zeros((8, 8, 3), np.uint8))
+        file = tmp_path / suffix[1:] / "data.yaml"
+        file.write_text(yaml.safe_dump({"train": "images/train", "val": "images/train", "names": ["disc"]}))
+        drawn = [labels.drawn(file, 2, seed)[0] for seed in range(10)]
+        found.append([{file.name.removesuffix(suffix) for file in chosen} for chosen in drawn])
+    assert found[0] == found[1]
+
+
 def test_the_data_yaml_of_a_run_names_both_lists(home, tmp_path):
     written = yaml.safe_load(labels.as_data(home / "nuclei/data.yaml", 3, 0, tmp_path).read_text())
     kept, others = labels.drawn(home / "nuclei/data.yaml", 3, 0)

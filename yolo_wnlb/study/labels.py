@@ -29,12 +29,15 @@ def how_many(labels: int | float, pictures: int, source: str | Path) -> int:
 def drawn(source: str | Path, labels: int | float, seed: int) -> tuple[list[Path], list[Path]]:
     """Part the training pictures of a data YAML into those that keep their labels, and the others; both in file order.
 
-    With one seed the pictures of a smaller number are among those of a larger one.
+    With one seed the pictures of a smaller number are among those of a larger one, and those of a twin of the data set,
+    whose files may end in another suffix, are the same.
 
     Raises: ValueError, OSError: there are fewer pictures, or they cannot be found.
     """
     files = coco.split_files(coco.data_set(source, "train"), source, "train")
-    kept = {*np.random.default_rng(seed).permutation(len(files))[: how_many(labels, len(files), source)].tolist()}
+    places = sorted(range(len(files)), key=lambda place: files[place].with_suffix("").as_posix())
+    order = np.random.default_rng(seed).permutation(len(files))[: how_many(labels, len(files), source)]
+    kept = {places[number] for number in order}
     with_labels, without = (
         [file.absolute() for place, file in enumerate(files) if (place in kept) == keeps] for keeps in (True, False)
     )
