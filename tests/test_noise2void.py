@@ -1,6 +1,7 @@
 """denoise=n2v: crops with hidden pixels, unlabelled pictures, the term in the loss, and denoised pictures."""
 
 import itertools
+import json
 import random
 import shutil
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from yolo_wnlb.denoiseg import detector, unet
 from yolo_wnlb.denoiseg.pictures import psnr
 from yolo_wnlb.imaging.camera import settings
 from yolo_wnlb.imaging.capture import capture
+from yolo_wnlb.imaging.curve import CURVES, as_settings
 from yolo_wnlb.twins.darken import darken_dataset
 from yolo_wnlb.twins.enhance import enhance_dataset
 from yolo_wnlb.twins.enhancers import enhancer
@@ -488,6 +490,17 @@ def test_the_psnr_is_said_where_the_clean_pictures_are_known(noisy, run, tmp_pat
         enhance_dataset(file, f"denoise:{run['best']}", tmp_path / "out", split="val", clean=file)
     with pytest.raises(FileNotFoundError, match=r"clean=.* has no picture for 4 of 4 \(first: images/val/0.png\)"):
         enhance_dataset(file, "gamma", tmp_path / "other", split="val", clean=clean.parent / "more")
+
+
+def test_pictures_of_more_bits_are_denoised_through_the_curve_of_the_model(noisy, run, tmp_path):
+    content = torch.load(run["best"], weights_only=False)
+    for model in filter(None, (content["model"], content["ema"])):
+        model.curve = as_settings(CURVES["high-byte"])
+    torch.save(content, tmp_path / "deep.pt")
+    for name, given, curve in (("own", None, "high-byte"), ("given", "auto", "auto")):
+        enhance_dataset(noisy[1], f"denoise:{tmp_path / 'deep.pt'}", tmp_path / name, split="val", curve=given)
+        header = json.loads((tmp_path / name / "enhanced.jsonl").read_text().splitlines()[0])
+        assert header["curve"] == as_settings(CURVES[curve])
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from yolo_wnlb.commands.options import (
@@ -110,7 +111,7 @@ def run_preview(files: list[str], options: dict[str, Any]) -> int:
         Option("with", text("ENHANCER", "clahe", "histeq", "msr", "gamma:2.2"), "what enhances", required=True),
         Option("split", listed(text("NAME", *SPLITS)), "splits to enhance (default: all)"),
         Option("clean", path("DATA.yaml|FOLDER"), "the same pictures without noise: print the PSNR before and after"),
-        CURVE,
+        replace(CURVE, default=None, help=f"{CURVE.help} (default: auto; of denoise:FILE as it was trained)"),
         IMAGES_OF_COCO,
     ],
 )
@@ -138,7 +139,7 @@ def run_enhance(files: list[str], options: dict[str, Any]) -> int:
             "with", text("NAME,level=N", *(f"{name},level=3" for name in CORRUPTIONS)), "what corrupts", required=True
         ),
         Option("split", listed(text("NAME", *SPLITS)), "splits to corrupt (default: all)"),
-        CURVE,
+        replace(CURVE, default=None, help=f"{CURVE.help} (default: auto)"),
         IMAGES_OF_COCO,
     ],
 )

@@ -33,7 +33,7 @@ def enhance_dataset(
     split: str | Sequence[str] | None = None,
     images: str | Path | None = None,
     clean: str | Path | None = None,
-    curve: Any = "auto",
+    curve: Any = None,
 ) -> Report:
     """Write the enhanced twin of a data set: its layout, its labels, enhanced PNGs.
 
@@ -49,11 +49,13 @@ def enhance_dataset(
         images: Folder of the pictures of COCO files, where it is not beside them.
         clean: Where the pictures without noise are known: a data set of the same layout, such as the source of
             `yolo-wnlb darken`. The report then has the PSNR.
-        curve: How pictures with more than 8 bits are read, as `yolo_wnlb.imaging.curve.read_curve` takes it.
+        curve: How pictures with more than 8 bits are read, as `yolo_wnlb.imaging.curve.read_curve` takes it. Default:
+            as the model of `denoise:FILE` was trained, else "auto".
     Returns: What was done.
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
-    home, enhance, tone = Path(out).resolve(), enhancer(spec), read_curve(curve)
+    home, enhance = Path(out).resolve(), enhancer(spec)
+    tone = enhance.curve or read_curve("auto") if curve is None else read_curve(curve)
     data = read_sources(source, images)
     if journal.header_of(data.root / ENHANCED):
         raise ValueError(f"{data.root} was enhanced before: it holds our {ENHANCED}; give what it was made from")

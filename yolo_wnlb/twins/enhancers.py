@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from yolo_wnlb.imaging import corruptions
+from yolo_wnlb.imaging.curve import Curve
 from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.twins.classical import clahe, equalize, gamma, retinex
 from yolo_wnlb.twins.networks import existing, from_folder, from_module, from_onnx, from_torchscript
@@ -99,16 +100,17 @@ def from_denoiser(argument: str, options: dict[str, str]) -> Enhancer:
     from yolo_wnlb.denoiseg import detector
 
     file = existing(argument, "denoise:FILE")
-    work = by_unet(file) if detector.reads(file) else by_decoder(file)
-    return Enhancer(spec_of("denoise", file.name, options), sha256_of(file), work)
+    work, curve = (by_unet(file), None) if detector.reads(file) else by_decoder(file)
+    return Enhancer(spec_of("denoise", file.name, options), sha256_of(file), work, curve=curve)
 
 
-def by_decoder(file: Path) -> Work:
-    """Restore pictures by the decoder of a YOLO checkpoint."""
+def by_decoder(file: Path) -> tuple[Work, Curve | None]:
+    """Restore pictures by the decoder of a YOLO checkpoint; returns the curve that it was trained through too."""
     from yolo_wnlb.yolo import restore
+    from yolo_wnlb.yolo.sixteen_bits import recorded
 
     restorer = restore.load(file)
-    return lambda image, name: restorer(image)
+    return lambda image, name: restorer(image), recorded(restorer.model)
 
 
 def by_unet(file: Path) -> Work:

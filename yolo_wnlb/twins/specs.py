@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from yolo_wnlb.imaging.curve import Curve
+
 Work = Callable[[np.ndarray, str], np.ndarray]  # a picture and its name -> a picture
 
 
@@ -20,12 +22,14 @@ class Enhancer:
         sha256: Of its model file, its code and weights, or its folder's pictures and their names; "" without.
         work: What it does, unchecked.
         takes_grey: Whether `work` takes grey pictures (H, W, 1) too; otherwise it is given three equal channels.
+        curve: Of pictures with more than 8 bits, where a model has learnt from them through one; else None.
     """
 
     spec: str
     sha256: str
     work: Work
     takes_grey: bool = False
+    curve: Curve | None = None
 
     def __call__(self, image: np.ndarray, name: str = "") -> np.ndarray:
         """Enhance a picture.
