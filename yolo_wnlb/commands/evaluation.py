@@ -42,7 +42,7 @@ from yolo_wnlb.terminal.arguments import Option, flag, number, one_of, path, tex
         Option(
             "tune", text("NAME", "val", "test"), "measure=instances: the split that thresholds are chosen on instead"
         ),
-        Option("allow_missing", flag(), "accept a model that lacks classes of the truth", False),
+        Option("allow_missing", flag(), "accept a model that knows more classes than the truth", False),
         Option("night", flag(), "False: a YOLO checkpoint without its blocks (default: as it is switched)"),
         DEVICE,
         EXIST_OK,

@@ -279,7 +279,7 @@ def inspect_classifiers(files: list[str], options: dict[str, Any]) -> int:
                 ("data", path("DATA.yaml|TRUTH.json"), "the truth: a data YAML or COCO annotations", None),
                 ("split", text("NAME", "train", "val", "test"), "of a data YAML", "val"),
                 ("keep", number(0, 1), "least share of the checkpoint's AP that the export has to keep", 0.95),
-                ("allow_missing", flag(), "accept a model that lacks classes of the truth", False),
+                ("allow_missing", flag(), "accept a model that knows more classes than the truth", False),
             )
         ),
     ],
