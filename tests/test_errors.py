@@ -184,3 +184,11 @@ def test_masks_that_are_not_there_are_refused():
     predictions = [{key: value for key, value in p.items() if key != "segmentation"} for p in predictions]
     with pytest.raises(ValueError, match="13 of 13 predictions have no segmentation"):
         errors(truth, predictions)
+
+
+def test_with_a_background_of_0_a_detection_that_touches_nothing_lies_on_the_background():
+    truth, predictions = a_set(
+        [(1, CAR, (10, 10, 20, 20), 0), (1, CAR, (50, 10, 20, 20), 0)], [(1, CAR, (80, 50, 10, 10), 0.9)]
+    )
+    found = [errors(truth, predictions, "bbox", background=share) for share in (0, 0.1)]
+    assert found[0] == found[1]

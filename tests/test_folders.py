@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import shapes_set
 
+from yolo_wnlb.calibrate.sources import files_in
 from yolo_wnlb.data import folders, worlds
 from yolo_wnlb.data.folders import read
 from yolo_wnlb.data.sorting import WAYS, cut_out, sort, why_no_scene
@@ -31,6 +32,7 @@ from yolo_wnlb.data.worlds import (
     filling_height,
     kinds_of,
 )
+from yolo_wnlb.visualize.pictures import pictures_in
 
 SMALL = "containers:S1,train=16,test=9,size=32"
 
@@ -353,6 +355,7 @@ def test_sort_by_objects_cuts_every_object_out_with_its_margin(tmp_path, capsys)
     cut = cut_out(image, one["bbox"], 0.0)
     x, y, wide, high = one["bbox"]
     assert cut.shape[:2] == (np.ceil(y + high) - np.floor(y), np.ceil(x + wide) - np.floor(x))
+    assert cut_out(image, [image.shape[1], image.shape[0], 5, 5], 0.0).shape == (1, 1, 3), "at the last border"
     wider = cut_out(image, one["bbox"], 0.5)
     assert wider.shape[0] > cut.shape[0] and cut_out(image, [0, 0, 64, 64], 1.0).shape == (64, 64, 3)
     same = [np.array_equal(cut, cv2.imread(str(file))) for file in (tmp_path / "objects/val").rglob("*.png")]
@@ -560,3 +563,17 @@ def test_classes_that_would_share_a_folder_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"classes 'a/b' and 'A:b' would share the folder A-b; rename one"):
         sort(yaml, tmp_path / "out")
     assert json.dumps(sorted(p.name for p in tmp_path.iterdir())) == '["shapes"]' and Path(yaml).is_file()
+
+
+def test_pictures_behind_links_count_everywhere_as_in_training(tmp_path):
+    """Ultralytics follows links to folders; and of a RAW file beside a finished picture it takes the latter."""
+    for place in ("in/cup", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / place / f"{place[:2]}.jpg"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "in/cup/in.nef").write_bytes(b"II*")
+    (tmp_path / "in/cup/.hidden.jpg").write_bytes(b"")
+    (tmp_path / "in/cup/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    wanted = [tmp_path / "in/cup/in.jpg", tmp_path / "in/cup/linked/el.jpg"]
+    assert folders.class_folders(tmp_path / "in") == {"cup": wanted}
+    assert pictures_in(tmp_path / "in", {"jpg", "nef"}) == wanted
+    assert files_in(tmp_path / "in") == wanted

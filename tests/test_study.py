@@ -23,12 +23,13 @@ from yolo_wnlb.metrics.average_precision import evaluate
 from yolo_wnlb.metrics.bootstrap import draws
 from yolo_wnlb.study import compare as compare_module
 from yolo_wnlb.study import table as table_module
-from yolo_wnlb.study.check import check_models, warn_of_warmup
+from yolo_wnlb.study.check import check_folder, check_models, warn_of_warmup
 from yolo_wnlb.study.compare import CHILD, child_command, child_environment, compare, prepare, run_all, unfinished
 from yolo_wnlb.study.plan import groups_of, read_study
 from yolo_wnlb.study.run import run as run_here
 from yolo_wnlb.study.runs import Run, differences, runs_of
 from yolo_wnlb.study.table import Result, difference, remake, seed_pairs, tabulate
+from yolo_wnlb.words import literal
 
 BUDGET = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0}
 STUDY = {
@@ -976,3 +977,38 @@ def test_a_warm_up_that_spoils_the_weights_a_row_starts_from_is_a_warning_for_st
     warn_of_warmup(runs_of(read_study(study), tmp_path))
     [said] = [line for line in log if "warmup_bias_lr" in line]
     assert said.startswith("WARNING from weights: with AdamW, warmup_bias_lr=0.1") and "warmup_bias_lr: 0 in" in said
+
+
+def test_arguments_of_darken_that_no_picture_shows_make_no_other_run(tmp_path):
+    study = {**STUDY, "darken": {"dark": {"source": "shapes/data.yaml", "preset": "mild", "workers": 2}}}
+    [ours, theirs] = (runs_of(read_study(one), tmp_path) for one in (study, STUDY))
+    assert [run.spec for run in ours] == [run.spec for run in theirs]
+
+
+def test_a_folder_whose_emptying_is_interrupted_still_says_whose_it_is(tmp_path, monkeypatch):
+    run = runs_of(read_study({**SMALL, "baseline": None}), tmp_path / "out")[0]
+    (run.folder / "train").mkdir(parents=True)
+    (run.folder / "spec.json").write_text("{}")
+
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_module.shutil, "rmtree", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(run, "cpu")
+    monkeypatch.undo()
+    check_folder(run)
+    prepare(run, "cpu")
+    assert [path.name for path in run.folder.iterdir()] == ["spec.json"]
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_yticks([0, 1], [literal(name) for name in (r"$\foo$", "cost $1 % and $2_")])
+    figure.savefig(tmp_path / "names.png")
+    assert [label.get_text() for label in axes.get_yticklabels()][1] == r"cost \$1 % and \$2_"

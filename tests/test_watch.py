@@ -26,7 +26,7 @@ from yolo_wnlb.imaging.capture import capture, clean
 from yolo_wnlb.imaging.curve import CURVES
 from yolo_wnlb.report.content import Content, Data, Model, Threshold
 from yolo_wnlb.watch import watch as module
-from yolo_wnlb.watch.average import StillAverage
+from yolo_wnlb.watch.average import StillAverage, with_neighbours
 from yolo_wnlb.watch.confidence import fixed, of_report
 from yolo_wnlb.watch.sources import Frame, Source, open_source, without_password
 from yolo_wnlb.watch.tracks import Tracks
@@ -136,12 +136,20 @@ def test_frames_that_do_not_belong_together_are_refused():
             StillAverage(number)
 
 
+def test_more_places_of_a_large_frame_may_be_unsure_than_16_bits_can_number():
+    differences = np.zeros((540, 540), np.float32)
+    differences[::2, ::2] = 3  # 72,900 places
+    differences[100:102, 100:102] = 9
+    moves = with_neighbours(differences)
+    assert moves[99:103, 99:103].all() and moves.sum() == 255 * 25
+
+
 # ---- the confidence ----------------------------------------------------------------------------------
 
 
-def threshold(model, where, low, high, confidence, halves=2):
+def threshold(model, where, low, high, confidence, halves=2, objects=30):
     of_halves = [] if confidence is None else [confidence] * halves
-    return Threshold(model, "bbox", where, low, high, 20, 30, confidence, of_halves, None, None)
+    return Threshold(model, "bbox", where, low, high, 20, objects, confidence, of_halves, None, None)
 
 
 def report(folder, rows, models=("best",)):
@@ -171,6 +179,12 @@ def test_confidence_follows_the_brightness_of_a_report(tmp_path):
     assert [round(found.at(brightness), 2) for brightness in (0, 5.7, 22.7, 45.3, 255)] == [0.2, 0.2, 0.4, 0.6, 0.6]
     assert 0.4 < found.at(32) < 0.6
     assert of_report(tmp_path / "report.json", tmp_path / "best.onnx", too_dark=7).too_dark == 7
+
+
+@pytest.mark.parametrize(("objects", "too_dark"), [(0, 2), (1, 2), (30, 8)])
+def test_pictures_without_objects_do_not_count_as_too_dark(objects, too_dark, tmp_path):
+    rows = [*ROWS[:3], threshold("best", "brightness 4 to 8", 4, 8, None, objects=objects)]
+    assert of_report(report(tmp_path, rows), tmp_path / "best.pt").too_dark == too_dark
 
 
 def test_a_slice_of_few_objects_sets_no_confidence_and_still_tells_that_it_is_not_too_dark(tmp_path):

@@ -21,6 +21,16 @@ def suggestion(name: Any, known: Iterable[str]) -> str:
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
+def literal(text: Any) -> str:
+    r"""Return a text as Matplotlib writes it letter by letter, for between two $ it expects a formula.
+
+    Example:
+        >>> literal("$5 and $6")
+        '\\$5 and \\$6'
+    """
+    return str(text).replace("$", r"\$")
+
+
 def counted(number: int, thing: str) -> str:
     """Return a number of things in words.
 

@@ -255,7 +255,7 @@ def estimate(plan: Plan, device: str | None) -> str:
         data = lay_out(plan.found, folder / "pictures", plan.settings["seed"], plan.names, plan.channels)
         training.save_start(plan, folder / "start.pt")
         step = training.seconds_of_a_step(plan, folder, data, device)
-        picture = seconds_of_a_picture(plan, folder)
+        picture = seconds_of_a_picture(plan, folder, device)
     steps = plan.settings["epochs"] * -(-plan.trained_on // batch)
     return (
         f"about {training.duration(steps * step + plan.held * picture)}: {steps} steps of {step:.2f} s, measured, and "

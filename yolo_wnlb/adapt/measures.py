@@ -21,6 +21,7 @@ from yolo_wnlb.adapt.agreement import (
 from yolo_wnlb.adapt.before_after import draw_before_after
 from yolo_wnlb.adapt.plan import Plan
 from yolo_wnlb.adapt.training import quiet
+from yolo_wnlb.data import coco
 from yolo_wnlb.detectors import ultralytics
 from yolo_wnlb.words import counted
 from yolo_wnlb.yolo.models import load_checkpoint
@@ -97,11 +98,12 @@ def measure(
     ]
     true: dict[str, Any] = {}
     if plan.data:
+        labels = coco.digest(plan.data, "val")  # with other labels it is another step
         for which, file in files.items():
             for when, lowlight in (("dark", plan.lowlight), ("day", None)):
                 name = f"{when}, {which}"
                 work = partial(true_ap, plan, out, file, name, lowlight, device, say)
-                true[name] = steps(f"true AP {name}, {plan.data}", work)
+                true[name] = steps(f"true AP {name}, {plan.data}, {labels}", work)
         numbers["with labels"] = {"data": plan.data, **true}
         table += [f"With the labels of {plan.data}, val:", *rows("AP", true)]
     return numbers, table + advice(held, true, "masks" if plan.task == "segment" else "boxes")
@@ -178,7 +180,7 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def seconds_of_a_picture(plan: Plan, folder: Path) -> float:
+def seconds_of_a_picture(plan: Plan, folder: Path, device: str | None) -> float:
     """Measure how long a held-out picture takes: it is predicted four times, and its features are compared twice."""
     _, dark = write_pairs(
         folder / "pictures/images/val",
@@ -189,7 +191,7 @@ def seconds_of_a_picture(plan: Plan, folder: Path) -> float:
         recorded(plan.start),
     )
     two = dict(list(dark.items())[:2])
-    model = ultralytics.load(plan.model)
+    model = ultralytics.load(plan.model, device)
     detections(model, two, plan.settings["imgsz"])  # the first passes take longer
     begun = time.monotonic()
     detections(model, two, plan.settings["imgsz"])

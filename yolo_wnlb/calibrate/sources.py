@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -61,7 +62,13 @@ def files_in(source: Path) -> list[Path]:
     """Return the pictures in a folder and below, in the order of names; of a file the file itself."""
     if not source.is_dir():
         return [source]
-    return sorted(file for file in source.rglob("*") if file.suffix.lower() in PICTURES)
+    return [path for path in below(source) if path.suffix.lower() in PICTURES]
+
+
+def below(folder: Path) -> list[Path]:
+    """Return what a folder holds at any depth, behind links too, in the order of names; nothing that is hidden."""
+    names = glob.glob(f"{glob.escape(str(folder))}/**/*", recursive=True)  # noqa: PTH207 - follows links
+    return sorted(map(Path, names))
 
 
 def unseen(files: Sequence[Path], seen: set[Path]) -> list[Path]:
@@ -108,7 +115,7 @@ def read_pairs(sources: Sequence[str | Path], remarks: list[str]) -> list[tuple[
         groups.append(read_frames(singles[: 2 * MOST], 2 * MOST))
     seen: set[Path] = set()
     for source in (source for source in map(Path, sources) if source.is_dir()):
-        inside = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
+        inside = [source, *(path for path in below(source) if path.is_dir())]
         found = [[f for f in sorted(folder.iterdir()) if f.suffix.lower() in PICTURES] for folder in inside]
         if not any(found):
             raise ValueError(f"{source} holds no pictures ({', '.join(sorted(PICTURES))})")

@@ -26,7 +26,9 @@ import cv2
 import numpy as np
 
 from yolo_wnlb.data import worlds
+from yolo_wnlb.data.sources import list_images
 from yolo_wnlb.data.validation import is_number
+from yolo_wnlb.imaging.avif import decode_avif, is_avif
 from yolo_wnlb.imaging.deep import read_deep
 from yolo_wnlb.reading import read_json
 from yolo_wnlb.words import suggestion
@@ -314,17 +316,14 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     def is_picture(path: Path) -> bool:
         return path.suffix[1:].lower() in IMG_FORMATS and path.is_file()
 
+    def below(path: Path) -> list[Path]:
+        return [Path(name) for name in list_images(path, IMG_FORMATS)]
+
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if loose := [path for path in entries if is_picture(path)]:
         raise ValueError(f"{loose[0]} lies in no class folder ({len(loose)} pictures do); wanted {folder}/CLASS/*.jpg")
     found = {
-        path.name: sorted(
-            picture
-            for picture in path.rglob("*")
-            if is_picture(picture) and not any(part.startswith(".") for part in picture.relative_to(folder).parts)
-        )
-        for path in entries
-        if path.is_dir()
+        path.name: sorted(picture for picture in below(path) if picture.is_file()) for path in entries if path.is_dir()
     }
     if not found:
         raise ValueError(f"{folder} holds no class folder; wanted {folder}/CLASS/*.jpg")
@@ -341,7 +340,10 @@ def read_picture(file: Path) -> np.ndarray:
     try:
         if (deep := read_deep(file)) is not None:
             return deep
-        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
+        stored = file.read_bytes()
+        if is_avif(stored):
+            return decode_avif(stored)
+        image = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_COLOR) if stored else None
     except (cv2.error, ValueError) as error:  # too many pixels, for instance
         raise OSError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
     if image is None:

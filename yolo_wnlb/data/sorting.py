@@ -273,6 +273,7 @@ def cut_out(picture: Any, box: Sequence[float], margin: float) -> np.ndarray:
     more = margin * max(wide, high)
     height, width = picture.shape[:2]
     left, top = max(int(np.floor(x - more)), 0), max(int(np.floor(y - more)), 0)
+    left, top = min(left, width - 1), min(top, height - 1)  # of a box that begins at the last border
     right, bottom = min(int(np.ceil(x + wide + more)), width), min(int(np.ceil(y + high + more)), height)
     return picture[top : max(bottom, top + 1), left : max(right, left + 1)]
 

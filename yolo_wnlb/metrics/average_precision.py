@@ -27,7 +27,7 @@ from yolo_wnlb.metrics.engines import AREAS, KEYS, Detections, Objects, Outcome,
 from yolo_wnlb.metrics.matches import Matches, pack, unpack
 from yolo_wnlb.metrics.score import Score
 from yolo_wnlb.version import __version__
-from yolo_wnlb.words import suggestion
+from yolo_wnlb.words import literal, suggestion
 
 KINDS = {"segm": "masks", "bbox": "boxes"}
 SLICES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # of the thresholds
@@ -230,7 +230,7 @@ class Evaluation(Score):
             for i, (kind, row) in enumerate(zip(kinds, values)):
                 places = np.arange(len(names)) + (i - (len(kinds) - 1) / 2) * height
                 axes.barh(places, np.maximum(row, 0), height, label=KINDS[kind], color=("#3b6ea5", "#b8c4d0")[i])
-            axes.set_yticks(np.arange(len(names)), names, fontsize=8)
+            axes.set_yticks(np.arange(len(names)), [literal(name) for name in names], fontsize=8)
             axes.invert_yaxis()
             axes.set_xlim(0, 1)
             axes.spines[["top", "right"]].set_visible(False)

@@ -198,7 +198,7 @@ def kinds_of(
     """
     same, other = iou * alike, iou * ~alike
     overlap = same.max(1)
-    badly = (overlap >= background) & (overlap <= positive)
+    badly = (overlap >= background) & (overlap > 0) & (overlap <= positive)
     misnamed = other.max(1) >= positive
     twice = (same * taken).max(1) >= positive
     nothing = iou.max(1) <= background

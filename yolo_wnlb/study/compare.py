@@ -221,9 +221,18 @@ def prepare(run: Run, device: str | None) -> None:
     begun = {"files": files_of(run), "environment": environment(device)}
     spec = {**run.spec, "device": device, "begun with": begun}
     if run.folder.exists() and (run.spec["detector"] in (YOLO, FUSION) or spec != left_spec(run.folder)):
-        shutil.rmtree(run.folder)
+        empty(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / SPEC, spec)
+
+
+def empty(folder: Path) -> None:
+    """Remove what a run has left in its folder, SPEC last: it says whose folder it is, should this be interrupted."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == SPEC):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def left_spec(folder: Path) -> Any:

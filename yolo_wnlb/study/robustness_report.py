@@ -28,6 +28,7 @@ from yolo_wnlb.metrics.average_precision import KINDS, Evaluation
 from yolo_wnlb.metrics.bootstrap import draws, widening
 from yolo_wnlb.study.suite import WHITE_BOX, Cell, attack_named, control_name
 from yolo_wnlb.twins.workers import in_processes, processors
+from yolo_wnlb.words import literal
 
 FORMAT = "yolo_wnlb robustness 1"
 DRAWS = 1000  # of the pictures, or of their groups
@@ -76,9 +77,10 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write robustness.md, robustness.csv, robustness.json and curves.png."""
-        (folder / "robustness.md").write_text(f"{self}\n", encoding="utf-8")
+        form: Any = {"encoding": "utf-8", "errors": "backslashreplace"}  # names of files may be no UTF-8
+        (folder / "robustness.md").write_text(f"{self}\n", **form)
         write_json(folder / "robustness.json", {"format": FORMAT, **vars(self)})
-        with (folder / "robustness.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / "robustness.csv").open("w", newline="", **form) as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(key for row in self.cells for key in row)))
             writer.writeheader()
             writer.writerows(self.cells)
@@ -540,7 +542,7 @@ def plot(report: Report, path: Path) -> None:
                 for level in levels
             ]
             curve = 100 * np.maximum([day, *means], 0)
-            axes.plot(range(len(curve)), curve, "o-", color=color, ms=3.5, lw=1.6, label=name)
+            axes.plot(range(len(curve)), curve, "o-", color=color, ms=3.5, lw=1.6, label=literal(name))
             control = {
                 r["strength"]: r[f"control {score}"]
                 for r in report.attacks

@@ -19,6 +19,8 @@ from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.yolo.darkness import with_content
 from yolo_wnlb.yolo.grafting import graft, load_yaml
 
+UNSEEN = ("workers", "images")  # arguments of `darken` that no picture shows
+
 
 @dataclass(frozen=True)
 class Run:
@@ -140,7 +142,7 @@ def spec_of(row: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
             spec["camera"] = content
     made = [folder for folder in study["darken"] if Path(spec.get("train_data", study["data"])).is_relative_to(folder)]
     if made:
-        spec["darken"] = study["darken"][made[0]]
+        spec["darken"] = {key: value for key, value in study["darken"][made[0]].items() if key not in UNSEEN}
     if "enhance" in row and (sha := enhancer(row["enhance"]).sha256):
         spec["enhancer"] = sha
     if "imgsz" in arguments:

@@ -26,6 +26,7 @@ from yolo_wnlb.reading import read_json
 from yolo_wnlb.study.measures import BY_COCO, KINDS
 from yolo_wnlb.study.plan import METRICS, UNET
 from yolo_wnlb.study.runs import differences, folder_of
+from yolo_wnlb.words import literal
 
 DRAWS = 1000  # of the pictures, or of their groups, for the intervals
 PROTOCOL = (  # in which all runs of a detector have to be alike
@@ -138,7 +139,7 @@ class Table:
             color = "#9aa5b1" if row["name"] in compared_with else "#4a6fa5"
             axes.barh(place, 100 * row[self.metrics[0]] if row["by seed"] else 0, color=color, height=0.6)
             axes.plot([100 * one for one in row["by seed"]], [place] * len(row["by seed"]), "o", color="#1d1d1b", ms=3)
-        axes.set_yticks(range(len(self.rows)), [row["name"] for row in reversed(self.rows)])
+        axes.set_yticks(range(len(self.rows)), [literal(row["name"]) for row in reversed(self.rows)])
         axes.set_xlabel(f"{KINDS[self.kind].title} (bar: mean, dots: seeds)")
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from yolo_wnlb.data.headers import size_in_header
+from yolo_wnlb.imaging.avif import decode_avif, is_avif
 from yolo_wnlb.imaging.curve import CURVES, Curve
 from yolo_wnlb.imaging.deep import DEEP, develop_content, kind_of
 
@@ -50,7 +51,13 @@ def decode(
         raise ValueError(f"{what} is cut off, a JPEG without an end")  # OpenCV 4 fills it up with grey
     refuse_too_large(stored, what)
     try:
-        image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), mode | cv2.IMREAD_ANYDEPTH) if stored else None
+        image: Any = decode_avif(stored, mode) if is_avif(stored) else None
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be decoded: {error}") from error
+    if image is not None:
+        return (image if bits == 8 else image * np.uint16(257)), {}
+    try:
+        image = cv2.imdecode(np.frombuffer(stored, np.uint8), mode | cv2.IMREAD_ANYDEPTH) if stored else None
     except cv2.error as error:
         raise ValueError(f"{what} cannot be decoded: {' '.join(str(error).split())}") from error
     if image is None:

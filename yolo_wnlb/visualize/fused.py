@@ -25,6 +25,7 @@ from yolo_wnlb.data.folders import Labelled
 from yolo_wnlb.data.sources import printable, spread
 from yolo_wnlb.imaging import corruptions
 from yolo_wnlb.visualize.inspection import aligned, make_folder
+from yolo_wnlb.words import literal
 
 PAGES = {
     "pca.png": "features of both networks in the two directions in which the clean ones differ most",
@@ -202,7 +203,7 @@ def plot_features(
             places = directions[half].project(found[half])
             for label, name in enumerate(data.classes):
                 chosen = places[labels == label]
-                legend = name if marker == "o" and len(data.classes) <= 10 else None
+                legend = literal(name) if marker == "o" and len(data.classes) <= 10 else None
                 axes.plot(*chosen.T, marker, color=colors(label), ms=4, alpha=alpha, mfc="none", label=legend)
         axes.set_title(f"{half}: ○ clean, x blurred ({directions[half].share:.0%} of the variance)", fontsize=10)
         axes.set_xticks([])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from yolo_wnlb.data.data_yaml import read_data_yaml
-from yolo_wnlb.data.sources import listed, printable, spread
+from yolo_wnlb.data.sources import list_images, listed, printable, spread
 from yolo_wnlb.reading import read_text
 
 
@@ -62,8 +62,7 @@ def pictures_in(place: Path, formats: set[str]) -> list[Path]:
     if place.is_file():
         lines = [line.strip() for line in read_text(place).splitlines()]
         return [place.parent / line if line.startswith("./") else Path(line) for line in lines if line]
-    found = sorted(path for path in place.rglob("*") if path.suffix[1:].lower() in formats and path.is_file())
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(place).parts)]
+    return sorted(path for path in map(Path, list_images(place, formats)) if path.is_file())
 
 
 def in_colour(image: np.ndarray) -> np.ndarray:

@@ -162,7 +162,7 @@ def is_cut(squares: np.ndarray, before: np.ndarray) -> bool:
 def with_neighbours(differences: np.ndarray) -> np.ndarray:
     """Return 255 where something moves: differences that are sure, unsure ones connected to them, and their rim."""
     unsure = (differences > UNSURE).astype(np.uint8)
-    count, labels = cv2.connectedComponents(unsure, connectivity=8, ltype=cv2.CV_16U)
+    count, labels = cv2.connectedComponents(unsure, connectivity=8, ltype=cv2.CV_32S)
     is_sure = np.zeros(max(count, 1), np.uint8)
     is_sure[labels[differences > SURE]] = 255
     return cv2.dilate(is_sure[labels], np.ones((3, 3), np.uint8))

@@ -13,6 +13,7 @@ from yolo_wnlb.reading import sha256_of
 from yolo_wnlb.report.content import Content, Model, Threshold
 
 TOO_DARK = 2.0  # mean code below which nothing is tried, where no report says better
+ENOUGH = 10  # objects of a range of brightness that have to be missed for it to count as too dark
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
 
     Those of real pictures by brightness count; darkened pictures (stops) only where no real ones are as dark. A slice
     of so few objects that no confidence was found on each half of its pictures does not count. Pictures are too dark
-    where nothing that was found was right, and in no darker pictures either.
+    where ENOUGH objects or more were there and nothing that was found was right, and in no darker pictures either.
 
     Args:
         file: The report.json.
@@ -95,7 +96,7 @@ def of_report(file: str | Path, weights: Path, too_dark: float | None = None) ->
         )
     if too_dark is None:
         darkest = min(middle(row) for row in rows if row.confidence is not None)  # one that is right is enough
-        blind = [row for row in rows if row.confidence is None and middle(row) < darkest]
+        blind = [r for r in rows if r.confidence is None and r.objects >= ENOUGH and middle(r) < darkest]
         too_dark = max((min(row.high, darkest) for row in blind), default=min(TOO_DARK, darkest))
     knots = dict.fromkeys(middle(row) for row in right)  # two rows of one brightness: the first counts
     values = {brightness: next(row for row in right if middle(row) == brightness).confidence for brightness in knots}
