@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def suggestion(name: Any, known: Iterable[str]) -> str:
+def suggestion(name: Any, known: Iterable[str], also_called: Mapping[str, str] | None = None) -> str:
     """Return " (did you mean 'NAME'?)" for the known name closest to `name`, or "" if none is close.
 
-    Capitals do not count.
+    Capitals do not count. `also_called` has other names, in small letters, of some that are known.
 
     Example:
         >>> suggestion("sever", ["mild", "severe"]), suggestion("N2V", ["n2v"])
         (" (did you mean 'severe'?)", " (did you mean 'n2v'?)")
+        >>> suggestion("Noise2Void", ["n2v"], {"noise2void": "n2v"})
+        " (did you mean 'n2v'?)"
     """
     names = {word.casefold(): word for word in known}
-    close = difflib.get_close_matches(str(name).casefold(), names, 1)
+    spelt = str(name).casefold()
+    close = difflib.get_close_matches((also_called or {}).get(spelt, spelt), names, 1)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 

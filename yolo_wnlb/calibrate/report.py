@@ -62,12 +62,16 @@ class Calibration:
             lines.append(f"| {name} | {span} | {'-' if one.error is None else f'{one.error:.2g}'} | {one.source} |")
         columns = list(dict.fromkeys([*self.noise, *self.brightness]))
         lines += ["", f"| octaves from the pictures | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-        for name, distances in (("noise", self.noise), ("brightness", self.brightness)):
+        measured = {"noise": self.noise, "brightness": self.brightness}
+        for name, distances in measured.items():
             if distances:
                 values = [distances.get(column, math.nan) for column in columns]
                 lines.append(f"| {name} | {' | '.join(map(shown, values))} |")
-        said = [in_words(name, found) for name, found in (("noise", self.noise), ("brightness", self.brightness))]
-        lines += ["", *filter(None, said), *(f"note: {remark}" for remark in self.remarks)]
+        lines += [
+            "",
+            *filter(None, map(in_words, measured, measured.values())),
+            *(f"note: {remark}" for remark in self.remarks),
+        ]
         use = shlex.quote(f"lowlight={self.file}")
         return "\n".join([*lines, f"wrote {self.file} and {self.picture}; use it as {use}"])
 

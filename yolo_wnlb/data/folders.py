@@ -316,14 +316,13 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     def is_picture(path: Path) -> bool:
         return path.suffix[1:].lower() in IMG_FORMATS and path.is_file()
 
-    def below(path: Path) -> list[Path]:
-        return [Path(name) for name in list_images(path, IMG_FORMATS)]
-
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if loose := [path for path in entries if is_picture(path)]:
         raise ValueError(f"{loose[0]} lies in no class folder ({len(loose)} pictures do); wanted {folder}/CLASS/*.jpg")
     found = {
-        path.name: sorted(picture for picture in below(path) if picture.is_file()) for path in entries if path.is_dir()
+        path.name: sorted(filter(Path.is_file, map(Path, list_images(path, IMG_FORMATS))))
+        for path in entries
+        if path.is_dir()
     }
     if not found:
         raise ValueError(f"{folder} holds no class folder; wanted {folder}/CLASS/*.jpg")

@@ -277,6 +277,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, Real)) and not isinstance(value, bool) and bool(abs(value) < LARGEST)  # type: ignore[operator]
 
 
+def share_meant(value: Any) -> str:
+    """Return "; did you mean 0.5?" for a share that was given in percent, 50; "" for anything else."""
+    return f"; did you mean {value / 100:g}?" if is_number(value) and 1 < value <= 100 else ""
+
+
 def is_whole(value: Any) -> bool:
     """Tell whether a value is a whole number; True, False and 1.0 are none."""
     return isinstance(value, (int, Integral)) and not isinstance(value, bool)

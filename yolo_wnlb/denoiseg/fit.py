@@ -31,7 +31,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from yolo_wnlb.checkpoints import check_same_training, load_state, plain
 from yolo_wnlb.data.journal import write_log
-from yolo_wnlb.data.validation import is_number, is_whole
+from yolo_wnlb.data.validation import is_number, is_whole, share_meant
 from yolo_wnlb.denoiseg.blindspots import RADIUS, SHARE, blind, box_side, hidden, spots
 from yolo_wnlb.denoiseg.pictures import as_codes, noise_level, read_picture, with_noise
 from yolo_wnlb.denoiseg.unet import DenoiSeg, Losses, border_target, denoiseg_loss, read, run, save
@@ -453,8 +453,8 @@ def check_settings(settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> No
             raise ValueError(f"{name} is {value!r}; wanted a whole number, {least} or more")
     alpha = settings["alpha"]
     if not is_number(alpha) or not 0 <= alpha <= 1:
-        percent = f"; did you mean {alpha / 100:g}?" if is_number(alpha) and 1 < alpha <= 100 else ""
-        raise ValueError(f"alpha is {alpha!r}; wanted a number from 0 (segment only) to 1 (denoise only){percent}")
+        meant = share_meant(alpha)
+        raise ValueError(f"alpha is {alpha!r}; wanted a number from 0 (segment only) to 1 (denoise only){meant}")
     if recipe["sequential"] and alpha:
         raise ValueError(
             f"alpha is {alpha!r}, and the network is sequential: its pictures are denoised already, and what noise is "

@@ -91,11 +91,10 @@ def warn_of_warmup(runs: Sequence[Run]) -> None:
     from yolo_wnlb.yolo.patches.training import shaken_warmup
 
     rows: dict[str, list[str]] = {}  # what is said: the rows it is said of
-    for run in {
-        run.row: run for run in runs if run.spec["detector"] == YOLO and run.spec.keys() >= {"train", "start"}
-    }.values():
-        if said := shaken_warmup(get_cfg(overrides={**arguments_of(run)})):
-            rows.setdefault(said, []).append(run.row)
+    starting = {run.row: run for run in runs if run.spec["detector"] == YOLO and {"train", "start"} <= run.spec.keys()}
+    for row, run in starting.items():
+        if said := shaken_warmup(get_cfg(overrides=arguments_of(run))):
+            rows.setdefault(said, []).append(row)
     for said, names in rows.items():
         LOGGER.warning(f"{first(names)}: {said}; give warmup_bias_lr: 0 in train: yolo:")
 

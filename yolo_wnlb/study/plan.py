@@ -323,8 +323,7 @@ def check_types(place: str, row: Mapping[str, Any]) -> None:
 
 def no_detector(name: Any) -> str:
     """Write that there is no such detector, which one was probably meant, and which there are."""
-    meant = suggestion(ALSO_CALLED.get(str(name).casefold(), name), DETECTORS)
-    return f"no detector {name}{meant}; choose from {', '.join(DETECTORS)}"
+    return f"no detector {name}{suggestion(name, DETECTORS, ALSO_CALLED)}; choose from {', '.join(DETECTORS)}"
 
 
 def check_sources(place: str, name: str, rows: Mapping[str, Any]) -> None:

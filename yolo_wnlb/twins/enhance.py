@@ -18,7 +18,7 @@ from yolo_wnlb.data import journal
 from yolo_wnlb.data.journal import ENHANCED, Line, digest
 from yolo_wnlb.data.sources import DATA_YAML, PARTS, DataSet, Picture, listed, read_sources
 from yolo_wnlb.denoiseg.pictures import psnr
-from yolo_wnlb.imaging.curve import Curve, as_settings, read_curve
+from yolo_wnlb.imaging.curve import CURVES, Curve, as_settings, read_curve
 from yolo_wnlb.twins.enhancers import enhancer
 from yolo_wnlb.twins.pictures import decode_rgb, encode
 from yolo_wnlb.twins.twin import Plan, Report, Twin, bring_up_to_date, refuse_place
@@ -55,7 +55,7 @@ def enhance_dataset(
     Raises: ValueError, OSError: with the remedy; what was done stays done.
     """
     home, enhance = Path(out).resolve(), enhancer(spec)
-    tone = enhance.curve or read_curve("auto") if curve is None else read_curve(curve)
+    tone = (enhance.curve or CURVES["auto"]) if curve is None else read_curve(curve)
     data = read_sources(source, images)
     if journal.header_of(data.root / ENHANCED):
         raise ValueError(f"{data.root} was enhanced before: it holds our {ENHANCED}; give what it was made from")

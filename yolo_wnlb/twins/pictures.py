@@ -51,14 +51,11 @@ def decode(
         raise ValueError(f"{what} is cut off, a JPEG without an end")  # OpenCV 4 fills it up with grey
     refuse_too_large(stored, what)
     try:
-        image: Any = decode_avif(stored, mode) if is_avif(stored) else None
-    except ValueError as error:
-        raise ValueError(f"{what} cannot be decoded: {error}") from error
-    if image is not None:
-        return (image if bits == 8 else image * np.uint16(257)), {}
-    try:
-        image = cv2.imdecode(np.frombuffer(stored, np.uint8), mode | cv2.IMREAD_ANYDEPTH) if stored else None
-    except cv2.error as error:
+        if is_avif(stored):
+            image: Any = decode_avif(stored, mode)
+        else:
+            image = cv2.imdecode(np.frombuffer(stored, np.uint8), mode | cv2.IMREAD_ANYDEPTH) if stored else None
+    except (cv2.error, ValueError) as error:
         raise ValueError(f"{what} cannot be decoded: {' '.join(str(error).split())}") from error
     if image is None:
         raise ValueError(f"{what} cannot be decoded")

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolo_wnlb.data.data_yaml import UNLABELLED
+from yolo_wnlb.data.validation import share_meant
 from yolo_wnlb.imaging.camera import Shot
 from yolo_wnlb.words import suggestion
 from yolo_wnlb.yolo import channels, darkness, decoder, noise2void, terms
@@ -90,7 +91,7 @@ def read_request(value: Any) -> dict[str, Any]:
     given = dict(value) if isinstance(value, dict) else {} if value is True else {"target": value}
     target = given.setdefault("target", "features")
     if target not in TARGETS:
-        meant = suggestion(ALSO_CALLED.get(str(target).casefold(), target), TARGETS)
+        meant = suggestion(target, TARGETS, ALSO_CALLED)
         form = "; options are written {'target': 'n2v', 'alpha': 0.3}" if {",", "=", ":"} & {*str(target)} else ""
         raise ValueError(f"denoise: no target {target!r}{meant}; choose from {', '.join(TARGETS)}{form}")
     if target in decoder.PICTURES and given.get("teacher") is not None:
@@ -108,8 +109,8 @@ def read_request(value: Any) -> dict[str, Any]:
     for name, least, most in (("alpha", 0, 1), ("gain", 0, 1e6)):
         number = asked[name]
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not least < number <= most:
-            percent = f"; did you mean {number / 100:g}?" if name == "alpha" and is_percent(number) else ""
-            raise ValueError(f"denoise: {name} is {number!r}; wanted a number above {least}, at most {most:g}{percent}")
+            meant = share_meant(number) if name == "alpha" else ""
+            raise ValueError(f"denoise: {name} is {number!r}; wanted a number above {least}, at most {most:g}{meant}")
     places = asked["from"]
     places = places.split(",") if isinstance(places, str) else places
     if not isinstance(places, (list, tuple)) or not places or not all(isinstance(place, str) for place in places):
@@ -119,11 +120,6 @@ def read_request(value: Any) -> dict[str, Any]:
     if target == noise2void.TARGET:
         noise2void.check_options(asked)
     return {**asked, "from": tuple(places)}
-
-
-def is_percent(number: Any) -> bool:
-    """Tell whether a number that should be a share is one in percent."""
-    return type(number) in (int, float) and 1 < number <= 100
 
 
 def is_same(requested: Any, began: Any) -> bool:
@@ -171,15 +167,12 @@ def check_pairs(cfg: dict[str, Any], target: str) -> None:
     Raises: ValueError: they do not, or the pictures of a pair would not be alike but for the darkness.
     """
     if not cfg.get("lowlight") or not isinstance(cfg["lowlight"], (str, bool, dict)):
-        request = cfg["denoise"]
-        default = (
-            ""
-            if isinstance(request, str) or "target" in (request if isinstance(request, dict) else ())
-            else (f"; {target} is the target where none is given, and 'target': 'n2v' needs no lowlight=")
-        )
+        request, remark = cfg["denoise"], ""
+        if request is True or (isinstance(request, dict) and "target" not in request):
+            remark = f"; {target} is the target where none is given, and 'target': 'n2v' needs no lowlight="
         raise ValueError(
             f"denoise={target} learns from a dark picture and its twin, so it wants lowlight= too, such as "
-            f"lowlight=severe{default}"
+            f"lowlight=severe{remark}"
         )
     if cfg["lowlight"] == "augmentations" or cfg.get("augmentations"):
         raise ValueError(
